@@ -1,0 +1,13 @@
+"""Errors that speak to the person at the command line, which prints the message and exits with `exit_status`."""
+
+
+class UserError(ValueError):
+    """Something the caller gave is wrong; the message is one line that says what, where and what to do."""
+
+    exit_status = 2
+
+
+class DivergedError(RuntimeError):
+    """A training run met a loss that is not finite."""
+
+    exit_status = 3
