@@ -1,0 +1,106 @@
+"""Image files in folders and archives, listed by name and read when asked for, never unpacked to disk."""
+
+import contextlib
+import functools
+import os
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dcgan_jax.errors import UserError
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm".split())
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a source, not read yet."""
+
+    name: str  # path inside the source, or file and number for array files
+    read: Callable[[], bytes | np.ndarray]  # an image file's bytes, or pixels: uint8 [h, w] or [h, w, 3]
+    split: str | None = None
+    label: int | None = None  # index into the source's class names
+    position: int = 0  # where the bytes lie in an archive: reading in this order goes forward only
+
+
+@contextlib.contextmanager
+def image_files(path: Path) -> Iterator[tuple[list[Item], bool]]:
+    """The image files of a folder or archive, sorted by name; True if they must be read in their order."""
+    if path.is_dir():
+        yield _folder_items(path), False
+    elif path.name.lower().endswith(".zip"):
+        with open_zip(path) as archive:
+            lock = threading.Lock()  # ZipFile's own bookkeeping of open members is not safe between threads
+
+            def read_member(member: zipfile.ZipInfo) -> bytes:
+                with lock:
+                    return archive.read(member)
+
+            members = [(m.filename, m, m.header_offset) for m in archive.infolist() if not m.is_dir()]
+            yield _member_items(members, read_member), False
+    elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        with _damage_named(path):
+            archive = tarfile.open(path)
+        with archive:
+
+            def extract(member: tarfile.TarInfo) -> bytes:
+                file = archive.extractfile(member)
+                assert file is not None  # regular files only, see below
+                with file:
+                    return file.read()
+
+            with _damage_named(path):
+                members = [(m.name, m, m.offset) for m in archive if m.isfile()]
+            yield _member_items(members, extract), True
+    else:
+        raise UserError(f"{path} is neither a folder of images nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    with _damage_named(path):
+        return zipfile.ZipFile(path)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged or not a readable archive ({error}): get it again") from error
+
+
+def _folder_items(path: Path) -> list[Item]:
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}")
+
+    items = []
+    # Without `onerror`, folders that cannot be listed would be left out silently.
+    for folder, _, files in os.walk(path, onerror=fail):
+        for file in files:
+            full = Path(folder, file)
+            name = full.relative_to(path).as_posix()
+            if is_image(name):
+                items.append(Item(name, full.read_bytes))
+    return sorted(items, key=lambda item: item.name)
+
+
+def _member_items(members: list, read: Callable) -> list[Item]:
+    items = [
+        Item(name.removeprefix("./"), functools.partial(read, member), position=position)
+        for name, member, position in members
+        if is_image(name.removeprefix("./"))
+    ]
+    return sorted(items, key=lambda item: item.name)
+
+
+def is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden

@@ -1,0 +1,42 @@
+"""A folder that appears whole or not at all, whatever ends the work on it."""
+
+import contextlib
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _termination_raises():
+        partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
+        try:
+            partial.mkdir()
+            yield partial
+            partial.replace(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that the clean-up runs; Python lets only the main thread do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, stop) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,176 @@
+"""Prepared sets: opening them without reading them, checking them, and the order training visits them in."""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from dcgan_jax.errors import UserError
+
+FORMAT = "dcgan_jax prepared set"
+FORMAT_VERSION = 1
+IMAGES, LABELS, NAMES, MANIFEST = "images.npy", "labels.npy", "names.txt", "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """A prepared set, open for reading; the images stay on disk until they are indexed.
+
+    The labels of a split are `prepared.labels[prepared.split_slice("train")]`, its names likewise.
+    """
+
+    path: Path
+    images: UInt8[np.ndarray, "n h w c"]  # memory-mapped
+    labels: (
+        Int32[np.ndarray, " n"] | None
+    )  # memory-mapped; index into manifest["class_names"], -1 where unknown
+    manifest: dict[
+        str, Any
+    ]  # what `prepare` recorded: kind, crop, filter, splits, class names, checksum, ...
+
+    def split_slice(self, name: str) -> slice:
+        """Where a split lies in `images`, `labels` and `names`; `UserError` if the set has no such split."""
+        splits = self.manifest["splits"]
+        if name not in splits:
+            raise UserError(f"{self.path} has no split {name!r}; it has {', '.join(splits)}")
+        return slice(*splits[name])
+
+    def split(self, name: str) -> UInt8[np.ndarray, "n h w c"]:
+        """The images of a split, a view; `UserError` if the set has no such split."""
+        return self.images[self.split_slice(name)]
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """The images' names in the source, in the order of `images`; read on first use."""
+        names = (self.path / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
+        if len(names) != len(self.images):
+            raise UserError(
+                f"{self.path / NAMES} has {len(names)} names for {len(self.images)} images: "
+                "prepare the set again"
+            )
+        return names
+
+
+def open_prepared(path: str | Path) -> PreparedSet:
+    """Opens a prepared set in milliseconds, whatever its size; `verify` is what looks at the pixels.
+
+    Raises:
+        UserError: `path` is not a prepared set, or its files are truncated or disagree.
+    """
+    path = Path(path)
+    missing = [name for name in (MANIFEST, IMAGES, NAMES) if not (path / name).is_file()]
+    if missing:
+        what = f"it has no {', '.join(missing)}" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path} is not a prepared set ({what}): make one with `dcgan-jax prepare`")
+    manifest = _read_manifest(path / MANIFEST)
+    expected = (manifest["count"], manifest["image_size"], manifest["image_size"], manifest["channels"])
+    images = _map_array(path / IMAGES, expected, np.uint8)
+    labels = _map_array(path / LABELS, expected[:1], np.int32) if manifest["class_names"] else None
+    return PreparedSet(path, images, labels, manifest)
+
+
+def verify(path: str | Path) -> None:
+    """Compares the checksum of a prepared set's pixels with the manifest's; `UserError` if they differ."""
+    prepared = open_prepared(path)
+    found = file_checksum(prepared.path / IMAGES)
+    if found != prepared.manifest["sha256"]:
+        raise UserError(
+            f"{prepared.path / IMAGES} has changed since it was prepared (SHA-256 {found[:12]}..., the "
+            f"manifest says {prepared.manifest['sha256'][:12]}...): prepare the set again"
+        )
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Int64[np.ndarray, " batch_size"]:
+    """The images of a training step, from these four numbers alone: a run resumes with nothing to restore.
+
+    The steps walk through an endless row of permutations of the `count` images, one permutation an epoch. A
+    batch may end one epoch and begin the next, so no image is ever left out.
+
+    Args:
+        step: 0 or more.
+        batch_size: 1 to `count`.
+        count: how many images the split has.
+        seed: 0 or more.
+
+    Returns:
+        Indices from 0 to `count` - 1.
+
+    Raises:
+        UserError: the set is too small for the batch, or an argument is out of range.
+
+    Example:
+        >>> train = open_prepared("data/celeba").split("train")  # doctest: +SKIP
+        >>> batch = train[batch_indices(step, 64, len(train), seed=0)]  # doctest: +SKIP
+    """
+    if step < 0 or seed < 0 or batch_size < 1:
+        raise UserError(
+            f"`step` {step} and `seed` {seed} must be 0 or more, `batch_size` {batch_size} must be 1 or more"
+        )
+    if batch_size > count:
+        raise UserError(
+            f"a set of {count} images is too small for a batch of {batch_size}: lower `batch_size`"
+        )
+    epoch, start = divmod(step * batch_size, count)
+    indices = permutation(count, seed, epoch)[start : start + batch_size]
+    if len(indices) < batch_size:
+        following = permutation(count, seed, epoch + 1)[: batch_size - len(indices)]
+        indices = np.concatenate([indices, following])
+    return indices.copy()
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(count: int, seed: int, epoch: int = 0) -> Int64[np.ndarray, " count"]:
+    """A random permutation of 0 to `count` - 1, the same on every machine; read-only, the last 4 are kept."""
+    # NumPy promises the raw stream of a bit generator for all versions, but not `Generator.permutation`.
+    stream = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count)
+    order = np.argsort(stream, kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): prepare the set again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path} does not describe a prepared set: make one with `dcgan-jax prepare`")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {manifest.get('format_version')}, not {FORMAT_VERSION} as here: "
+            " prepare the set again"
+        )
+    needed = ("count", "image_size", "channels", "splits", "class_names", "sha256")
+    missing = [key for key in needed if key not in manifest]
+    if missing:
+        raise UserError(f"{path} has no {', '.join(missing)}: prepare the set again")
+    ends = [edge for interval in manifest["splits"].values() for edge in interval]
+    if any(not 0 <= edge <= manifest["count"] for edge in ends):
+        raise UserError(f"{path} has splits beyond its {manifest['count']} images: prepare the set again")
+    return manifest
+
+
+def _map_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} is missing, truncated or damaged ({error}): prepare the set again"
+        ) from error
+    if array.shape != shape or array.dtype != dtype:
+        raise UserError(
+            f"{path} is {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}: "
+            "prepare the set again"
+        )
+    return array

@@ -1,0 +1,250 @@
+"""Preparation: decodes, crops and resizes a source once, into one array on disk with a manifest beside it."""
+
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dcgan_jax.data import loading
+from dcgan_jax.data.archives import Item
+from dcgan_jax.data.atomic import whole_or_nothing
+from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
+from dcgan_jax.data.loading import PreparedSet
+from dcgan_jax.data.sources import Source, detect_kind, open_source
+from dcgan_jax.errors import UserError
+
+_KIND_CROPS = {
+    "folder": "center",
+    "celeba": "celeba",
+    "svhn": "center",
+    "cars": "stretch",
+    "digits": "center",
+}
+_SPLIT_ORDER = ("train", "validation", "test", "extra")
+_UNREADABLE_LIMIT = 0.01  # of all images
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    crop: str
+    resampling: str
+    image_size: int
+    channels: int
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    kind: str | None = None,
+    image_size: int = 64,
+    channels: int | None = None,
+    validation_fraction: float = 0.05,
+    crop: str | None = None,
+    partition: str | Path | None = None,
+    progress: bool = True,
+) -> PreparedSet:
+    """Prepares a source of images as one uint8 array [n, image_size, image_size, channels] in a folder.
+
+    The folder appears whole or not at all: images are decoded on all cores into a hidden folder beside it,
+    which is renamed at the end and removed on any error or interruption. Files that cannot be read are
+    skipped and named in the manifest; more than 1 % of them is an error.
+
+    Args:
+        source: a folder or archive of images, CelebA's or SVHN's official files, or "digits" (from
+            scikit-learn).
+        out: the folder to make; it may exist if it is empty.
+        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it ("cars" must be said).
+        image_size: pixels of a side of the result.
+        channels: 1 (grey) or 3 (RGB); None is 1 for the digits, 3 otherwise.
+        validation_fraction: between 0 and 1, the part held out for validation (at least one image, always the
+            same ones) where the source has no split, or only `train`.
+        crop: a name in `CROPS`; None takes the published one of the kind.
+        partition: CelebA's `list_eval_partition.txt`, if it is not beside the images.
+        progress: shows a bar on stderr.
+
+    Returns:
+        The prepared set, open. Its images keep the source's order within each split.
+
+    Raises:
+        UserError: an argument is out of range, `out` is not empty, there are no images, too many cannot be
+            read, or the disk is too full.
+
+    Example:
+        >>> celeba = prepare("downloads/img_align_celeba.zip", "data/celeba")  # doctest: +SKIP
+        >>> celeba.split("train").shape  # doctest: +SKIP
+        (162770, 64, 64, 3)
+    """
+    if type(image_size) is not int or image_size < 1:
+        raise UserError(f"`image_size` is {image_size!r}; it is a number of pixels, such as 64")
+    if channels not in (None, 1, 3):
+        raise UserError(f"`channels` is {channels!r}; it is 1 (grey) or 3 (RGB)")
+    if not 0 < validation_fraction < 1:
+        raise UserError(f"`validation_fraction` is {validation_fraction}; it lies between 0 and 1")
+    if crop is not None and crop not in CROPS:
+        raise UserError(f"`crop` is {crop!r}; it is one of {', '.join(CROPS)}")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists already: remove it or choose another place for the prepared set")
+
+    kind = kind if kind is not None else detect_kind(source)
+    with open_source(source, kind, partition) as opened:
+        if not opened.items:
+            raise UserError(f"{source} has no images in it")
+        # Enlarging 8 pixels to 64 with Lanczos' filter rings: ghost lines on the black ground.
+        resampling = "bicubic" if kind == "digits" else "lanczos"
+        channels = channels or (1 if kind == "digits" else 3)
+        recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
+        with whole_or_nothing(out) as partial:
+            splits = _with_splits(opened.items, validation_fraction)
+            _write_set(partial, opened, splits, recipe, str(source), progress)
+    return loading.open_prepared(out)
+
+
+def _pixels(data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
+    size = recipe.image_size
+    image = crop_image(decode_image(data, recipe.channels), recipe.crop)
+    # Crop first: the filter of `resize(box=...)` would reach over the edge of the box.
+    image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
+    return np.asarray(image).reshape(size, size, recipe.channels)
+
+
+def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, list[Item]]:
+    """The items of each split, in the source's order; a lone training split gives some for validation."""
+    if {item.split for item in items} <= {None, "train"} and len(items) > 1:
+        held_out = max(1, round(validation_fraction * len(items)))
+        chosen = set(loading.permutation(len(items), seed=0)[: min(held_out, len(items) - 1)].tolist())
+        names = ["validation" if i in chosen else "train" for i in range(len(items))]
+    else:
+        names = [item.split or "train" for item in items]
+    splits: dict[str, list[Item]] = {name: [] for name in _SPLIT_ORDER if name in names}
+    for name, item in zip(names, items, strict=True):
+        splits[name].append(item)
+    return splits
+
+
+def _write_set(
+    folder: Path, source: Source, splits: dict[str, list[Item]], recipe: _Recipe, given: str, progress: bool
+) -> None:
+    items = [item for members in splits.values() for item in members]
+    shape = (len(items), recipe.image_size, recipe.image_size, recipe.channels)
+    # Writing to a memory map on a full disk kills the process (SIGBUS), so ask first.
+    needed, free = math.prod(shape), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"the prepared set takes {needed / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free"
+        )
+    images = np.lib.format.open_memmap(folder / loading.IMAGES, "w+", np.uint8, shape)
+    failures: dict[int, str] = {}
+    with tqdm(total=len(items), desc="prepare", unit="images", disable=not progress) as bar:
+        for row, result in _decoded(source, items, recipe):
+            if isinstance(result, Exception):
+                failures[row] = " ".join(f"{type(result).__name__}: {result}".split())
+                _check_failures(given, items, failures)
+            else:
+                images[row] = result
+            bar.update()
+    kept = np.array([row for row in range(len(items)) if row not in failures])
+    images.flush()
+    if failures:
+        images = _compact(folder / loading.IMAGES, images, kept)
+    del images
+
+    if source.class_names:
+        labels = [items[row].label for row in kept]
+        np.save(folder / loading.LABELS, np.array([-1 if x is None else x for x in labels], np.int32))
+    lines = [_one_line(items[row].name) + "\n" for row in kept]
+    (folder / loading.NAMES).write_text("".join(lines), encoding="utf-8", newline="\n")
+    edges = np.searchsorted(kept, np.cumsum([0, *(len(members) for members in splits.values())])).tolist()
+    manifest = {
+        "format": loading.FORMAT,
+        "format_version": loading.FORMAT_VERSION,
+        "package_version": _package_version(),
+        "source": given,
+        "kind": source.kind,
+        "crop": recipe.crop,
+        "crop_description": CROPS[recipe.crop],
+        "filter": recipe.resampling,
+        "image_size": recipe.image_size,
+        "channels": recipe.channels,
+        "count": len(kept),
+        "splits": {name: [edges[i], edges[i + 1]] for i, name in enumerate(splits)},
+        "class_names": source.class_names,
+        "unreadable": [{"name": _one_line(items[i].name), "reason": failures[i]} for i in sorted(failures)],
+        "sha256": loading.file_checksum(folder / loading.IMAGES),
+    }
+    (folder / loading.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _decoded(
+    source: Source, items: list[Item], recipe: _Recipe
+) -> Iterator[tuple[int, np.ndarray | Exception]]:
+    """Decodes items on all cores: pairs of row and pixels, or row and error; few are in memory at a time."""
+
+    def decode(read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
+        try:
+            return _pixels(read(), recipe)
+        except Exception as error:  # a damaged file can raise nearly anything in Pillow
+            return error
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool, reader = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
+    pending: deque[tuple[int, Future]] = deque()
+    try:
+        for row in sorted(range(len(items)), key=lambda row: items[row].position):
+            read = items[row].read
+            if source.forward_only:  # one thread reads, in this order, and the others wait for it
+                read = reader.submit(read).result
+            pending.append((row, pool.submit(decode, read)))
+            if len(pending) >= 4 * workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for row, future in pending:
+            yield row, future.result()
+    finally:
+        reader.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_failures(given: str, items: list[Item], failures: dict[int, str]) -> None:
+    if len(failures) > _UNREADABLE_LIMIT * len(items):
+        first = "; ".join(
+            f"{_one_line(items[row].name)} ({reason})" for row, reason in list(failures.items())[:3]
+        )
+        raise UserError(
+            f"{given}: more than 1 % of the images cannot be read, {len(failures)} so far of {len(items)}: "
+            f"{first}; mend or remove such files"
+        )
+
+
+def _compact(path: Path, images: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Writes the array again without the rows of unreadable files."""
+    shorter_path = path.with_name("shorter.npy")
+    shorter = np.lib.format.open_memmap(shorter_path, "w+", np.uint8, (len(kept), *images.shape[1:]))
+    for start in range(0, len(kept), 1024):
+        shorter[start : start + 1024] = images[kept[start : start + 1024]]
+    shorter.flush()
+    shorter_path.replace(path)
+    return shorter
+
+
+def _one_line(name: str) -> str:
+    """A name that fits on one line of UTF-8: file systems allow line ends and stray bytes."""
+    return name.replace("\n", "\\n").replace("\r", "\\r").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _package_version() -> str:
+    try:
+        return importlib.metadata.version("dcgan-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
