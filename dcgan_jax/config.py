@@ -1,0 +1,226 @@
+"""Configuration: what a model, a training run and a search are made of, and the published presets.
+
+Every class is a frozen dataclass whose fields carry one line of meaning, is checked when it is made, travels as JSON
+(`to_json`, `from_json`) and gives the command line its options.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from dcgan_jax.errors import UserError
+
+IMAGE_SIZES = (32, 64, 128, 256)
+
+
+def option(default: Any, help: str, choices: tuple | None = None) -> Any:
+    """A dataclass field with its line of meaning and, where they are few, its values."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+class Config:
+    """What the configurations share: checks of single fields, JSON, and presets."""
+
+    def _check(self, name: str, good: bool, takes: str) -> None:
+        if not good:
+            raise UserError(f"`{name}` of {type(self).__name__} is {getattr(self, name)!r}; it takes {takes}")
+
+    def _check_fields(self) -> None:
+        """Refuses values of another type and values outside a field's choices."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.type is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif isinstance(field.type, type) and type(value) is not field.type:
+                self._check(field.name, False, f"a value of type {field.type.__name__}")
+            if field.type is float:
+                self._check(field.name, math.isfinite(getattr(self, field.name)), "a finite number")
+            choices = field.metadata.get("choices")
+            if choices:
+                self._check(field.name, value in choices, "one of " + ", ".join(map(repr, choices)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as nested dictionaries of plain values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            UserError: a field is unknown or its value is refused.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - set(fields))
+        if unknown:
+            raise UserError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(fields)}")
+        values = dict(data)
+        for name, kind in fields.items():
+            if name in values and isinstance(kind, type) and issubclass(kind, Config):
+                values[name] = kind.from_json(values[name])
+        return cls(**values)
+
+
+def _preset(cls: type, presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    if name not in presets:
+        raise UserError(f"unknown preset {name!r} of {cls.__name__}; the presets are {', '.join(presets)}")
+    return presets[name]
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """Generator and discriminator after Radford et al. 2016 (figure 1) in the sizes of He et al."""
+
+    image_size: int = option(64, "side of the square images in pixels", IMAGE_SIZES)
+    channels: int = option(3, "1 for grey images, 3 for colour", (1, 3))
+    latent_dim: int = option(100, "dimension of the latent space")
+    base_width: int = option(
+        64, "channels of the layer next to the image; each layer inwards doubles them, up to 8 times"
+    )
+    latent: str = option(
+        "uniform", "prior of the latents: uniform on [-1, 1] or standard normal", ("uniform", "normal")
+    )
+
+    def __post_init__(self):
+        self._check_fields()
+        self._check("latent_dim", self.latent_dim >= 1, "1 or more")
+        self._check("base_width", self.base_width >= 1, "1 or more")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the hidden layers from the image inwards: one for each halving down to 4×4."""
+        depth = int(math.log2(self.image_size // 4))
+        return tuple(self.base_width * min(2**i, 8) for i in range(depth))
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """A training run: the model, Goodfellow's algorithm and its optimiser, and how often it reports."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    batch_size: int = option(64, "images a discriminator update sees, over all devices")
+    num_steps: int = option(
+        25_000, "training steps; each is k discriminator updates and one of the generator"
+    )
+    learning_rate: float = option(2e-4, "Adam's rate for both networks")
+    beta1: float = option(0.5, "Adam's decay of the first moment")
+    beta2: float = option(0.999, "Adam's decay of the second moment")
+    discriminator_steps: int = option(
+        1, "k, the discriminator updates of a step, each on its own slice of the batch"
+    )
+    loss: str = option(
+        "non_saturating",
+        "the generator's loss: non_saturating (-log D) or saturating (log(1 - D))",
+        ("non_saturating", "saturating"),
+    )
+    flip: bool = option(False, "mirror training images left to right with probability 1/2")
+    noise: float = option(
+        0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]"
+    )
+    average_decay: float = option(0.999, "decay a step of the generator's moving average")
+    compute_dtype: str = option(
+        "float32", "arithmetic of the networks; weights and optimiser stay float32", ("float32", "bfloat16")
+    )
+    seed: int = option(0, "seed of weights, latents, augmentation and data order")
+    log_every: int = option(50, "steps between lines of metrics.jsonl")
+    sample_every: int = option(1000, "steps between grids of samples from fixed latents")
+    checkpoint_every: int = option(1000, "steps between checkpoints")
+
+    def __post_init__(self):
+        self._check_fields()
+        positive = (
+            "batch_size",
+            "num_steps",
+            "discriminator_steps",
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+        )
+        for name in positive:
+            self._check(name, getattr(self, name) >= 1, "1 or more")
+        self._check("learning_rate", self.learning_rate > 0, "a number above 0, such as 2e-4")
+        for name in ("beta1", "beta2", "average_decay"):
+            self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
+        self._check("noise", self.noise >= 0, "0 or more")
+
+    @classmethod
+    def preset(cls, name: str, dataset: str | None = None) -> Self:
+        """Published settings: "radford2016", "he2018" or "yeh2017".
+
+        Args:
+            name: whose settings.
+            dataset: "celeba", "svhn" or "cars", for `he2018`, which sets batch and rate by it.
+
+        Raises:
+            UserError: the preset or the set is unknown.
+        """
+        values = dict(_preset(cls, _TRAIN_PRESETS, name))
+        if dataset is not None and dataset not in DATASETS:
+            raise UserError(
+                f"unknown dataset {dataset!r} of preset {name!r}; it takes {', '.join(DATASETS)} or none"
+            )
+        if name == "he2018" and dataset == "celeba":
+            values |= {"batch_size": 128, "learning_rate": 2e-4}
+        return cls(**values)
+
+
+DATASETS = ("celeba", "svhn", "cars")
+
+_TRAIN_PRESETS: dict[str, dict[str, Any]] = {
+    # Radford, Metz, Chintala 2016, section 4. The non-saturating loss and the uniform latents are theirs too.
+    "radford2016": {"batch_size": 128, "learning_rate": 2e-4, "beta1": 0.5},
+    # He, Lopez Ruiz, Navarrete Rivera. The level of the noise is ours, the paper gives none: 0.02 is 2.5 grey levels.
+    "he2018": {
+        "model": ModelConfig(latent="normal"),
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "num_steps": 1500,
+        "loss": "saturating",
+        "noise": 0.02,
+    },
+    # Yeh et al. 2017, section 4: DCGAN as published, with flips; batch and number of steps are ours.
+    "yeh2017": {"flip": True},
+}
+
+
+@dataclass(frozen=True)
+class InpaintConfig(Config):
+    """The latent search of Yeh et al. 2017."""
+
+    num_steps: int = option(1500, "steps of Adam a restart")
+    learning_rate: float = option(0.03, "Adam's rate on the latent; ours, the papers give none")
+    prior_weight: float = option(0.003, "lambda, the weight of the prior loss")
+    window: int = option(7, "side in pixels of the window of the importance weights, odd")
+    restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
+    keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
+    clip: bool = option(True, "clip the latent to the prior's bounds after each step")
+    latent_bound: float | None = option(
+        None, "clip the latent, its start included, to +- this in place of the bounds"
+    )
+
+    def __post_init__(self):
+        self._check_fields()
+        self._check("num_steps", self.num_steps >= 0, "0 or more")
+        self._check("learning_rate", self.learning_rate > 0, "a number above 0, such as 0.03")
+        self._check("prior_weight", self.prior_weight >= 0, "0 or more")
+        self._check("window", self.window >= 1 and self.window % 2 == 1, "an odd number of pixels, such as 7")
+        self._check("restarts", self.restarts >= 1, "1 or more")
+        bound = self.latent_bound
+        self._check("latent_bound", bound is None or 0 < bound < math.inf, "a number above 0, or none")
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Published settings: "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps).
+
+        Raises:
+            UserError: the preset is unknown.
+        """
+        return cls(**_preset(cls, _INPAINT_PRESETS, name))
+
+
+_INPAINT_PRESETS: dict[str, dict[str, Any]] = {
+    "yeh2017": {"num_steps": 1500, "keep_best": False},
+    # He et al. draw normal latents and clip them to [-1, 1].
+    "he2018": {"num_steps": 200, "latent_bound": 1.0},
+}

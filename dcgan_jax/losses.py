@@ -1,0 +1,38 @@
+"""The losses of generator and discriminator, from logits."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def discriminator_loss(
+    real_logits: Float[Array, " n"], generated_logits: Float[Array, " n"]
+) -> Float[Array, ""]:
+    """−E log D(x) − E log(1 − D(G(z))), with D the sigmoid of the logit (Goodfellow et al. 2014, equation 1)."""
+    return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(generated_logits))
+
+
+def generator_loss(generated_logits: Float[Array, " n"], kind: str) -> Float[Array, ""]:
+    """What the generator descends.
+
+    Args:
+        generated_logits: the discriminator's logits for generated images.
+        kind: "saturating", E log(1 − D(G(z))), as He et al. print Goodfellow's algorithm; or "non_saturating",
+            −E log D(G(z)), whose gradient does not vanish while the discriminator wins (Goodfellow et al. 2014,
+            section 3).
+    """
+    if kind == "saturating":
+        return -jnp.mean(jax.nn.softplus(generated_logits))
+    return jnp.mean(jax.nn.softplus(-generated_logits))
+
+
+def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Array, " n"]:
+    """λ log(1 − D(G(z))) = −λ softplus(logit), for each image (Yeh et al. 2017, equation 5)."""
+    return -weight * jax.nn.softplus(generated_logits)
+
+
+def context_loss(
+    completions: Float[Array, "n h w c"], images: Float[Array, "n h w c"], weights: Float[Array, "n h w"]
+) -> Float[Array, " n"]:
+    """Σ W |G(z) − y| over pixels and channels, for each image on the scale [−1, 1] (Yeh et al. 2017, equation 4)."""
+    return jnp.sum(weights[..., None] * jnp.abs(completions - images), axis=(1, 2, 3))

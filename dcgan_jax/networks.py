@@ -1,0 +1,75 @@
+"""Generator and discriminator as Flax modules (Radford et al. 2016, figure 1).
+
+Arithmetic runs in `dtype`, or in the weights' own type where it is None; images and logits come out in the weights' type.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import normal
+from jaxtyping import Array, Float
+
+from dcgan_jax.config import ModelConfig
+from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
+
+LEAK = 0.2  # slope of LeakyReLU below zero, Radford et al. 2016
+STATISTICS_DECAY = 0.99  # decay a pass of the discriminator's running batch statistics
+
+
+def _scale_init(key, shape, dtype=jnp.float32):
+    return 1.0 + normal(0.02)(key, shape, dtype)
+
+
+_BatchNorm = functools.partial(nn.BatchNorm, epsilon=1e-5, scale_init=_scale_init)
+
+
+class Generator(nn.Module):
+    """Latents to images: dense to 4×4, transposed convolutions that double the side, tanh.
+
+    In training mode the statistics it stores are those of the batch alone; what `train=False` reads is made by
+    `training.generator_statistics`.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "n latent"], train: bool) -> Float[Array, "n h w c"]:
+        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
+        widths = self.config.widths
+        dense = nn.Dense(
+            16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense"
+        )
+        x = dense(z).reshape(-1, 4, 4, widths[-1])
+        for i, width in enumerate((*widths[-2::-1], self.config.channels)):
+            x = nn.relu(norm(name=f"norm_{i}")(x))
+            kernel = self.param(f"up_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
+            x = conv_up(x, kernel.astype(self.dtype or kernel.dtype))
+        bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
+        return jnp.tanh(x.astype(bias.dtype) + bias)
+
+
+class Discriminator(nn.Module):
+    """Images to logits: convolutions that halve the side, LeakyReLU, a dense layer from 4×4."""
+
+    config: ModelConfig
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, " n"]:
+        norm = functools.partial(
+            _BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype
+        )
+        for i, width in enumerate(self.config.widths):
+            kernel = self.param(f"down_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
+            dtype = self.dtype or kernel.dtype
+            x = conv_down(x.astype(dtype), kernel.astype(dtype))
+            if i == 0:  # no batch norm at the input
+                x = x + self.param("bias", nn.initializers.zeros, (width,)).astype(dtype)
+            else:
+                x = norm(name=f"norm_{i}")(x)
+            x = nn.leaky_relu(x, LEAK)
+        dense = nn.Dense(1, kernel_init=normal(0.02), dtype=self.dtype, name="dense")
+        logit = dense(x.reshape(x.shape[0], -1))
+        return logit[:, 0].astype(jnp.promote_types(logit.dtype, jnp.float32))

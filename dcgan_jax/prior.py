@@ -1,0 +1,289 @@
+"""The prior: a trained generator ready for use, or any other differentiable decoder."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, PRNGKeyArray
+from safetensors.numpy import save_file
+
+from dcgan_jax import checkpoints
+from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax.errors import UserError
+from dcgan_jax.networks import Discriminator, Generator
+from dcgan_jax.training import GANState, draw_latents, generator_statistics
+
+FORMAT = "dcgan_jax prior"
+
+
+@dataclass(frozen=True)
+class _DCGAN:
+    """A model's functions."""
+
+    model: ModelConfig
+
+    def generate(self, params, z):
+        return Generator(self.model).apply(params["generator"], z, train=False)
+
+    def discriminate(self, params, x):
+        return Discriminator(self.model).apply(params["discriminator"], x, train=False)
+
+    def sample_latents(self, key, n):
+        return draw_latents(self.model, key, n)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """What a latent search needs of a generative model: a pytree of arrays plus static functions.
+
+    Build one from any differentiable decoder; `load_prior` and `prior_from_state` build it from a DCGAN. Functions
+    compare by identity, so define them once, at module level: a new function means a new compilation.
+
+    Attributes:
+        params: arrays, any pytree.
+        generate: generate(params, z [n, latent_dim]) -> images [n, h, w, c] in [−1, 1], each from its own latent alone.
+        sample_latents: sample_latents(key, n) -> [n, latent_dim].
+        latent_bounds: (lowest, highest) value of a latent's entries, or None.
+        discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
+        model: the configuration of a DCGAN; None for any other decoder.
+
+    Example:
+        >>> import dcgan_jax as dj, jax, jax.numpy as jnp
+        >>> def decode(params, z):
+        ...     return jnp.tanh(z @ params).reshape(-1, 8, 8, 1)
+        >>> def draw(key, n):
+        ...     return jax.random.normal(key, (n, 5))
+        >>> prior = dj.Prior(params=jnp.ones((5, 64)), generate=decode, sample_latents=draw)
+        >>> dj.generate(prior, dj.sample_latents(prior, jax.random.key(0), 3)).shape
+        (3, 8, 8, 1)
+    """
+
+    params: Any
+    generate: Callable[[Any, Array], Array] = dataclasses.field(metadata={"static": True})
+    sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
+    latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
+    discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
+
+
+def sample_latents(prior: Prior, key: PRNGKeyArray, n: int) -> Float[Array, "n latent"]:
+    """Draws n latents from the prior's distribution."""
+    return prior.sample_latents(key, n)
+
+
+def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c"]:
+    """Generates images in [−1, 1]; each depends on its own latent alone.
+
+    Raises:
+        ValueError: `z` is not of shape [n, latent_dim] or not of floating point.
+
+    Example:
+        >>> import dcgan_jax as dj, jax
+        >>> prior = dj.load_prior("faces-64")  # doctest: +SKIP
+        >>> x = dj.generate(prior, dj.sample_latents(prior, jax.random.key(0), 4))  # doctest: +SKIP
+    """
+    z = jnp.asarray(z)
+    if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(f"`z` is {z.dtype}{list(z.shape)}; it takes floating point [n, latent_dim]")
+    if prior.model is not None and z.shape[1] != prior.model.latent_dim:
+        raise ValueError(
+            f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_dim}"
+        )
+    return _generate(prior, z)
+
+
+def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]:
+    """The discriminator's logits: above 0 where it takes the image for a real one.
+
+    Args:
+        prior: one with a discriminator.
+        x: images in [−1, 1].
+
+    Raises:
+        ValueError: the prior has no discriminator, or `x` is not a batch of its images.
+    """
+    if prior.discriminate is None:
+        raise ValueError(
+            "`prior` has no discriminator: give `discriminate` to `Prior`, or do without the prior loss"
+        )
+    x = jnp.asarray(x)
+    shape = image_shape(prior)
+    if x.ndim != 4 or x.shape[1:] != shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"`x` is {x.dtype}{list(x.shape)}; this prior takes floating point [n, {', '.join(map(str, shape))}]"
+        )
+    return _discriminate(prior, x)
+
+
+def image_shape(prior: Prior) -> tuple[int, int, int]:
+    """Height, width and channels of the prior's images, without computing one."""
+    if prior.model is not None:
+        return prior.model.image_size, prior.model.image_size, prior.model.channels
+    images = jax.eval_shape(
+        lambda params, key: prior.generate(params, prior.sample_latents(key, 1)),
+        prior.params,
+        jax.random.key(0),
+    )
+    return images.shape[1:]
+
+
+@jax.jit
+def _generate(prior, z):
+    return prior.generate(prior.params, z)
+
+
+@jax.jit
+def _discriminate(prior, x):
+    return prior.discriminate(prior.params, x)
+
+
+def prior_from_state(state: GANState, config: TrainConfig) -> Prior:
+    """Makes the prior of a training state: the generator's moving average, with batch statistics of its own.
+
+    The statistics are computed anew from 1,024 latents of a fixed key, so the same state gives the same prior.
+    """
+    statistics = _statistics(config.model, state.average)
+    params = {
+        "generator": {"params": state.average, "batch_stats": statistics},
+        "discriminator": {"params": state.discriminator, "batch_stats": state.discriminator_statistics},
+    }
+    # A training step may be handed its state's buffers to reuse; the prior keeps copies.
+    return _from_params(jax.tree.map(jnp.copy, params), config.model)
+
+
+def _statistics(model: ModelConfig, params: Any) -> Any:
+    return _jitted_statistics(model, params, jax.random.key(0))
+
+
+_jitted_statistics = jax.jit(generator_statistics, static_argnums=0)
+
+
+def _from_params(params: Any, model: ModelConfig) -> Prior:
+    dcgan = _dcgan(model)
+    return Prior(
+        params=params,
+        generate=dcgan.generate,
+        sample_latents=dcgan.sample_latents,
+        latent_bounds=(-1.0, 1.0) if model.latent == "uniform" else None,
+        discriminate=dcgan.discriminate,
+        model=model,
+    )
+
+
+@functools.cache
+def _dcgan(model: ModelConfig) -> _DCGAN:
+    # Bound methods are equal only if their objects are identical: one object a model lets every prior of that model
+    # share compiled programs.
+    return _DCGAN(model)
+
+
+def load_prior(source: str | Path) -> Prior:
+    """Loads a prior from a run's folder, from a file of `save_prior`, or by the name of one in the package.
+
+    Args:
+        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file. Only
+            arrays and JSON are read: loading runs no code.
+
+    Raises:
+        UserError: there is nothing of the kind, or it is damaged.
+
+    Example:
+        >>> import dcgan_jax as dj
+        >>> prior = dj.load_prior("runs/celeba")  # doctest: +SKIP
+    """
+    path = Path(source)
+    if path.is_dir():
+        return prior_from_state(*checkpoints.load_state(path))
+    if path.is_file():
+        return _read(path)
+    packaged = packaged_priors()
+    if str(source) in packaged:
+        return _read(packaged[str(source)])
+    raise UserError(
+        f"there is no prior {str(source)!r}: give a run's folder, a .safetensors file, or one of {', '.join(packaged)}"
+    )
+
+
+def packaged_priors() -> dict[str, Path]:
+    """The priors inside the package, by name."""
+    folder = Path(str(resources.files("dcgan_jax") / "priors"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
+    """Saves a DCGAN's weights without optimiser state, as safetensors with the model's configuration inside.
+
+    Args:
+        prior: one made by `load_prior` or `prior_from_state`.
+        path: the file, .safetensors; replaced as a whole if it exists.
+        half: store kernels in float16 (half the size; biases, scales and statistics stay float32).
+
+    Raises:
+        UserError: the prior is not a DCGAN, or the name does not end in .safetensors.
+    """
+    path = Path(path)
+    if prior.model is None:
+        raise UserError(
+            "`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself"
+        )
+    if path.suffix != ".safetensors":
+        raise UserError(f"`path` is {path}: a saved prior's name ends in .safetensors")
+    tensors = {name: np.asarray(value) for name, value in flatten_dict(prior.params, sep="/").items()}
+    if half:
+        tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, aside, metadata={"format": FORMAT, "model": json.dumps(prior.model.to_json())})
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Prior:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("format") != FORMAT:
+            raise UserError("it was not written by `save_prior`")
+        model = ModelConfig.from_json(json.loads(metadata["model"]))
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder"
+        ) from error
+    params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
+    _check_params(params, model, path)
+    return _from_params(params, model)
+
+
+def _check_params(params: Any, model: ModelConfig, path: Path) -> None:
+    """Refuses weights that are not those of the model, which would only show while compiling."""
+
+    def init(key):
+        z = jnp.zeros((1, model.latent_dim))
+        x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+        return {
+            "generator": Generator(model).init(key, z, train=True),
+            "discriminator": Discriminator(model).init(key, x, train=True),
+        }
+
+    expected = flatten_dict(jax.eval_shape(init, jax.random.key(0)), sep="/")
+    found = flatten_dict(params, sep="/")
+    for name in sorted({*expected, *found}):
+        shapes = [tuple(tree[name].shape) if name in tree else "nothing" for tree in (expected, found)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"{path} is damaged: {name} is {shapes[1]}, the model has {shapes[0]}")

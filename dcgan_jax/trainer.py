@@ -1,0 +1,182 @@
+"""The training run: data in order, steps, metrics, samples, checkpoints, resume.
+
+A run's folder holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), `samples/STEP.png` and
+`checkpoints/`. The same command on the same folder goes on where the last checkpoint stands.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dcgan_jax import checkpoints, figures, sharding
+from dcgan_jax.config import TrainConfig
+from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
+from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.prior import Prior, generate, prior_from_state
+from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
+
+SAMPLES = 64  # images in a grid of samples
+# Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it computes.
+_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
+
+
+def train(
+    config: TrainConfig, data: Path, run: Path, *, split: str = "train", progress: bool = True
+) -> GANState:
+    """Trains a model on a split of a prepared set, or goes on with the run that the folder holds.
+
+    Args:
+        config: model, algorithm and reports.
+        data: a prepared set (`dcgan-jax prepare`).
+        run: the run's folder.
+        split: which images of the set.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The state after `num_steps` steps; it is also the last checkpoint.
+
+    Raises:
+        UserError: set, configuration and folder do not fit together.
+        DivergedError: a loss is not finite; the last checkpoint is from before.
+    """
+    # ---------------------------------------------------------------- what goes in
+    prepared = open_prepared(data)
+    images = _check_images(config, prepared, split)
+    mesh = sharding.data_mesh()
+    per_step = config.batch_size * config.discriminator_steps
+    if config.batch_size % mesh.size:
+        raise UserError(
+            f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple"
+        )
+    batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
+    _claim_run(run, config, prepared, split)
+
+    # ---------------------------------------------------------------- state, new or restored
+    everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
+    init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
+    latents = draw_latents(config.model, sample_key, SAMPLES)
+    step = jax.jit(
+        make_train_step(config),
+        in_shardings=(everywhere, split_batch, everywhere),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
+    with contextlib.ExitStack() as stack:
+        manager = stack.enter_context(checkpoints.open_checkpoints(run))
+        state = checkpoints.restore(manager, config, everywhere)
+        if state is None:
+            state = jax.jit(lambda key: init_state(config, key), out_shardings=everywhere)(init_key)
+        start = int(state.step)
+        _forget_after(run / "metrics.jsonl", start)
+        log = stack.enter_context((run / "metrics.jsonl").open("a", encoding="utf-8"))
+        bar = stack.enter_context(
+            tqdm(total=config.num_steps, initial=start, unit="step", disable=not progress, dynamic_ncols=True)
+        )
+
+        # ------------------------------------------------------------ the loop
+        previous = None
+        clock, seconds, reported = time.perf_counter(), 0.0, start
+        for t in range(start, config.num_steps):
+            batch = images[batch_indices(t, per_step, len(images), config.seed)]
+            state, metrics = step(state, sharding.put_batch(mesh, batch), step_key)
+            # Waiting for the step before keeps the device busy and the queue short.
+            jax.block_until_ready(previous)
+            previous = metrics
+            done = t + 1
+            bar.update()
+            last = done == config.num_steps
+            sampling = last or done % config.sample_every == 0
+            saving = last or done % config.checkpoint_every == 0
+            if done % config.log_every == 0 or sampling or saving:
+                line = _read_metrics(metrics, done, manager.latest_step())
+                now = time.perf_counter()
+                seconds += now - clock
+                if done % config.log_every == 0 or last:
+                    report = {"step": done, "images": done * per_step, **line}
+                    report["steps_per_second"] = round((done - reported) / seconds, 3)
+                    log.write(json.dumps(report) + "\n")
+                    log.flush()
+                    seconds, reported = 0.0, done
+                bar.set_postfix(D=f"{line['discriminator_loss']:.2f}", G=f"{line['generator_loss']:.2f}")
+                if saving:
+                    checkpoints.save(manager, state)
+                if sampling:
+                    _save_samples(run, prior_from_state(state, config), latents, done)
+                clock = time.perf_counter()  # samples and saves are not training time
+    return state
+
+
+def _check_images(config: TrainConfig, prepared: PreparedSet, split: str) -> np.ndarray:
+    images = prepared.split(split)
+    model = config.model
+    expected = (model.image_size, model.image_size, model.channels)
+    if images.shape[1:] != expected:
+        h, w, c = images.shape[1:]
+        raise UserError(
+            f"{prepared.path} holds images of {h}x{w}x{c} and the model makes {'x'.join(map(str, expected))}: "
+            f"set image_size {h} and channels {c}, or prepare the set anew"
+        )
+    return images
+
+
+def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str) -> None:
+    """Records what the run computes, or checks that it is what the folder already records."""
+    manifest = prepared.manifest
+    data = {
+        "path": str(prepared.path),
+        "split": split,
+        "kind": manifest["kind"],
+        "sha256": manifest["sha256"],
+    }
+    if (run / checkpoints.RECORD).is_file():
+        recorded, recorded_data = checkpoints.read_record(run)
+        old, new = recorded.to_json(), config.to_json()
+        differing = [name for name in new if name not in _RESUMABLE and old[name] != new[name]]
+        differing += [name for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
+        if differing:
+            raise UserError(
+                f"{run} holds a run that differs in {', '.join(differing)}: go on with its own settings, "
+                "or give another folder"
+            )
+    elif run.is_dir() and any(run.iterdir()):
+        raise UserError(f"{run} is not empty and not a run's folder: give another folder")
+    (run / "samples").mkdir(parents=True, exist_ok=True)
+    checkpoints.write_record(run, config, data)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drops the lines that an interrupted run wrote after the checkpoint it goes on from."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        aside = path.with_suffix(".partial")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, path)
+
+
+def _read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, float]:
+    """Brings a step's metrics to the host, which waits for it, and stops the run if one is not finite."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        checkpoint = (
+            "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
+        )
+        raise DivergedError(
+            f"{bad[0]} is not finite at step {step}; {checkpoint}: lower `learning_rate` or train in float32"
+        )
+    return {name: round(value, 6) for name, value in values.items()}
+
+
+def _save_samples(run: Path, prior: Prior, latents: jax.Array, step: int) -> None:
+    grid = figures.tile(np.asarray(generate(prior, latents)), columns=8)
+    figures.save_png(run / "samples" / f"{step:07d}.png", grid)
