@@ -1,0 +1,154 @@
+"""Image quality: PSNR and SSIM, over whole images or over chosen pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+_SIGMA = 1.5
+_RADIUS = 5  # 11 x 11 window
+_K1, _K2 = 0.01, 0.03
+
+
+def psnr(
+    a: Num[Array, "b h w c"],
+    b: Num[Array, "b h w c"],
+    where: Bool[Array, "*#b h w"] | None = None,
+    data_range: float | None = None,
+) -> Float[Array, " b"]:
+    """Returns the peak signal-to-noise ratio of each image in decibels.
+
+    10 log10(data_range^2 / mean of (a - b)^2), the mean over the pixels in `where` and the channels.
+
+    Args:
+        a: images, float or uint8.
+        b: shape and dtype of `a`.
+        where: True = counted; one for all images or one each. None counts every pixel. To judge an
+            inpainting, the hole.
+        data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
+            uint8.
+
+    Returns:
+        Decibels, float32: inf for equal images, NaN for an image without a pixel in `where`.
+
+    Raises:
+        ValueError: a shape, dtype or range does not fit.
+
+    Example:
+        >>> float(psnr(jnp.zeros((1, 8, 8, 3)), jnp.full((1, 8, 8, 3), 0.2)).round(3)[0])
+        20.0
+    """
+    where, data_range = _check(a, b, where, data_range)
+    return _psnr(jnp.asarray(a), jnp.asarray(b), where, data_range)
+
+
+def ssim(
+    a: Num[Array, "b h w c"],
+    b: Num[Array, "b h w c"],
+    where: Bool[Array, "*#b h w"] | None = None,
+    data_range: float | None = None,
+) -> Float[Array, " b"]:
+    """Returns the structural similarity of each image.
+
+    With means, variances and covariance m, v, v_ab under a Gaussian window (sigma 1.5, 11 x 11), at each
+    pixel and channel
+
+        (2 m_a m_b + C1) (2 v_ab + C2) / ((m_a^2 + m_b^2 + C1) (v_a + v_b + C2)),
+
+    C1 = (0.01 data_range)^2, C2 = (0.03 data_range)^2, averaged over the pixels in `where` and the channels.
+    Images are mirrored at the border (the edge pixel repeated), as `scipy.ndimage` does by default, so the
+    map covers every pixel. It is scikit-image's full map with `gaussian_weights=True,
+    use_sample_covariance=False`; scikit-image's mean leaves 5 pixels out at the border, this one does not.
+
+    Args:
+        a: images, float or uint8, sides of at least 11 pixels.
+        b: shape and dtype of `a`.
+        where: True = averaged over; one for all images or one each. None averages over every pixel. The
+            windows of the pixels averaged over reach 5 pixels beyond them, so values there count.
+        data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
+            uint8.
+
+    Returns:
+        Values up to 1, float32; NaN for an image without a pixel in `where`.
+
+    Raises:
+        ValueError: a shape, dtype or range does not fit.
+
+    Example:
+        >>> float(ssim(jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 3)))[0])
+        1.0
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 2004, eq. 13.
+    """
+    where, data_range = _check(a, b, where, data_range)
+    if min(a.shape[1:3]) <= 2 * _RADIUS:
+        raise ValueError(f"`a` has shape {a.shape}; ssim takes images of at least 11 x 11 pixels")
+    return _ssim(jnp.asarray(a), jnp.asarray(b), where, data_range)
+
+
+def _check(a, b, where, data_range):
+    for name, array in (("a", a), ("b", b)):
+        if jnp.ndim(array) != 4:
+            raise ValueError(
+                f"`{name}` has shape {jnp.shape(array)}; it takes [b, h, w, c], for one image x[None]"
+            )
+        dtype = jnp.result_type(array)
+        if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"`{name}` is {dtype}; it takes floats or uint8")
+    if a.shape != b.shape or a.dtype != b.dtype:
+        raise ValueError(
+            f"`b` is {b.dtype}{list(b.shape)} and `a` {a.dtype}{list(a.shape)}; they take the same dtype and shape"
+        )
+    if data_range is None:
+        data_range = 255.0 if a.dtype == jnp.uint8 else 2.0
+    elif not data_range > 0:
+        raise ValueError(
+            f"`data_range` is {data_range!r}; it takes a positive number, 2.0 for images in [-1, 1]"
+        )
+    if where is None:
+        where = np.ones(a.shape[1:3], bool)
+    elif jnp.result_type(where) != jnp.bool_:
+        raise ValueError(f"`where` is {jnp.result_type(where)}; it takes bool, True = counted")
+    elif jnp.shape(where) not in (a.shape[:3], a.shape[1:3]):
+        raise ValueError(f"`where` has shape {jnp.shape(where)}; it takes {a.shape[:3]} or {a.shape[1:3]}")
+    return jnp.asarray(where), float(data_range)
+
+
+def _mean(x, where):
+    """[b, h, w, c] -> [b]; what lies outside `where` is not read, NaN included."""
+    where = jnp.broadcast_to(where, x.shape[:3])[..., None]
+    return jnp.where(where, x, 0).sum((1, 2, 3)) / (where.sum((1, 2, 3)) * x.shape[-1])
+
+
+@jax.jit
+def _psnr(a, b, where, data_range):
+    error = (a.astype(jnp.float32) - b.astype(jnp.float32)) / data_range
+    return -10 * jnp.log10(_mean(error**2, where))
+
+
+@jax.jit
+def _ssim(a, b, where, data_range):
+    # Scaled first: variances are differences of squares and lose digits on large values.
+    a, b = a.astype(jnp.float32) / data_range, b.astype(jnp.float32) / data_range
+    rows, columns = _gaussian_filter_matrix(a.shape[1]), _gaussian_filter_matrix(a.shape[2])
+
+    def blur(x):
+        return jnp.einsum("ij,bjkc,lk->bilc", rows, x, columns, precision="highest")
+
+    mean_a, mean_b = blur(a), blur(b)
+    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+    covariance = blur(a * b) - mean_a * mean_b
+    numerator = (2 * mean_a * mean_b + _K1**2) * (2 * covariance + _K2**2)
+    return _mean(numerator / ((mean_a**2 + mean_b**2 + _K1**2) * (variances + _K2**2)), where)
+
+
+def _gaussian_filter_matrix(side):
+    """[side, side]: row i holds the window around pixel i, folded back at the border."""
+    offsets = np.arange(-_RADIUS, _RADIUS + 1)
+    weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    weights /= weights.sum()
+    place = np.arange(side)[:, None] + offsets
+    place = np.where(place < 0, -1 - place, np.where(place >= side, 2 * side - 1 - place, place))
+    matrix = np.zeros((side, side), np.float32)
+    np.add.at(matrix, (np.arange(side)[:, None], place), weights)
+    return matrix
