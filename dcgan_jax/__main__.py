@@ -1,0 +1,8 @@
+"""`python -m dcgan_jax`."""
+
+import sys
+
+from dcgan_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

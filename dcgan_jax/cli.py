@@ -1,0 +1,255 @@
+"""The command `dcgan-jax`: parses, calls the package, prints one line where something is wrong."""
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from pathlib import Path
+
+from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
+from dcgan_jax.errors import DivergedError, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 if a search failed, 2 for wrong input, 3 for divergence."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.command(options)
+    except (UserError, DivergedError) as error:
+        print(f"dcgan-jax: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("dcgan-jax: interrupted", file=sys.stderr)
+        return 130
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """From a source of images to a prepared set."""
+    from dcgan_jax import data
+
+    prepared = data.prepare(
+        options.source,
+        options.out,
+        kind=options.kind,
+        image_size=options.image_size,
+        channels=options.channels,
+        crop=options.crop,
+        validation_fraction=options.validation_fraction,
+        progress=not options.quiet,
+    )
+    splits = ", ".join(
+        f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items()
+    )
+    skipped = len(prepared.manifest["unreadable"])
+    print(f"{options.out}: {splits}" + (f"; {skipped} unreadable, see its manifest.json" if skipped else ""))
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains, or goes on with the run in the folder."""
+    from dcgan_jax.trainer import train
+
+    base = TrainConfig() if options.preset is None else TrainConfig.preset(options.preset, options.dataset)
+    model = dataclasses.replace(base.model, **_given(ModelConfig, options))
+    config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
+    train(config, options.data, options.run, split=options.split, progress=not options.quiet)
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Writes a grid of generated images."""
+    import jax
+    import numpy as np
+
+    from dcgan_jax import figures
+    from dcgan_jax.prior import generate, load_prior, sample_latents
+
+    if options.count < 1:
+        raise UserError(f"`count` is {options.count}; it takes 1 or more")
+    prior = load_prior(options.prior)
+    images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figures.save_png(options.out, figures.tile(np.asarray(images), columns=min(8, options.count)))
+    return 0
+
+
+def inpaint(options: argparse.Namespace) -> int:
+    """Completes images from disk."""
+    from dcgan_jax.folder import inpaint_folder
+    from dcgan_jax.prior import load_prior
+
+    failed = inpaint_folder(
+        load_prior(options.prior),
+        options.images,
+        options.masks,
+        options.out,
+        _search(options),
+        split=options.split,
+        count=options.count,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+    )
+    if failed:
+        print(
+            f"dcgan-jax: {failed} searches were not finite, see status in {options.out}/results.jsonl",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Masks held-out images, completes them, and prints and saves the scores."""
+    from dcgan_jax import evaluation
+    from dcgan_jax.data import open_prepared
+    from dcgan_jax.prior import load_prior
+
+    prior, prepared, config = load_prior(options.prior), open_prepared(options.data), _search(options)
+    images = prepared.split(options.split)[: options.count]
+    evaluations = evaluation.evaluate(
+        prior,
+        images,
+        config,
+        tuple(options.masks),
+        seed=options.seed,
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+    )
+    evaluation.save(evaluations, config, options.out)
+    print(evaluation.table(evaluations), end="")
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """The whole path on the digits that come with scikit-learn."""
+    from dcgan_jax.demo import demo
+
+    demo(options.out, progress=not options.quiet)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dcgan-jax",
+        description="Semantic image inpainting by a generative prior (Yeh et al. 2017), in JAX.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function):
+        sub = commands.add_parser(
+            name, help=function.__doc__, description=function.__doc__, argument_default=argparse.SUPPRESS
+        )
+        sub.set_defaults(command=function)
+        sub.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
+        return sub
+
+    sub = command("prepare", prepare)
+    sub.add_argument(
+        "source", type=Path, help="folder, archive or .mat files; `digits` for scikit-learn's digits"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of the prepared set, new")
+    sub.add_argument(
+        "--kind",
+        default=None,
+        choices=("folder", "celeba", "svhn", "cars", "digits"),
+        help="detected if not given",
+    )
+    sub.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
+    sub.add_argument(
+        "--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1"
+    )
+    sub.add_argument("--crop", default=None, help="celeba, center or stretch; by default what suits the kind")
+    sub.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.05,
+        help="held out where the source has no splits (0.05)",
+    )
+
+    sub = command("train", train)
+    sub.add_argument("--data", type=Path, required=True, help="a prepared set")
+    sub.add_argument("--run", type=Path, required=True, help="the run's folder; a run in it is resumed")
+    sub.add_argument("--split", default="train", help="which images of the set (train)")
+    sub.add_argument(
+        "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
+    )
+    sub.add_argument(
+        "--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set"
+    )
+    _add_fields(sub, ModelConfig)
+    _add_fields(sub, TrainConfig)
+
+    sub = command("sample", sample)
+    _add_prior(sub)
+    sub.add_argument("--out", type=Path, required=True, help="a PNG file")
+    sub.add_argument("--count", type=int, default=64, help="how many images (64)")
+    sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
+
+    sub = command("inpaint", inpaint)
+    _add_prior(sub)
+    sub.add_argument("--images", type=Path, required=True, help="folder, file or prepared set")
+    sub.add_argument(
+        "--masks", required=True, help="folder or file (white = missing), center, half, random or pattern"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of the results")
+    sub.add_argument("--split", default=None, help="of a prepared set; all of it if not given")
+    _add_search(sub)
+
+    sub = command("evaluate", evaluate)
+    _add_prior(sub)
+    sub.add_argument("--data", type=Path, required=True, help="a prepared set")
+    sub.add_argument("--split", default="validation", help="which of its images (validation)")
+    sub.add_argument(
+        "--masks", nargs="+", default=("center", "half", "random", "pattern"), help="which masks (all four)"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of table.md, scores.json and figure.png")
+    _add_search(sub)
+
+    sub = command("demo", demo)
+    sub.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it makes (demo)")
+    return parser
+
+
+def _add_prior(parser):
+    parser.add_argument(
+        "--prior", required=True, help="a run's folder, a .safetensors file, or a name such as faces-64"
+    )
+
+
+def _add_search(parser):
+    parser.add_argument("--count", type=int, default=None, help="the first so many images; all if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of holes and searches (0)")
+    parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
+    parser.add_argument(
+        "--preset", default=None, help="yeh2017 or he2018; options override it field by field"
+    )
+    _add_fields(parser, InpaintConfig)
+
+
+def _search(options):
+    base = InpaintConfig() if options.preset is None else InpaintConfig.preset(options.preset)
+    return dataclasses.replace(base, **_given(InpaintConfig, options))
+
+
+def _add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
+    """An option for each field; absent ones leave no trace, so that a preset shows through."""
+    for field in dataclasses.fields(config):
+        if "help" not in field.metadata:
+            continue
+        name, kind = "--" + field.name.replace("_", "-"), field.type
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+        text = f"{field.metadata['help']} ({field.default})"
+        if kind is bool:
+            parser.add_argument(
+                name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS
+            )
+        else:
+            parser.add_argument(name, type=kind, choices=field.metadata["choices"], help=text)
+
+
+def _given(config: type[Config], options: argparse.Namespace) -> dict:
+    names = {field.name for field in dataclasses.fields(config) if "help" in field.metadata}
+    return {name: value for name, value in vars(options).items() if name in names}

@@ -1,0 +1,128 @@
+"""How well a prior completes held-out images: every mask, PSNR and SSIM, a table and a figure."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+from tqdm import tqdm
+
+from dcgan_jax import figures, masks
+from dcgan_jax.config import InpaintConfig
+from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.prior import Prior
+from dcgan_jax.streaming import inpaint_stream
+
+FIGURE_ROWS = 4  # images a mask in the figure
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The scores of n images under one mask, one entry an image, and the first few of them as strips."""
+
+    mask: str
+    psnr: Float[np.ndarray, " n"]  # of the whole composite, dB
+    psnr_hole: Float[np.ndarray, " n"]  # of the missing pixels alone, dB
+    ssim: Float[np.ndarray, " n"]
+    ssim_hole: Float[np.ndarray, " n"]
+    not_finite: int  # searches that met a loss that is not finite
+    seconds: float  # wall time, compilation included
+    strips: UInt8[np.ndarray, "h w 3"]  # original, masked, completion, blended
+
+
+def evaluate(
+    prior: Prior,
+    images: UInt8[np.ndarray, "n h w c"],
+    config: InpaintConfig,
+    mask_names: tuple[str, ...] = masks.NAMES,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> list[Evaluation]:
+    """Masks images, completes them and compares with the originals.
+
+    Args:
+        prior: of the images' size.
+        images: originals that the prior was not trained on.
+        config: the search.
+        mask_names: of `masks.NAMES`.
+        seed: of masks and searches; image i under a mask has the same hole for every prior and configuration.
+        batch_size: searches at a time.
+        progress: show a progress bar on standard error.
+    """
+    mask_key, search_key = jax.random.split(jax.random.key(seed))
+    evaluations = []
+    with tqdm(
+        total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True
+    ) as bar:
+        for number, name in enumerate(mask_names):
+            bar.set_description(name)
+            mask_keys = jax.random.split(jax.random.fold_in(mask_key, number), len(images))
+            holes = np.asarray(masks.by_name(name, mask_keys, images.shape[1]))
+            start = time.perf_counter()
+            items = []
+            for item in inpaint_stream(
+                prior, zip(images, holes, strict=True), search_key, config, batch_size
+            ):
+                items.append(item)
+                bar.update()
+            seconds = time.perf_counter() - start
+            results = np.stack([item.images for item in items])
+            a, b, where = jnp.asarray(results), jnp.asarray(images), jnp.asarray(holes)
+            shown = slice(0, FIGURE_ROWS)
+            strips = figures.strip(
+                images[shown],
+                figures.masked_view(images[shown], holes[shown]),
+                np.stack([item.completions for item in items[shown]]),
+                results[shown],
+            )
+            evaluations.append(
+                Evaluation(
+                    mask=name,
+                    psnr=np.asarray(psnr(a, b)),
+                    psnr_hole=np.asarray(psnr(a, b, where=where)),
+                    ssim=np.asarray(ssim(a, b)),
+                    ssim_hole=np.asarray(ssim(a, b, where=where)),
+                    not_finite=sum(int(item.status) != 0 for item in items),
+                    seconds=seconds,
+                    strips=strips,
+                )
+            )
+    return evaluations
+
+
+def table(evaluations: list[Evaluation]) -> str:
+    """Means over the images as a Markdown table."""
+    lines = [
+        "| mask | PSNR, whole (dB) | PSNR, hole (dB) | SSIM, whole | SSIM, hole | seconds an image |",
+        "|---|---|---|---|---|---|",
+    ]
+    for e in evaluations:
+        scores = (
+            f"{e.psnr.mean():.2f} | {e.psnr_hole.mean():.2f} | {e.ssim.mean():.3f} | {e.ssim_hole.mean():.3f}"
+        )
+        lines.append(f"| {e.mask} | {scores} | {e.seconds / len(e.psnr):.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> None:
+    """Writes `table.md`, `scores.json` (every image's scores) and `figure.png` to a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    scores = {
+        e.mask: {
+            name: np.round(getattr(e, name), 4).tolist()
+            for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")
+        }
+        | {"not_finite": e.not_finite, "seconds": round(e.seconds, 2)}
+        for e in evaluations
+    }
+    (out / "scores.json").write_text(
+        json.dumps({"search": config.to_json(), "masks": scores}) + "\n", encoding="utf-8"
+    )
+    (out / "table.md").write_text(table(evaluations), encoding="utf-8")
+    figures.save_png(out / "figure.png", np.concatenate([e.strips for e in evaluations], axis=1))

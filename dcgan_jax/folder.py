@@ -1,0 +1,268 @@
+"""Inpainting of files: images and masks in; completed images, strips and a line of JSON for each out."""
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from dcgan_jax import figures, masks
+from dcgan_jax.config import InpaintConfig
+from dcgan_jax.data import open_prepared
+from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting import STATUS
+from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.streaming import inpaint_stream
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One image to complete."""
+
+    name: str  # as in the input, without suffix; the outputs' name
+    image: UInt8[np.ndarray, "h w c"]
+    hole: Bool[np.ndarray, "h w"]
+    complete: bool  # what lies in the hole is the original, as where the mask is drawn by us
+
+
+def inpaint_folder(
+    prior: Prior,
+    images: Path,
+    mask: str,
+    out: Path,
+    config: InpaintConfig,
+    *,
+    split: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> int:
+    """Completes images from disk.
+
+    Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
+    and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is known.
+    Holes and searches are seeded by the images' names, so a result does not depend on the rest of the folder.
+
+    Args:
+        prior: of the images' size.
+        images: a folder, a file, or a prepared set.
+        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names (white =
+            missing).
+        out: where to.
+        config: the search.
+        split: of a prepared set; by default all of it.
+        count: the first so many images; by default all.
+        seed: of holes and searches.
+        batch_size: searches at a time.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        How many searches met a loss that is not finite.
+
+    Raises:
+        UserError: images, masks, prior and folder do not fit together; nothing was written then.
+    """
+    key = jax.random.key(seed)
+    names, read_image = _images(images, split, image_shape(prior))
+    names = names[:count]
+    read_hole = _holes(mask, names, key, image_shape(prior))
+    total = len(names)
+    _make_folder(out)
+
+    def tasks() -> Iterator[Task]:
+        for name in names:
+            yield Task(name, read_image(name), read_hole(name), mask in masks.NAMES)
+
+    pending: list[Task] = []
+
+    def pairs():
+        for task in tasks():
+            pending.append(task)
+            yield task.image, task.hole, jax.random.fold_in(key, _number(task.name))
+
+    failed = 0
+    with (
+        (out / "results.jsonl").open("w", encoding="utf-8") as log,
+        tqdm(total=total, unit="image", disable=not progress, dynamic_ncols=True) as bar,
+    ):
+        for result in inpaint_stream(prior, pairs(), key, config, batch_size):
+            task = pending.pop(0)
+            log.write(json.dumps(_write(task, result, out)) + "\n")
+            log.flush()
+            failed += int(result.status) != 0
+            bar.update()
+    return failed
+
+
+def _write(task, result, out):
+    """Writes one image's files and returns its line."""
+    target, strip = out / f"{task.name}.png", out / "strips" / f"{task.name}.png"
+    for path in (target, strip):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save_png(target, result.images)
+    figures.save_png(
+        strip,
+        figures.strip(
+            task.image[None] if task.complete else None,
+            figures.masked_view(task.image, task.hole)[None],
+            result.completions[None],
+            result.images[None],
+        ),
+    )
+    line = {
+        "name": task.name,
+        "missing": int(task.hole.sum()),
+        "context_loss": _finite(result.context_loss),
+        "prior_loss": _finite(result.prior_loss),
+        "num_steps": int(result.num_steps),
+        "status": STATUS[int(result.status)],
+    }
+    if task.complete:
+        a, b, where = (jnp.asarray(x)[None] for x in (result.images, task.image, task.hole))
+        scores = {
+            "psnr": psnr(a, b),
+            "psnr_hole": psnr(a, b, where=where),
+            "ssim": ssim(a, b),
+            "ssim_hole": ssim(a, b, where=where),
+        }
+        line |= {name: _finite(value[0]) for name, value in scores.items()}
+    return line
+
+
+def _finite(value):
+    """A number that JSON can hold: infinite and undefined ones become null."""
+    return round(float(value), 5) if np.isfinite(value) else None
+
+
+def _number(name):
+    """32 bits that depend on the name alone (Python's hash changes from process to process)."""
+    return zlib.crc32(name.encode())
+
+
+def _images(source, split, shape):
+    """The images' names, and how to read one."""
+    if (source / "manifest.json").is_file():
+        prepared = open_prepared(source)
+        where = slice(None) if split is None else prepared.split_slice(split)
+        if prepared.images.shape[1:] != shape:
+            raise UserError(_wrong_size(source, prepared.images.shape[1:], shape))
+        stems = [_stem(name) for name in prepared.names[where]]
+        _refuse_same_names(stems, source)
+        place = dict(zip(stems, range(len(prepared.images))[where], strict=True))
+        return stems, lambda name: np.array(prepared.images[place[name]])
+    if split is not None:
+        raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
+    files = _files(source)
+    stems = [_stem(file.name) for file in files]
+    _refuse_same_names(stems, source)
+    by_stem = dict(zip(stems, files, strict=True))
+    for file in files:
+        size = _open(file).size
+        if size != (shape[1], shape[0]):
+            raise UserError(_wrong_size(file, (size[1], size[0]), shape[:2]))
+    return stems, lambda name: _read_image(by_stem[name], shape[2])
+
+
+def _holes(mask, names, key, shape):
+    """How to find the hole of an image by its name."""
+    if mask in masks.NAMES:
+        draw_key = jax.random.fold_in(key, masks.NAMES.index(mask))
+
+        def draw(name):
+            return np.asarray(
+                masks.by_name(mask, jax.random.fold_in(draw_key, _number(name))[None], shape[0])[0]
+            )
+
+        return draw
+    path = Path(mask)
+    if path.is_file():
+        hole = _read_hole(path, shape)
+        return lambda name: hole
+    if not path.is_dir():
+        raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join(masks.NAMES)}")
+    by_stem = {_stem(file.name): file for file in _files(path)}
+    without = [name for name in names if name not in by_stem]
+    if without:
+        raise UserError(
+            f"{len(without)} images have no mask in {path}, {without[0]!r} first: masks go by the images' names"
+        )
+    for name in names:
+        _read_hole(by_stem[name], shape)
+    return lambda name: _read_hole(by_stem[name], shape)
+
+
+def _files(source):
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise UserError(f"{source} does not exist: give a folder, an image file or a prepared set")
+    files = sorted(file for file in source.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{source} holds no image ({', '.join(SUFFIXES)})")
+    return files
+
+
+def _open(file):
+    try:
+        return Image.open(file)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{file} cannot be read as an image: {error}") from error
+
+
+def _read_image(file, channels):
+    try:
+        with _open(file) as image:
+            array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except OSError as error:
+        raise UserError(f"{file} is damaged: {error}") from error
+    return array.reshape(*array.shape[:2], channels)
+
+
+def _read_hole(file, shape):
+    hole = masks.read_hole(file)
+    if hole.shape != shape[:2]:
+        raise UserError(_wrong_size(file, hole.shape, shape[:2]))
+    return hole
+
+
+def _wrong_size(what, found, expected):
+    return (
+        f"{what} is {'x'.join(map(str, found))} and the prior completes {'x'.join(map(str, expected))} "
+        "(height, width): scale it with `dcgan-jax prepare`"
+    )
+
+
+def _stem(name):
+    """A relative name without suffix that stays inside the folder it is joined to."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"the image name {name!r} leads out of its folder: rename it")
+    return path.with_suffix("").as_posix()
+
+
+def _refuse_same_names(stems, source):
+    seen = set()
+    for stem in stems:
+        if stem in seen:
+            raise UserError(
+                f"{source} holds two images named {stem!r}, whose results would overwrite each other: rename one"
+            )
+        seen.add(stem)
+
+
+def _make_folder(out):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made: {error.strerror}") from error

@@ -1,0 +1,243 @@
+"""Inpainting by latent search: the latent whose image agrees with what is known, blended into the hole.
+
+The search has the shape of every iterative method here: `init_search`, `search_step` and `search` for one image; a batch
+is their `vmap` under one `jit`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from dcgan_jax import sharding
+from dcgan_jax.config import InpaintConfig
+from dcgan_jax.losses import context_loss, prior_loss
+from dcgan_jax.masks import importance_weights
+from dcgan_jax.poisson import poisson_blend
+from dcgan_jax.prior import Prior, image_shape
+
+OK, NOT_FINITE = 0, 1  # values of `InpaintResult.status`
+STATUS = ("ok", "not finite")
+
+
+class InpaintResult(NamedTuple):
+    """Completed images and how their searches went; a row each."""
+
+    images: Shaped[
+        Array, "b h w c"
+    ]  # blended, of the input's type; equal to the input where nothing is missing
+    completions: Float[Array, "b h w c"]  # G(ẑ), in [−1, 1]
+    latents: Float[Array, "b latent"]  # ẑ
+    context_loss: Float[Array, " b"]
+    prior_loss: Float[Array, " b"]
+    num_steps: Int[Array, " b"]  # updates of the latent in each restart
+    status: Int[Array, " b"]  # index into `STATUS`
+
+
+class Search(NamedTuple):
+    """The search of one image: the iterate and the best one so far."""
+
+    latent: Float[Array, " latent"]
+    optimizer: optax.OptState
+    best_latent: Float[Array, " latent"]
+    best_loss: Float[Array, ""]  # infinite before the first step
+
+
+def inpaint(
+    prior: Prior,
+    images: Shaped[Array, "b h w c"],
+    hole: Bool[Array, "*b h w"],
+    key: PRNGKeyArray,
+    config: InpaintConfig | None = None,
+) -> InpaintResult:
+    """Completes masked images: a latent search for each, then a Poisson blend into its hole.
+
+    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam, then `poisson_blend(G(ẑ), y, hole)`. An image's result depends
+    on the image, its hole and its key alone; what lies in the hole has no influence, be it NaN.
+
+    Args:
+        prior: of `load_prior`, or any decoder.
+        images: float in [−1, 1] or uint8, of the prior's size.
+        hole: True where a pixel is missing (the paper's M is its opposite); one for each image, or one [h, w] for all.
+        key: one key, of which image i uses fold_in(key, i), or an array of b keys.
+        config: by default `InpaintConfig()`.
+
+    Returns:
+        `InpaintResult`. Missing pixels of `images` are clipped to the range of images, and grey (0, or 128 in uint8)
+        where the status is not finite. On several local devices the batch is spread over them.
+
+    Raises:
+        ValueError: shapes or types do not fit together.
+
+    Example:
+        >>> import dcgan_jax as dj, jax
+        >>> prior = dj.load_prior("faces-64")  # doctest: +SKIP
+        >>> hole = dj.masks.center(64)
+        >>> result = dj.inpaint(prior, images, hole, jax.random.key(0))  # doctest: +SKIP
+
+    Source:
+        Yeh et al. 2017, equations 3 to 6.
+    """
+    config = InpaintConfig() if config is None else config
+    shape = image_shape(prior)
+    if images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(
+            f"`images` is {list(images.shape)}; this prior completes images of [b, {', '.join(map(str, shape))}]: "
+            "scale them to its size"
+        )
+    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"`images` is {images.dtype}; it takes uint8, or floating point in [-1, 1]")
+    n, (h, w, _) = images.shape[0], shape
+    if hole.dtype != bool or hole.shape not in ((h, w), (n, h, w)):
+        raise ValueError(
+            f"`hole` is {hole.dtype}{list(hole.shape)}; it takes bool [{h}, {w}] or [{n}, {h}, {w}], True where missing"
+        )
+    keys = _image_keys(key, n)
+    if n == 0:
+        raise ValueError("`images` holds no image")
+    hole = jnp.broadcast_to(hole, (n, h, w))
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
+        return _inpaint(prior, images, hole, keys, config)
+    prior, (images, hole, keys) = _spread(prior, (images, hole, keys))
+    result = _inpaint(prior, images, hole, keys, config)
+    return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
+
+
+def init_search(prior: Prior, config: InpaintConfig, key: PRNGKeyArray) -> Search:
+    """Starts the search of one image from a latent drawn from the prior."""
+    latent = prior.sample_latents(key, 1)[0]
+    if config.latent_bound is not None:
+        latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
+    return Search(latent, _optimizer(config).init(latent), latent, jnp.full((), jnp.inf, latent.dtype))
+
+
+def search_step(
+    prior: Prior,
+    config: InpaintConfig,
+    image: Float[Array, "h w c"],
+    weights: Float[Array, "h w"],
+    search: Search,
+) -> Search:
+    """One step: judges the iterate, keeps it if it is the best so far, and moves on by Adam, within the bounds."""
+    loss, gradient = jax.value_and_grad(lambda z: sum(_losses(prior, config, image, weights, z)))(
+        search.latent
+    )
+    best_latent, best_loss = _better(search, loss)
+    updates, optimizer = _optimizer(config).update(gradient, search.optimizer)
+    latent = _clip(prior, config, optax.apply_updates(search.latent, updates))
+    return Search(latent, optimizer, best_latent, best_loss)
+
+
+def search(
+    prior: Prior,
+    config: InpaintConfig,
+    image: Float[Array, "h w c"],
+    weights: Float[Array, "h w"],
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, " latent"], Float[Array, ""], Float[Array, ""]]:
+    """Searches for one image from one start.
+
+    Args:
+        image: in [−1, 1], finite in the hole.
+        weights: importance weights, 0 in the hole.
+
+    Returns:
+        The latent kept (the best iterate, the last one counted, or the last one), its context and its prior loss.
+    """
+    state = jax.lax.fori_loop(
+        0,
+        config.num_steps,
+        lambda _, state: search_step(prior, config, image, weights, state),
+        init_search(prior, config, key),
+    )
+    latent = state.latent
+    if config.keep_best:
+        last_loss = sum(_losses(prior, config, image, weights, latent))
+        latent, _ = _better(state, last_loss)
+    return latent, *_losses(prior, config, image, weights, latent)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _inpaint(prior, images, hole, keys, config):
+    floats = images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
+    y = jnp.where(hole[..., None], 0, floats)
+    weights = importance_weights(hole, window=config.window)
+
+    def one(image, weights, key):
+        starts = jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
+        latents, context, prior_term = jax.vmap(lambda start: search(prior, config, image, weights, start))(
+            starts
+        )
+        loss = context + prior_term
+        best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf))
+        return latents[best], context[best], prior_term[best]
+
+    latents, context, prior_term = jax.vmap(one)(y, weights, keys)
+    completions = prior.generate(prior.params, latents)
+    blended = jnp.clip(poisson_blend(completions, y, hole), -1.0, 1.0)
+    finite = jnp.isfinite(context + prior_term) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
+    blended = jnp.where(finite[:, None, None, None], blended, 0.0)
+    if images.dtype == jnp.uint8:
+        blended = jnp.rint((blended + 1.0) * 127.5)
+    return InpaintResult(
+        images=jnp.where(hole[..., None], blended.astype(images.dtype), images),
+        completions=completions,
+        latents=latents,
+        context_loss=context,
+        prior_loss=prior_term,
+        num_steps=jnp.full(images.shape[0], config.num_steps, jnp.int32),
+        status=jnp.where(finite, OK, NOT_FINITE).astype(jnp.int32),
+    )
+
+
+def _losses(prior, config, image, weights, z):
+    completion = prior.generate(prior.params, z[None])
+    context = context_loss(completion, image[None], weights[None])[0]
+    if prior.discriminate is None or config.prior_weight == 0:
+        return context, jnp.zeros_like(context)
+    return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+
+
+def _better(state: Search, loss):
+    better = loss < state.best_loss
+    return jnp.where(better, state.latent, state.best_latent), jnp.where(better, loss, state.best_loss)
+
+
+def _clip(prior, config, latent):
+    bounds = (
+        prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
+    )
+    return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
+
+
+def _optimizer(config):
+    return optax.adam(config.learning_rate)
+
+
+def _image_keys(key, n):
+    """A typed key for each image, from one key or n, typed or of the older kind."""
+    key = jnp.asarray(key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.shape not in ((), (n,)):
+        raise ValueError(
+            f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images"
+        )
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def _spread(prior, batch):
+    """Pads a batch to a multiple of this process's devices and spreads it over them; one device changes nothing."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return prior, batch
+    mesh = sharding.data_mesh(devices)
+    missing = -batch[0].shape[0] % mesh.size
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], missing, axis=0)]), batch)
+    return jax.device_put(prior, sharding.replicated(mesh)), jax.device_put(
+        padded, sharding.along_batch(mesh)
+    )
