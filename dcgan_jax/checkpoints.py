@@ -1,9 +1,9 @@
-"""A training run on disk: its record, `config.json`, and its checkpoints by Orbax, asynchronous, the newest few kept."""
+"""A training run on disk: its record, and its checkpoints by Orbax, asynchronous, the newest few kept."""
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,9 +28,7 @@ def save(manager: ocp.CheckpointManager, state: GANState) -> None:
     manager.save(int(state.step), args=ocp.args.StandardSave(state))
 
 
-def restore(
-    manager: ocp.CheckpointManager, config: TrainConfig, sharding: jax.sharding.Sharding
-) -> GANState | None:
+def restore(manager: ocp.CheckpointManager, config: TrainConfig, sharding: jax.sharding.Sharding) -> GANState | None:
     """Restores the newest state onto devices, or returns None where none was saved.
 
     Raises:
@@ -42,7 +40,7 @@ def restore(
     abstract = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
     try:
-        return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        return cast(GANState, manager.restore(step, args=ocp.args.StandardRestore(abstract)))
     except Exception as error:  # Orbax and its storage raise many kinds
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
@@ -70,9 +68,7 @@ def load_state(run: Path) -> tuple[GANState, TrainConfig]:
 def write_record(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     """Writes what a run computes, and from which data, to its folder."""
     aside = run / f"{RECORD}.partial"
-    aside.write_text(
-        json.dumps({"config": config.to_json(), "data": data}, indent=1) + "\n", encoding="utf-8"
-    )
+    aside.write_text(json.dumps({"config": config.to_json(), "data": data}, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, run / RECORD)
 
 

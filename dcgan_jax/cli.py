@@ -39,9 +39,7 @@ def prepare(options: argparse.Namespace) -> int:
         validation_fraction=options.validation_fraction,
         progress=not options.quiet,
     )
-    splits = ", ".join(
-        f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items()
-    )
+    splits = ", ".join(f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items())
     skipped = len(prepared.manifest["unreadable"])
     print(f"{options.out}: {splits}" + (f"; {skipped} unreadable, see its manifest.json" if skipped else ""))
     return 0
@@ -146,9 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("prepare", prepare)
-    sub.add_argument(
-        "source", type=Path, help="folder, archive or .mat files; `digits` for scikit-learn's digits"
-    )
+    sub.add_argument("source", type=Path, help="folder, archive or .mat files; `digits` for scikit-learn's digits")
     sub.add_argument("--out", type=Path, required=True, help="folder of the prepared set, new")
     sub.add_argument(
         "--kind",
@@ -157,9 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help="detected if not given",
     )
     sub.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
-    sub.add_argument(
-        "--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1"
-    )
+    sub.add_argument("--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1")
     sub.add_argument("--crop", default=None, help="celeba, center or stretch; by default what suits the kind")
     sub.add_argument(
         "--validation-fraction",
@@ -175,9 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
     )
-    sub.add_argument(
-        "--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set"
-    )
+    sub.add_argument("--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set")
     _add_fields(sub, ModelConfig)
     _add_fields(sub, TrainConfig)
 
@@ -190,9 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("inpaint", inpaint)
     _add_prior(sub)
     sub.add_argument("--images", type=Path, required=True, help="folder, file or prepared set")
-    sub.add_argument(
-        "--masks", required=True, help="folder or file (white = missing), center, half, random or pattern"
-    )
+    sub.add_argument("--masks", required=True, help="folder or file (white = missing), center, half, random or pattern")
     sub.add_argument("--out", type=Path, required=True, help="folder of the results")
     sub.add_argument("--split", default=None, help="of a prepared set; all of it if not given")
     _add_search(sub)
@@ -222,9 +212,7 @@ def _add_search(parser):
     parser.add_argument("--count", type=int, default=None, help="the first so many images; all if not given")
     parser.add_argument("--seed", type=int, default=0, help="of holes and searches (0)")
     parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
-    parser.add_argument(
-        "--preset", default=None, help="yeh2017 or he2018; options override it field by field"
-    )
+    parser.add_argument("--preset", default=None, help="yeh2017 or he2018; options override it field by field")
     _add_fields(parser, InpaintConfig)
 
 
@@ -243,9 +231,7 @@ def _add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
             kind = typing.get_args(kind)[0]
         text = f"{field.metadata['help']} ({field.default})"
         if kind is bool:
-            parser.add_argument(
-                name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS
-            )
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
         else:
             parser.add_argument(name, type=kind, choices=field.metadata["choices"], help=text)
 

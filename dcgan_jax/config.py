@@ -19,6 +19,7 @@ def option(default: Any, help: str, choices: tuple | None = None) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+@dataclass(frozen=True)
 class Config:
     """What the configurations share: checks of single fields, JSON, and presets."""
 
@@ -28,7 +29,7 @@ class Config:
 
     def _check_fields(self) -> None:
         """Refuses values of another type and values outside a field's choices."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type is float and type(value) is int:
                 object.__setattr__(self, field.name, float(value))
@@ -42,7 +43,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as nested dictionaries of plain values."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -51,7 +52,7 @@ class Config:
         Raises:
             UserError: a field is unknown or its value is refused.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - set(fields))
         if unknown:
             raise UserError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(fields)}")
@@ -100,24 +101,18 @@ class TrainConfig(Config):
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     batch_size: int = option(64, "images a discriminator update sees, over all devices")
-    num_steps: int = option(
-        25_000, "training steps; each is k discriminator updates and one of the generator"
-    )
+    num_steps: int = option(25_000, "training steps; each is k discriminator updates and one of the generator")
     learning_rate: float = option(2e-4, "Adam's rate for both networks")
     beta1: float = option(0.5, "Adam's decay of the first moment")
     beta2: float = option(0.999, "Adam's decay of the second moment")
-    discriminator_steps: int = option(
-        1, "k, the discriminator updates of a step, each on its own slice of the batch"
-    )
+    discriminator_steps: int = option(1, "k, the discriminator updates of a step, each on its own slice of the batch")
     loss: str = option(
         "non_saturating",
         "the generator's loss: non_saturating (-log D) or saturating (log(1 - D))",
         ("non_saturating", "saturating"),
     )
     flip: bool = option(False, "mirror training images left to right with probability 1/2")
-    noise: float = option(
-        0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]"
-    )
+    noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
     average_decay: float = option(0.999, "decay a step of the generator's moving average")
     compute_dtype: str = option(
         "float32", "arithmetic of the networks; weights and optimiser stay float32", ("float32", "bfloat16")
@@ -157,9 +152,7 @@ class TrainConfig(Config):
         """
         values = dict(_preset(cls, _TRAIN_PRESETS, name))
         if dataset is not None and dataset not in DATASETS:
-            raise UserError(
-                f"unknown dataset {dataset!r} of preset {name!r}; it takes {', '.join(DATASETS)} or none"
-            )
+            raise UserError(f"unknown dataset {dataset!r} of preset {name!r}; it takes {', '.join(DATASETS)} or none")
         if name == "he2018" and dataset == "celeba":
             values |= {"batch_size": 128, "learning_rate": 2e-4}
         return cls(**values)
@@ -195,9 +188,7 @@ class InpaintConfig(Config):
     restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")
-    latent_bound: float | None = option(
-        None, "clip the latent, its start included, to +- this in place of the bounds"
-    )
+    latent_bound: float | None = option(None, "clip the latent, its start included, to +- this in place of the bounds")
 
     def __post_init__(self):
         self._check_fields()

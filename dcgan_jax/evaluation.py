@@ -57,18 +57,14 @@ def evaluate(
     """
     mask_key, search_key = jax.random.split(jax.random.key(seed))
     evaluations = []
-    with tqdm(
-        total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True
-    ) as bar:
+    with tqdm(total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for number, name in enumerate(mask_names):
             bar.set_description(name)
             mask_keys = jax.random.split(jax.random.fold_in(mask_key, number), len(images))
             holes = np.asarray(masks.by_name(name, mask_keys, images.shape[1]))
             start = time.perf_counter()
             items = []
-            for item in inpaint_stream(
-                prior, zip(images, holes, strict=True), search_key, config, batch_size
-            ):
+            for item in inpaint_stream(prior, zip(images, holes, strict=True), search_key, config, batch_size):
                 items.append(item)
                 bar.update()
             seconds = time.perf_counter() - start
@@ -103,9 +99,7 @@ def table(evaluations: list[Evaluation]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for e in evaluations:
-        scores = (
-            f"{e.psnr.mean():.2f} | {e.psnr_hole.mean():.2f} | {e.ssim.mean():.3f} | {e.ssim_hole.mean():.3f}"
-        )
+        scores = f"{e.psnr.mean():.2f} | {e.psnr_hole.mean():.2f} | {e.ssim.mean():.3f} | {e.ssim_hole.mean():.3f}"
         lines.append(f"| {e.mask} | {scores} | {e.seconds / len(e.psnr):.3f} |")
     return "\n".join(lines) + "\n"
 
@@ -114,15 +108,10 @@ def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> Non
     """Writes `table.md`, `scores.json` (every image's scores) and `figure.png` to a folder."""
     out.mkdir(parents=True, exist_ok=True)
     scores = {
-        e.mask: {
-            name: np.round(getattr(e, name), 4).tolist()
-            for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")
-        }
+        e.mask: {name: np.round(getattr(e, name), 4).tolist() for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")}
         | {"not_finite": e.not_finite, "seconds": round(e.seconds, 2)}
         for e in evaluations
     }
-    (out / "scores.json").write_text(
-        json.dumps({"search": config.to_json(), "masks": scores}) + "\n", encoding="utf-8"
-    )
+    (out / "scores.json").write_text(json.dumps({"search": config.to_json(), "masks": scores}) + "\n", encoding="utf-8")
     (out / "table.md").write_text(table(evaluations), encoding="utf-8")
     figures.save_png(out / "figure.png", np.concatenate([e.strips for e in evaluations], axis=1))

@@ -81,9 +81,7 @@ def masked_view(
     if hole.dtype != np.bool_:
         raise ValueError(f"`hole` is {hole.dtype}; it takes bool, True = missing")
     if images.ndim < 3 or hole.ndim < 2 or hole.shape[-2:] != images.shape[-3:-1]:
-        raise ValueError(
-            f"`hole` has shape {hole.shape}; for images {images.shape} it takes {images.shape[:-1]}"
-        )
+        raise ValueError(f"`hole` has shape {hole.shape}; for images {images.shape} it takes {images.shape[:-1]}")
     return np.where(hole[..., None], np.uint8(level), images)
 
 
@@ -107,9 +105,7 @@ def tile(images: Num[np.ndarray, "n h w c"], columns: int, pad: int = 2) -> UInt
     """
     images = _levels(images, "images")
     if images.ndim != 4 or images.shape[0] < 1 or images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"`images` has shape {images.shape}; it takes [n, h, w, 1 or 3] with n of at least 1"
-        )
+        raise ValueError(f"`images` has shape {images.shape}; it takes [n, h, w, 1 or 3] with n of at least 1")
     if columns < 1 or pad < 0:
         raise ValueError(f"`columns` is {columns} and `pad` {pad}; they take at least 1 and at least 0")
     count, height, width, _ = images.shape
@@ -181,9 +177,7 @@ def labelled(
     """
     grid = np.asarray(grid)
     if grid.dtype != np.uint8 or grid.ndim != 3 or grid.shape[-1] != 3:
-        raise ValueError(
-            f"`grid` is {grid.dtype}{list(grid.shape)}; it takes uint8 [h, w, 3], as `tile` returns"
-        )
+        raise ValueError(f"`grid` is {grid.dtype}{list(grid.shape)}; it takes uint8 [h, w, 3], as `tile` returns")
     height, width, _ = grid.shape
     font = ImageFont.load_default(size=_FONT_SIZE)
     left = int(max(map(font.getlength, row_labels))) + 2 * _MARGIN if row_labels else 0
@@ -218,9 +212,7 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"]) -
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3):
-        raise ValueError(
-            f"`array` is {array.dtype}{list(array.shape)}; it takes uint8 [h, w], [h, w, 1] or [h, w, 3]"
-        )
+        raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; it takes uint8 [h, w], [h, w, 1] or [h, w, 3]")
     path = Path(path)
     # Not `tempfile`: its files are readable by their owner alone, and stay so when renamed.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

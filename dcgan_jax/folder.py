@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
-from dcgan_jax.data import open_prepared
+from dcgan_jax.data import decode_image, open_prepared
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting import STATUS
 from dcgan_jax.metrics import psnr, ssim
@@ -51,7 +51,8 @@ def inpaint_folder(
     """Completes images from disk.
 
     Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
-    and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is known.
+    and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is
+    known, which it is where the hole is drawn here.
     Holes and searches are seeded by the images' names, so a result does not depend on the rest of the folder.
 
     Args:
@@ -180,9 +181,7 @@ def _holes(mask, names, key, shape):
         draw_key = jax.random.fold_in(key, masks.NAMES.index(mask))
 
         def draw(name):
-            return np.asarray(
-                masks.by_name(mask, jax.random.fold_in(draw_key, _number(name))[None], shape[0])[0]
-            )
+            return np.asarray(masks.by_name(mask, jax.random.fold_in(draw_key, _number(name))[None], shape[0])[0])
 
         return draw
     path = Path(mask)
@@ -222,10 +221,9 @@ def _open(file):
 
 def _read_image(file, channels):
     try:
-        with _open(file) as image:
-            array = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except OSError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+        array = np.asarray(decode_image(file.read_bytes(), channels))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as an image: {error}") from error
     return array.reshape(*array.shape[:2], channels)
 
 

@@ -1,7 +1,7 @@
 """Inpainting by latent search: the latent whose image agrees with what is known, blended into the hole.
 
-The search has the shape of every iterative method here: `init_search`, `search_step` and `search` for one image; a batch
-is their `vmap` under one `jit`.
+The search has the shape of every iterative method here: `init_search`, `search_step` and `search` for one image; a
+batch is their `vmap` under one `jit`.
 """
 
 import functools
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax import sharding
@@ -27,9 +28,7 @@ STATUS = ("ok", "not finite")
 class InpaintResult(NamedTuple):
     """Completed images and how their searches went; a row each."""
 
-    images: Shaped[
-        Array, "b h w c"
-    ]  # blended, of the input's type; equal to the input where nothing is missing
+    images: Shaped[Array, "b h w c"]  # blended, of the input's type; equal to the input where nothing is missing
     completions: Float[Array, "b h w c"]  # G(ẑ), in [−1, 1]
     latents: Float[Array, "b latent"]  # ẑ
     context_loss: Float[Array, " b"]
@@ -49,15 +48,15 @@ class Search(NamedTuple):
 
 def inpaint(
     prior: Prior,
-    images: Shaped[Array, "b h w c"],
-    hole: Bool[Array, "*b h w"],
+    images: Shaped[Array | np.ndarray, "b h w c"],
+    hole: Bool[Array | np.ndarray, "*b h w"],
     key: PRNGKeyArray,
     config: InpaintConfig | None = None,
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
-    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam, then `poisson_blend(G(ẑ), y, hole)`. An image's result depends
-    on the image, its hole and its key alone; what lies in the hole has no influence, be it NaN.
+    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam, then `poisson_blend(G(ẑ), y, hole)`. An image's result
+    depends on the image, its hole and its key alone; what lies in the hole has no influence, be it NaN.
 
     Args:
         prior: of `load_prior`, or any decoder.
@@ -100,7 +99,7 @@ def inpaint(
     if n == 0:
         raise ValueError("`images` holds no image")
     hole = jnp.broadcast_to(hole, (n, h, w))
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
         return _inpaint(prior, images, hole, keys, config)
     prior, (images, hole, keys) = _spread(prior, (images, hole, keys))
     result = _inpaint(prior, images, hole, keys, config)
@@ -123,12 +122,10 @@ def search_step(
     search: Search,
 ) -> Search:
     """One step: judges the iterate, keeps it if it is the best so far, and moves on by Adam, within the bounds."""
-    loss, gradient = jax.value_and_grad(lambda z: sum(_losses(prior, config, image, weights, z)))(
-        search.latent
-    )
+    loss, gradient = jax.value_and_grad(lambda z: sum(_losses(prior, config, image, weights, z)))(search.latent)
     best_latent, best_loss = _better(search, loss)
     updates, optimizer = _optimizer(config).update(gradient, search.optimizer)
-    latent = _clip(prior, config, optax.apply_updates(search.latent, updates))
+    latent = _clip(prior, config, optax.tree.add(search.latent, updates))
     return Search(latent, optimizer, best_latent, best_loss)
 
 
@@ -169,9 +166,7 @@ def _inpaint(prior, images, hole, keys, config):
 
     def one(image, weights, key):
         starts = jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
-        latents, context, prior_term = jax.vmap(lambda start: search(prior, config, image, weights, start))(
-            starts
-        )
+        latents, context, prior_term = jax.vmap(lambda start: search(prior, config, image, weights, start))(starts)
         loss = context + prior_term
         best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf))
         return latents[best], context[best], prior_term[best]
@@ -182,7 +177,7 @@ def _inpaint(prior, images, hole, keys, config):
     finite = jnp.isfinite(context + prior_term) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)
     if images.dtype == jnp.uint8:
-        blended = jnp.rint((blended + 1.0) * 127.5)
+        blended = jnp.floor(blended * 127.5 + 128.0)  # the nearest level, as `figures.to_uint8` has it
     return InpaintResult(
         images=jnp.where(hole[..., None], blended.astype(images.dtype), images),
         completions=completions,
@@ -208,9 +203,7 @@ def _better(state: Search, loss):
 
 
 def _clip(prior, config, latent):
-    bounds = (
-        prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
-    )
+    bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
     return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
 
 
@@ -224,9 +217,7 @@ def _image_keys(key, n):
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape not in ((), (n,)):
-        raise ValueError(
-            f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images"
-        )
+        raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
 
@@ -238,6 +229,4 @@ def _spread(prior, batch):
     mesh = sharding.data_mesh(devices)
     missing = -batch[0].shape[0] % mesh.size
     padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], missing, axis=0)]), batch)
-    return jax.device_put(prior, sharding.replicated(mesh)), jax.device_put(
-        padded, sharding.along_batch(mesh)
-    )
+    return jax.device_put(prior, sharding.replicated(mesh)), jax.device_put(padded, sharding.along_batch(mesh))

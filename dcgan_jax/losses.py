@@ -5,9 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def discriminator_loss(
-    real_logits: Float[Array, " n"], generated_logits: Float[Array, " n"]
-) -> Float[Array, ""]:
+def discriminator_loss(real_logits: Float[Array, " n"], generated_logits: Float[Array, " n"]) -> Float[Array, ""]:
     """−E log D(x) − E log(1 − D(G(z))), with D the sigmoid of the logit (Goodfellow et al. 2014, equation 1)."""
     return jnp.mean(jax.nn.softplus(-real_logits)) + jnp.mean(jax.nn.softplus(generated_logits))
 

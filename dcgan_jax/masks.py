@@ -166,9 +166,7 @@ def by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n size
 
 @partial(jax.jit, static_argnames=("name", "size"))
 def _by_name(name, keys, size):
-    draw = {"center": lambda key, size: center(size), "half": half, "random": random, "pattern": pattern}[
-        name
-    ]
+    draw = {"center": lambda key, size: center(size), "half": half, "random": random, "pattern": pattern}[name]
     return jax.vmap(lambda key: draw(key, size))(keys)
 
 
@@ -193,9 +191,7 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
             if "A" in file.getbands() or "a" in file.getbands() or "transparency" in file.info:
                 raise UserError(f"mask {path} has transparency; save it as black and white (white = missing)")
             if file.mode[0] in "IF":  # Pillow would cut 16-bit values at 255, so that dark grey turned white
-                raise UserError(
-                    f"mask {path} has more than 8 bits a pixel ({file.mode}); save it as 8-bit greyscale"
-                )
+                raise UserError(f"mask {path} has more than 8 bits a pixel ({file.mode}); save it as 8-bit greyscale")
             return np.asarray(file.convert("L")) >= 128
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist") from None
@@ -242,9 +238,7 @@ def _importance_weights(hole, window):
     # Products with 0/1 bands, not `reduce_window`: XLA folds that over constants for seconds. Small integers
     # are exact.
     rows, columns = band(hole.shape[-2]), band(hole.shape[-1])
-    missing = jnp.matmul(
-        jnp.matmul(rows, hole.astype(jnp.float32), precision="highest"), columns, precision="highest"
-    )
+    missing = jnp.matmul(jnp.matmul(rows, hole.astype(jnp.float32), precision="highest"), columns, precision="highest")
     count = np.outer(rows.sum(axis=1), columns.sum(axis=1))
     return jnp.where(hole, 0, missing / count)
 
@@ -263,9 +257,7 @@ def check_hole(hole, image_shape: Sequence[int] | None = None) -> None:
     padded = (1,) * (len(image_lead) - len(lead)) + lead
     fits = shape[-2:] == image_shape[-2:] and len(padded) == len(image_lead)
     if not fits or any(a not in (1, b) for a, b in zip(padded, image_lead, strict=True)):
-        raise ValueError(
-            f"`hole` has shape {shape}; for these images it takes {image_shape} or {image_shape[-2:]}"
-        )
+        raise ValueError(f"`hole` has shape {shape}; for these images it takes {image_shape} or {image_shape[-2:]}")
 
 
 def _check_size(size) -> None:

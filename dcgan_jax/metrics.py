@@ -89,22 +89,18 @@ def ssim(
 def _check(a, b, where, data_range):
     for name, array in (("a", a), ("b", b)):
         if jnp.ndim(array) != 4:
-            raise ValueError(
-                f"`{name}` has shape {jnp.shape(array)}; it takes [b, h, w, c], for one image x[None]"
-            )
+            raise ValueError(f"`{name}` has shape {jnp.shape(array)}; it takes [b, h, w, c], for one image x[None]")
         dtype = jnp.result_type(array)
         if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"`{name}` is {dtype}; it takes floats or uint8")
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(
-            f"`b` is {b.dtype}{list(b.shape)} and `a` {a.dtype}{list(a.shape)}; they take the same dtype and shape"
+            f"`b` is {b.dtype}{list(b.shape)} and `a` {a.dtype}{list(a.shape)}; they take one dtype and shape"
         )
     if data_range is None:
         data_range = 255.0 if a.dtype == jnp.uint8 else 2.0
     elif not data_range > 0:
-        raise ValueError(
-            f"`data_range` is {data_range!r}; it takes a positive number, 2.0 for images in [-1, 1]"
-        )
+        raise ValueError(f"`data_range` is {data_range!r}; it takes a positive number, 2.0 for images in [-1, 1]")
     if where is None:
         where = np.ones(a.shape[1:3], bool)
     elif jnp.result_type(where) != jnp.bool_:

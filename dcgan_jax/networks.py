@@ -1,6 +1,7 @@
 """Generator and discriminator as Flax modules (Radford et al. 2016, figure 1).
 
-Arithmetic runs in `dtype`, or in the weights' own type where it is None; images and logits come out in the weights' type.
+Arithmetic runs in `dtype`, or in the weights' own type where it is None; images and logits come out in the weights'
+type.
 """
 
 import functools
@@ -38,9 +39,7 @@ class Generator(nn.Module):
     def __call__(self, z: Float[Array, "n latent"], train: bool) -> Float[Array, "n h w c"]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
         widths = self.config.widths
-        dense = nn.Dense(
-            16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense"
-        )
+        dense = nn.Dense(16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense")
         x = dense(z).reshape(-1, 4, 4, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
             x = nn.relu(norm(name=f"norm_{i}")(x))
@@ -58,9 +57,7 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, " n"]:
-        norm = functools.partial(
-            _BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype
-        )
+        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
         for i, width in enumerate(self.config.widths):
             kernel = self.param(f"down_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
             dtype = self.dtype or kernel.dtype

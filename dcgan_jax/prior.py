@@ -32,13 +32,13 @@ class _DCGAN:
 
     model: ModelConfig
 
-    def generate(self, params, z):
-        return Generator(self.model).apply(params["generator"], z, train=False)
+    def generate(self, params: Any, z: Array) -> Array:
+        return Generator(self.model).apply(params["generator"], z, train=False)  # type: ignore[return-value]
 
-    def discriminate(self, params, x):
-        return Discriminator(self.model).apply(params["discriminator"], x, train=False)
+    def discriminate(self, params: Any, x: Array) -> Array:
+        return Discriminator(self.model).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
 
-    def sample_latents(self, key, n):
+    def sample_latents(self, key: PRNGKeyArray, n: int) -> Array:
         return draw_latents(self.model, key, n)
 
 
@@ -73,9 +73,7 @@ class Prior:
     generate: Callable[[Any, Array], Array] = dataclasses.field(metadata={"static": True})
     sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
     latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
-    discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
+    discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
     model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
 
 
@@ -99,9 +97,7 @@ def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c
     if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"`z` is {z.dtype}{list(z.shape)}; it takes floating point [n, latent_dim]")
     if prior.model is not None and z.shape[1] != prior.model.latent_dim:
-        raise ValueError(
-            f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_dim}"
-        )
+        raise ValueError(f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_dim}")
     return _generate(prior, z)
 
 
@@ -116,9 +112,7 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
         ValueError: the prior has no discriminator, or `x` is not a batch of its images.
     """
     if prior.discriminate is None:
-        raise ValueError(
-            "`prior` has no discriminator: give `discriminate` to `Prior`, or do without the prior loss"
-        )
+        raise ValueError("`prior` has no discriminator: give `discriminate` to `Prior`, or do without the prior loss")
     x = jnp.asarray(x)
     shape = image_shape(prior)
     if x.ndim != 4 or x.shape[1:] != shape or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -194,8 +188,8 @@ def load_prior(source: str | Path) -> Prior:
     """Loads a prior from a run's folder, from a file of `save_prior`, or by the name of one in the package.
 
     Args:
-        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file. Only
-            arrays and JSON are read: loading runs no code.
+        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file.
+            Only arrays and JSON are read: loading runs no code.
 
     Raises:
         UserError: there is nothing of the kind, or it is damaged.
@@ -236,9 +230,7 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     """
     path = Path(path)
     if prior.model is None:
-        raise UserError(
-            "`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself"
-        )
+        raise UserError("`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself")
     if path.suffix != ".safetensors":
         raise UserError(f"`path` is {path}: a saved prior's name ends in .safetensors")
     tensors = {name: np.asarray(value) for name, value in flatten_dict(prior.params, sep="/").items()}
@@ -262,9 +254,7 @@ def _read(path: Path) -> Prior:
             raise UserError("it was not written by `save_prior`")
         model = ModelConfig.from_json(json.loads(metadata["model"]))
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder"
-        ) from error
+        raise UserError(f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder") from error
     params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
     _check_params(params, model, path)
     return _from_params(params, model)
@@ -281,9 +271,10 @@ def _check_params(params: Any, model: ModelConfig, path: Path) -> None:
             "discriminator": Discriminator(model).init(key, x, train=True),
         }
 
-    expected = flatten_dict(jax.eval_shape(init, jax.random.key(0)), sep="/")
-    found = flatten_dict(params, sep="/")
+    def shapes(tree: Any) -> dict[str, Any]:
+        return flatten_dict(jax.tree.map(lambda x: tuple(x.shape), tree), sep="/")  # type: ignore[return-value]
+
+    expected, found = shapes(jax.eval_shape(init, jax.random.key(0))), shapes(params)
     for name in sorted({*expected, *found}):
-        shapes = [tuple(tree[name].shape) if name in tree else "nothing" for tree in (expected, found)]
-        if shapes[0] != shapes[1]:
-            raise UserError(f"{path} is damaged: {name} is {shapes[1]}, the model has {shapes[0]}")
+        if expected.get(name) != found.get(name):
+            raise UserError(f"{path} is damaged: {name} is {found.get(name)}, the model has {expected.get(name)}")

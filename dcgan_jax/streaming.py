@@ -55,9 +55,7 @@ def inpaint_stream(
         items += [(image, np.zeros(shape[:2], bool), item_key)] * padding
         images, holes, keys = zip(*items, strict=True)
         if len({image.dtype for image in images}) > 1:
-            raise ValueError(
-                f"images {batch[0][0]} to {batch[-1][0]} of `pairs` are of different types: make them one"
-            )
+            raise ValueError(f"images {batch[0][0]} to {batch[-1][0]} of `pairs` are of different types: make them one")
         result = inpaint(prior, np.stack(images), np.stack(holes), jnp.stack(keys), config)
         if waiting is not None:
             yield from _rows(*waiting)
@@ -69,12 +67,10 @@ def inpaint_stream(
 def _check(i, item, shape, key):
     image, hole = np.asarray(item[0]), np.asarray(item[1])
     if image.shape != shape:
-        raise ValueError(
-            f"image {i} of `pairs` is {list(image.shape)}; this prior completes images of {list(shape)}"
-        )
+        raise ValueError(f"image {i} of `pairs` is {list(image.shape)}; this prior completes images of {list(shape)}")
     if hole.shape != shape[:2] or hole.dtype != bool:
         raise ValueError(
-            f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(shape[:2])}, True where missing"
+            f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(shape[:2])}, True = missing"
         )
     return image, hole, item[2] if len(item) > 2 else jax.random.fold_in(key, i)
 

@@ -27,9 +27,7 @@ SAMPLES = 64  # images in a grid of samples
 _RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
 
 
-def train(
-    config: TrainConfig, data: Path, run: Path, *, split: str = "train", progress: bool = True
-) -> GANState:
+def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", progress: bool = True) -> GANState:
     """Trains a model on a split of a prepared set, or goes on with the run that the folder holds.
 
     Args:
@@ -52,9 +50,7 @@ def train(
     mesh = sharding.data_mesh()
     per_step = config.batch_size * config.discriminator_steps
     if config.batch_size % mesh.size:
-        raise UserError(
-            f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple"
-        )
+        raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple")
     batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
     _claim_run(run, config, prepared, split)
 
@@ -168,9 +164,7 @@ def _read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, f
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        checkpoint = (
-            "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
-        )
+        checkpoint = "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
         raise DivergedError(
             f"{bad[0]} is not finite at step {step}; {checkpoint}: lower `learning_rate` or train in float32"
         )

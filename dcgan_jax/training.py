@@ -141,9 +141,7 @@ def make_train_step(
                 f"`batch` holds {batch.shape[0]} images; a step takes {k * config.batch_size}: "
                 f"{k} discriminator updates of batch_size {config.batch_size}"
             )
-        augment_key, generator_key, *latent_keys = jax.random.split(
-            jax.random.fold_in(key, state.step), k + 2
-        )
+        augment_key, generator_key, *latent_keys = jax.random.split(jax.random.fold_in(key, state.step), k + 2)
         images = augment(config, batch, augment_key)
         metrics: Metrics = {}
         for i, latent_key in enumerate(latent_keys):
@@ -151,17 +149,13 @@ def make_train_step(
             state, metrics = update_discriminator(
                 state, images[i::k], draw_latents(model, latent_key, config.batch_size)
             )
-        state, generator_metrics = update_generator(
-            state, draw_latents(model, generator_key, config.batch_size)
-        )
+        state, generator_metrics = update_generator(state, draw_latents(model, generator_key, config.batch_size))
         return state._replace(step=state.step + 1), metrics | generator_metrics
 
     return step
 
 
-def augment(
-    config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray
-) -> Float[Array, "n h w c"]:
+def augment(config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray) -> Float[Array, "n h w c"]:
     """Scales to [−1, 1], mirrors half of the images and adds Gaussian noise, as the configuration says."""
     flip_key, noise_key = jax.random.split(key)
     images = batch.astype(jnp.float32) / 127.5 - 1.0
@@ -173,9 +167,7 @@ def augment(
     return images
 
 
-def generator_statistics(
-    model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64
-) -> Any:
+def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64) -> Any:
     """Batch-norm statistics that belong to these generator weights: the mean of those of `batches` fresh batches.
 
     Averaged weights need statistics of their own: with the raw network's the images fall apart.

@@ -26,12 +26,8 @@ class PreparedSet:
 
     path: Path
     images: UInt8[np.ndarray, "n h w c"]  # memory-mapped
-    labels: (
-        Int32[np.ndarray, " n"] | None
-    )  # memory-mapped; index into manifest["class_names"], -1 where unknown
-    manifest: dict[
-        str, Any
-    ]  # what `prepare` recorded: kind, crop, filter, splits, class names, checksum, ...
+    labels: Int32[np.ndarray, " n"] | None  # memory-mapped; index into manifest["class_names"], -1 where unknown
+    manifest: dict[str, Any]  # what `prepare` recorded: kind, crop, filter, splits, class names, checksum, ...
 
     def split_slice(self, name: str) -> slice:
         """Where a split lies in `images`, `labels` and `names`; `UserError` if the set has no such split."""
@@ -50,8 +46,7 @@ class PreparedSet:
         names = (self.path / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
         if len(names) != len(self.images):
             raise UserError(
-                f"{self.path / NAMES} has {len(names)} names for {len(self.images)} images: "
-                "prepare the set again"
+                f"{self.path / NAMES} has {len(names)} names for {len(self.images)} images: prepare the set again"
             )
         return names
 
@@ -118,9 +113,7 @@ def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Int64[np
             f"`step` {step} and `seed` {seed} must be 0 or more, `batch_size` {batch_size} must be 1 or more"
         )
     if batch_size > count:
-        raise UserError(
-            f"a set of {count} images is too small for a batch of {batch_size}: lower `batch_size`"
-        )
+        raise UserError(f"a set of {count} images is too small for a batch of {batch_size}: lower `batch_size`")
     epoch, start = divmod(step * batch_size, count)
     indices = permutation(count, seed, epoch)[start : start + batch_size]
     if len(indices) < batch_size:
@@ -165,12 +158,9 @@ def _map_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"{path} is missing, truncated or damaged ({error}): prepare the set again"
-        ) from error
+        raise UserError(f"{path} is missing, truncated or damaged ({error}): prepare the set again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(
-            f"{path} is {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}: "
-            "prepare the set again"
+            f"{path} is {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}: prepare the set again"
         )
     return array

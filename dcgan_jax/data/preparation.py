@@ -141,9 +141,7 @@ def _write_set(
     # Writing to a memory map on a full disk kills the process (SIGBUS), so ask first.
     needed, free = math.prod(shape), shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(
-            f"the prepared set takes {needed / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free"
-        )
+        raise UserError(f"the prepared set takes {needed / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free")
     images = np.lib.format.open_memmap(folder / loading.IMAGES, "w+", np.uint8, shape)
     failures: dict[int, str] = {}
     with tqdm(total=len(items), desc="prepare", unit="images", disable=not progress) as bar:
@@ -186,9 +184,7 @@ def _write_set(
     (folder / loading.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _decoded(
-    source: Source, items: list[Item], recipe: _Recipe
-) -> Iterator[tuple[int, np.ndarray | Exception]]:
+def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, np.ndarray | Exception]]:
     """Decodes items on all cores: pairs of row and pixels, or row and error; few are in memory at a time."""
 
     def decode(read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
@@ -218,9 +214,7 @@ def _decoded(
 
 def _check_failures(given: str, items: list[Item], failures: dict[int, str]) -> None:
     if len(failures) > _UNREADABLE_LIMIT * len(items):
-        first = "; ".join(
-            f"{_one_line(items[row].name)} ({reason})" for row, reason in list(failures.items())[:3]
-        )
+        first = "; ".join(f"{_one_line(items[row].name)} ({reason})" for row, reason in list(failures.items())[:3])
         raise UserError(
             f"{given}: more than 1 % of the images cannot be read, {len(failures)} so far of {len(items)}: "
             f"{first}; mend or remove such files"

@@ -146,9 +146,7 @@ def celeba(path: Path, partition: str | Path | None = None) -> Iterator[Source]:
     for number, line in enumerate(partition.read_text(errors="replace").splitlines(), 1):
         fields = line.split()
         if fields and (len(fields) != 2 or fields[1] not in _CELEBA_SPLITS):
-            raise UserError(
-                f"{partition}, line {number}: expected a file name and 0, 1 or 2, found {line[:80]!r}"
-            )
+            raise UserError(f"{partition}, line {number}: expected a file name and 0, 1 or 2, found {line[:80]!r}")
         if fields:
             splits[fields[0]] = _CELEBA_SPLITS[fields[1]]
     with image_files(images) as (items, forward_only):
@@ -156,9 +154,7 @@ def celeba(path: Path, partition: str | Path | None = None) -> Iterator[Source]:
         for item in items:
             name = PurePosixPath(item.name).name
             if name not in splits:
-                raise UserError(
-                    f"{item.name} of {images} has no line in {partition}: use the partition of this set"
-                )
+                raise UserError(f"{item.name} of {images} has no line in {partition}: use the partition of this set")
             split_items.append(Item(item.name, item.read, splits[name], None, item.position))
         yield Source("celeba", split_items, [], forward_only)
 
@@ -188,9 +184,7 @@ def svhn(path: Path) -> Source:
                 "SVHN's is uint8 (32, 32, 3, N) with N labels"
             )
         if labels.size and not (labels.min() >= 0 and labels.max() <= 10):
-            raise UserError(
-                f"{file}: labels run from {labels.min()} to {labels.max()}; SVHN's run from 1 to 10"
-            )
+            raise UserError(f"{file}: labels run from {labels.min()} to {labels.max()}; SVHN's run from 1 to 10")
         split = file.name.split("_")[0]
         split = split if split in _SVHN_SPLITS else None
         items += [
