@@ -198,7 +198,11 @@ class InpaintConfig(Config):
         self._check("window", self.window >= 1 and self.window % 2 == 1, "an odd number of pixels, such as 7")
         self._check("restarts", self.restarts >= 1, "1 or more")
         bound = self.latent_bound
-        self._check("latent_bound", bound is None or 0 < bound < math.inf, "a number above 0, or none")
+        self._check(
+            "latent_bound",
+            bound is None or (type(bound) in (int, float) and 0 < bound < math.inf),
+            "a number above 0, or none",
+        )
 
     @classmethod
     def preset(cls, name: str) -> Self:

@@ -1,49 +1,63 @@
 """Stride-2 convolutions, down and up, in the form that is fast on the backend they run on.
 
 A 5×5 stride-2 convolution reads y[i] = Σ_k x[2i + k − 1] w[k] in each direction (padding "SAME"), and its transpose
-x[m] = Σ_{2i + k − 1 = m} y[i] w[k]. An even m meets only the odd taps k = 1, 3 and an odd m only the even ones 0, 2, 4,
-so the transpose is four small stride-1 convolutions, one for each parity of row and column, whose results interleave.
-XLA's own form, a convolution over an input dilated with zeros, runs up to fifty times slower on a CPU (jax#23783).
-"""
+x[m] = Σ_{2i + k − 1 = m} y[i] w[k]. With ⟨down(x, w), y⟩ as a trilinear form of large image x, kernel w and small image y
+there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. Each is linear in both its arguments and the two
+others are its transposes, so the three are primitives of their own: every transformation works, in any order, and every
+derivative is again one of the three, in the form chosen here.
 
-import functools
+XLA would choose worse. As its transpose it takes a convolution over an input dilated with zeros, up to fifty times slower on
+a CPU (jax#23783); and inside a loop its CPU backend has a fast path for kernels laid out HWIO only, while the derivative of a
+plain convolution asks for HWOI.
+"""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 KERNEL_SIZE = 5
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # By parity of the output row or column: the taps it meets, from the earliest input to the latest, and the padding.
-_TAPS = ((3, 1), (4, 2, 0))
+_TAPS = (slice(3, None, -2), slice(4, None, -2))  # taps 3, 1 and 4, 2, 0
 _PADDING = ((1, 0), (1, 1))
 
 
-@jax.custom_vjp
 def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
-    """Convolves with stride 2 and halves height and width, which must be even (padding "SAME", zeros).
-
-    Differentiable in reverse to any order; its input gradient is `conv_up`. Not differentiable forward (`jax.jvp`),
-    as any `jax.custom_vjp`.
-    """
-    return _strided(x, kernel)
+    """Convolves with stride 2 and halves height and width, which must be even (padding "SAME", zeros)."""
+    return _down.bind(x, kernel)
 
 
 def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
     """The transpose of `conv_down` with the same kernel: doubles height and width.
 
-    ⟨conv_up(x, k), y⟩ = ⟨x, conv_down(y, k)⟩. Made of plain convolutions: every transformation works.
+    ⟨conv_up(x, k), y⟩ = ⟨x, conv_down(y, k)⟩.
+    """
+    return _up.bind(x, kernel)
+
+
+def _down_rule(x, kernel):
+    return lax.conv_general_dilated(
+        x, kernel, window_strides=(2, 2), padding=((1, 2), (1, 2)), dimension_numbers=_DIMENSIONS
+    )
+
+
+def _up_rule(y, kernel):
+    """Four stride-1 convolutions, one for each parity of row and column, interleaved.
+
+    An even m meets only the odd taps k = 1, 3 and an odd m only the even ones 0, 2, 4.
     """
     rows = []
     for row in range(2):
         columns = []
         for column in range(2):
-            taps = kernel[jnp.array(_TAPS[row])][:, jnp.array(_TAPS[column])]
             columns.append(
                 lax.conv_general_dilated(
-                    x,
-                    taps.swapaxes(2, 3),
+                    y,
+                    kernel[_TAPS[row], _TAPS[column]].swapaxes(2, 3),
                     window_strides=(1, 1),
                     padding=(_PADDING[row], _PADDING[column]),
                     dimension_numbers=_DIMENSIONS,
@@ -54,20 +68,40 @@ def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Floa
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
-def _strided(x, kernel):
-    return lax.conv_general_dilated(
-        x, kernel, window_strides=(2, 2), padding=((1, 2), (1, 2)), dimension_numbers=_DIMENSIONS
-    )
+def _kernel_rule(x, y):
+    """Σ x[2i + k − 1] y[i] over images and places: the gradient of ⟨down(x, w), y⟩ in w."""
+    kernel = jax.ShapeDtypeStruct((KERNEL_SIZE, KERNEL_SIZE, x.shape[3], y.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _down_rule(x, kernel), kernel)(y)[0]
 
 
-def _down_forward(x, kernel):
-    return _strided(x, kernel), (x, kernel)
+def _primitive(name, rule, shape):
+    """A primitive that lowers to what `rule` traces; `shape` gives the output's shape from those of the arguments."""
+    primitive = Primitive(name)
+
+    def abstract(a, b):
+        if a.dtype != b.dtype or a.ndim != 4 or b.ndim != 4:
+            raise ValueError(f"{name} takes two arrays of four axes and one type; it got {a} and {b}")
+        return ShapedArray(shape(a.shape, b.shape), a.dtype)
+
+    def batch(arguments, axes):
+        (a, b), (a_axis, b_axis) = arguments, axes
+        if b_axis is None and primitive is not _kernel:  # one kernel for all: the images are just more images
+            a = jnp.moveaxis(a, a_axis, 0)
+            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b)
+            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+        return jax.vmap(rule, axes)(a, b), 0
+
+    primitive.def_impl(jax.jit(rule))
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(rule, multiple_results=False))
+    batching.primitive_batchers[primitive] = batch
+    return primitive
 
 
-def _down_backward(residuals, cotangent):
-    x, kernel = residuals
-    kernel_gradient = jax.linear_transpose(functools.partial(_strided, x), kernel)(cotangent)[0]
-    return conv_up(cotangent, kernel), kernel_gradient
+_down = _primitive("conv_down", _down_rule, lambda x, k: (x[0], x[1] // 2, x[2] // 2, k[3]))
+_up = _primitive("conv_up", _up_rule, lambda y, k: (y[0], y[1] * 2, y[2] * 2, k[2]))
+_kernel = _primitive("conv_kernel", _kernel_rule, lambda x, y: (KERNEL_SIZE, KERNEL_SIZE, x[3], y[3]))
 
-
-conv_down.defvjp(_down_forward, _down_backward)
+ad.defbilinear(_down, lambda y, _, k: _up.bind(y, k), lambda y, x, _: _kernel.bind(x, y))
+ad.defbilinear(_up, lambda x, _, k: _down.bind(x, k), lambda x, y, _: _kernel.bind(x, y))
+ad.defbilinear(_kernel, lambda k, _, y: _up.bind(y, k), lambda k, x, _: _down.bind(x, k))

@@ -208,7 +208,8 @@ def _clip(prior, config, latent):
 
 
 def _optimizer(config):
-    return optax.adam(config.learning_rate)
+    # Far below any gradient that counts: without it Adam's square root has no derivative where a gradient is 0.
+    return optax.adam(config.learning_rate, eps_root=1e-30)
 
 
 def _image_keys(key, n):

@@ -134,8 +134,8 @@ def pattern(key: Key[Array, ""], size: int, fraction: float = 0.25) -> Bool[Arra
         method="cubic",
         antialias=False,
     )
-    rank = jnp.argsort(jnp.argsort(field.ravel())).reshape(size, size)
-    return rank < round(fraction * size * size)
+    lowest = jnp.argsort(field.ravel())[: round(fraction * size * size)]
+    return jnp.zeros(size * size, bool).at[lowest].set(True).reshape(size, size)
 
 
 def by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n size size"]:
