@@ -1,14 +1,14 @@
 """Stride-2 convolutions, down and up, in the form that is fast on the backend they run on.
 
 A 5×5 stride-2 convolution reads y[i] = Σ_k x[2i + k − 1] w[k] in each direction (padding "SAME"), and its transpose
-x[m] = Σ_{2i + k − 1 = m} y[i] w[k]. With ⟨down(x, w), y⟩ as a trilinear form of large image x, kernel w and small image y
-there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. Each is linear in both its arguments and the two
-others are its transposes, so the three are primitives of their own: every transformation works, in any order, and every
-derivative is again one of the three, in the form chosen here.
+x[m] = Σ_{2i + k − 1 = m} y[i] w[k]. With ⟨down(x, w), y⟩ as a trilinear form of large image x, kernel w and small
+image y there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. Each is linear in both its arguments and
+the two others are its transposes, so the three are primitives of their own: every transformation works, in any order,
+and every derivative is again one of the three, in the form chosen here.
 
-XLA would choose worse. As its transpose it takes a convolution over an input dilated with zeros, up to fifty times slower on
-a CPU (jax#23783); and inside a loop its CPU backend has a fast path for kernels laid out HWIO only, while the derivative of a
-plain convolution asks for HWOI.
+XLA would choose worse. As its transpose it takes a convolution over an input dilated with zeros, up to fifty times
+slower on a CPU (jax#23783); and inside a loop its CPU backend has a fast path for kernels laid out HWIO only, while the
+derivative of a plain convolution asks for HWOI.
 """
 
 import jax

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from dcgan_jax import figures, masks
@@ -74,10 +74,14 @@ def inpaint_folder(
     Raises:
         UserError: images, masks, prior and folder do not fit together; nothing was written then.
     """
+    for name, value in (("count", count), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` is {value}; it takes 1 or more")
     key = jax.random.key(seed)
     names, read_image = _images(images, split, image_shape(prior))
     names = names[:count]
     read_hole = _holes(mask, names, key, image_shape(prior))
+    _refuse_overwriting(out, names, (images, Path(mask)))
     total = len(names)
     _make_folder(out)
 
@@ -169,9 +173,9 @@ def _images(source, split, shape):
     _refuse_same_names(stems, source)
     by_stem = dict(zip(stems, files, strict=True))
     for file in files:
-        size = _open(file).size
-        if size != (shape[1], shape[0]):
-            raise UserError(_wrong_size(file, (size[1], size[0]), shape[:2]))
+        size = _read_image(file, shape[2]).shape[:2]
+        if size != shape[:2]:
+            raise UserError(_wrong_size(file, size, shape[:2]))
     return stems, lambda name: _read_image(by_stem[name], shape[2])
 
 
@@ -212,18 +216,13 @@ def _files(source):
     return files
 
 
-def _open(file):
-    try:
-        return Image.open(file)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{file} cannot be read as an image: {error}") from error
-
-
 def _read_image(file, channels):
     try:
         array = np.asarray(decode_image(file.read_bytes(), channels))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as an image: {error}") from error
+    except UnidentifiedImageError:
+        raise UserError(f"{file} cannot be read as an image: Pillow does not know its format") from None
+    except Exception as error:  # a damaged file can raise nearly anything in Pillow
+        raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
     return array.reshape(*array.shape[:2], channels)
 
 
@@ -257,6 +256,14 @@ def _refuse_same_names(stems, source):
                 f"{source} holds two images named {stem!r}, whose results would overwrite each other: rename one"
             )
         seen.add(stem)
+
+
+def _refuse_overwriting(out, names, sources):
+    results = {(out / f"{name}.png").resolve() for name in names}
+    for source in sources:
+        for file in source.iterdir() if source.is_dir() else [source]:
+            if file.resolve() in results:
+                raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")
 
 
 def _make_folder(out):

@@ -116,9 +116,7 @@ def test_celeba_found_by_archive_or_unpacked(celeba: Path, tmp_path: Path) -> No
     (celeba / "img_align_celeba.zip").rename(celeba / "renamed.zip")
     partition = celeba / "list_eval_partition.txt"
     np.testing.assert_array_equal(quiet(celeba / "renamed.zip", tmp_path / "b").images, expected)
-    np.testing.assert_array_equal(
-        quiet(tmp_path / "unpacked", tmp_path / "c", partition=partition).images, expected
-    )
+    np.testing.assert_array_equal(quiet(tmp_path / "unpacked", tmp_path / "c", partition=partition).images, expected)
 
 
 def test_celeba_image_without_partition_line(celeba: Path, tmp_path: Path) -> None:
@@ -215,9 +213,7 @@ def test_class_folders_in_every_form(tmp_path: Path, form: str) -> None:
 def test_tar_is_read_forward_only(tmp_path: Path, monkeypatch) -> None:
     offsets: list[int] = []
     extract = tarfile.TarFile.extractfile
-    monkeypatch.setattr(
-        tarfile.TarFile, "extractfile", lambda self, m: offsets.append(m.offset) or extract(self, m)
-    )
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: offsets.append(m.offset) or extract(self, m))
     files = pictures(*(f"{(7 * i) % 101:03d}.png" for i in range(101)))
     prepared = quiet(write_tar(tmp_path / "in.tgz", files, "w:gz"), tmp_path / "out", image_size=20)
     assert len(offsets) == 101 and offsets == sorted(offsets)
