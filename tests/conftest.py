@@ -1,0 +1,54 @@
+"""What every test shares: exact float32 products, and tiny models."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from dcgan_jax.data import prepare
+
+# GPUs multiply float32 in TF32 by default, which no oracle would accept.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; tests that need it skip where `$DCGAN_JAX_DATA` is unset."""
+    folder = os.environ.get("DCGAN_JAX_DATA")
+    if not folder:
+        pytest.skip("DCGAN_JAX_DATA is unset")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory) -> SimpleNamespace:
+    """A prepared set and four training steps on it, both by the command: paths, and the state as it was in memory."""
+    from dcgan_jax import cli, trainer
+
+    root, states = tmp_path_factory.mktemp("digits"), []
+    data, run = root / "data", root / "run"
+    options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
+    with pytest.MonkeyPatch.context() as patch:
+        train = trainer.train
+        patch.setattr(trainer, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))
+        assert cli.main(["prepare", "digits", "--out", str(data), "--image-size", "32", "--quiet"]) == 0
+        assert cli.main(["train", "--data", str(data), "--run", str(run), "--quiet", *options.split()]) == 0
+    return SimpleNamespace(data=data, run=run, state=states[0])
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """The handwritten digits, prepared at 32×32 grey."""
+    path = tmp_path_factory.mktemp("sets") / "digits"
+    prepare("digits", path, image_size=32, progress=False)
+    return path
