@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (UserError, DivergedError) as error:
         print(f"dcgan-jax: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        print(f"dcgan-jax: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("dcgan-jax: interrupted", file=sys.stderr)
         return 130
@@ -64,8 +67,7 @@ def sample(options: argparse.Namespace) -> int:
     from dcgan_jax import figures
     from dcgan_jax.prior import generate, load_prior, sample_latents
 
-    if options.count < 1:
-        raise UserError(f"`count` is {options.count}; it takes 1 or more")
+    _check_counts(options)
     prior = load_prior(options.prior)
     images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ def inpaint(options: argparse.Namespace) -> int:
     from dcgan_jax.folder import inpaint_folder
     from dcgan_jax.prior import load_prior
 
+    _check_counts(options)
     failed = inpaint_folder(
         load_prior(options.prior),
         options.images,
@@ -104,6 +107,9 @@ def evaluate(options: argparse.Namespace) -> int:
     from dcgan_jax.data import open_prepared
     from dcgan_jax.prior import load_prior
 
+    _check_counts(options)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out} is not a folder: give another one as `out`")
     prior, prepared, config = load_prior(options.prior), open_prepared(options.data), _search(options)
     images = prepared.split(options.split)[: options.count]
     evaluations = evaluation.evaluate(
@@ -214,6 +220,13 @@ def _add_search(parser):
     parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
     parser.add_argument("--preset", default=None, help="yeh2017 or he2018; options override it field by field")
     _add_fields(parser, InpaintConfig)
+
+
+def _check_counts(options):
+    for name in ("count", "batch_size"):
+        value = getattr(options, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` is {value}; it takes 1 or more")
 
 
 def _search(options):

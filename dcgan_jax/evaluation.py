@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
+from dcgan_jax.errors import UserError
 from dcgan_jax.metrics import psnr, ssim
-from dcgan_jax.prior import Prior
+from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.streaming import inpaint_stream
 
 FIGURE_ROWS = 4  # images a mask in the figure
@@ -54,7 +55,18 @@ def evaluate(
         seed: of masks and searches; image i under a mask has the same hole for every prior and configuration.
         batch_size: searches at a time.
         progress: show a progress bar on standard error.
+
+    Raises:
+        UserError: a mask is unknown, or the images are not of the prior's size, or there are none.
     """
+    for name in mask_names:
+        if name not in masks.NAMES:
+            raise UserError(f"`masks` has {name!r}; it takes any of {', '.join(masks.NAMES)}")
+    shape = image_shape(prior)
+    if images.shape[1:] != shape or not len(images):
+        raise UserError(
+            f"`images` is {list(images.shape)}; this prior completes one or more of {'x'.join(map(str, shape))}"
+        )
     mask_key, search_key = jax.random.split(jax.random.key(seed))
     evaluations = []
     with tqdm(total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True) as bar:

@@ -74,9 +74,6 @@ def inpaint_folder(
     Raises:
         UserError: images, masks, prior and folder do not fit together; nothing was written then.
     """
-    for name, value in (("count", count), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"`{name}` is {value}; it takes 1 or more")
     key = jax.random.key(seed)
     names, read_image = _images(images, split, image_shape(prior))
     names = names[:count]

@@ -88,8 +88,9 @@ def inpaint(
             f"`images` is {list(images.shape)}; this prior completes images of [b, {', '.join(map(str, shape))}]: "
             "scale them to its size"
         )
-    if images.dtype != np.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"`images` is {images.dtype}; it takes uint8, or floating point in [-1, 1]")
+    held = jax.dtypes.canonicalize_dtype(images.dtype)  # JAX cuts float64 to float32, bits of known pixels with it
+    if images.dtype != np.uint8 and (held != images.dtype or not jnp.issubdtype(held, jnp.floating)):
+        raise ValueError(f"`images` is {images.dtype}; it takes uint8, or float32 in [-1, 1]")
     n, (h, w, _) = images.shape[0], shape
     if hole.dtype != bool or hole.shape not in ((h, w), (n, h, w)):
         raise ValueError(
@@ -173,7 +174,7 @@ def _inpaint(prior, images, hole, keys, config):
 
     latents, context, prior_term = jax.vmap(one)(y, weights, keys)
     completions = prior.generate(prior.params, latents)
-    blended = jnp.clip(poisson_blend(completions, y, hole), -1.0, 1.0)
+    blended = jnp.clip(poisson_blend(completions.astype(y.dtype), y, hole), -1.0, 1.0)
     finite = jnp.isfinite(context + prior_term) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)
     if images.dtype == jnp.uint8:

@@ -253,9 +253,9 @@ def _read(path: Path) -> Prior:
         if metadata.get("format") != FORMAT:
             raise UserError("it was not written by `save_prior`")
         model = ModelConfig.from_json(json.loads(metadata["model"]))
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder") from error
-    params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
     _check_params(params, model, path)
     return _from_params(params, model)
 

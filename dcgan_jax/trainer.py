@@ -9,9 +9,12 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -42,7 +45,7 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
 
     Raises:
         UserError: set, configuration and folder do not fit together.
-        DivergedError: a loss is not finite; the last checkpoint is from before.
+        DivergedError: a loss, or a state about to be saved, is not finite; the last checkpoint is from before.
     """
     # ---------------------------------------------------------------- what goes in
     prepared = open_prepared(data)
@@ -102,6 +105,8 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
                     seconds, reported = 0.0, done
                 bar.set_postfix(D=f"{line['discriminator_loss']:.2f}", G=f"{line['generator_loss']:.2f}")
                 if saving:
+                    # The last update comes after the losses, and running statistics may overflow behind finite ones.
+                    _refuse_non_finite(_finite(state._asdict()), done, manager.latest_step())
                     checkpoints.save(manager, state)
                 if sampling:
                     _save_samples(run, prior_from_state(state, config), latents, done)
@@ -162,13 +167,26 @@ def _forget_after(path: Path, step: int) -> None:
 def _read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, float]:
     """Brings a step's metrics to the host, which waits for it, and stops the run if one is not finite."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    _refuse_non_finite({name: math.isfinite(value) for name, value in values.items()}, step, saved)
+    return {name: round(value, 6) for name, value in values.items()}
+
+
+@jax.jit
+def _finite(parts: dict[str, Any]) -> dict[str, jax.Array]:
+    """Whether all arrays of each part are finite."""
+    return {
+        name: jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(part)]))
+        for name, part in parts.items()
+    }
+
+
+def _refuse_non_finite(finite: Mapping[str, bool | jax.Array], step: int, saved: int | None) -> None:
+    bad = [name for name, good in finite.items() if not good]
     if bad:
         checkpoint = "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
         raise DivergedError(
             f"{bad[0]} is not finite at step {step}; {checkpoint}: lower `learning_rate` or train in float32"
         )
-    return {name: round(value, 6) for name, value in values.items()}
 
 
 def _save_samples(run: Path, prior: Prior, latents: jax.Array, step: int) -> None:

@@ -39,6 +39,15 @@ def digits_run(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(data=data, run=run, state=states[0])
 
 
+@pytest.fixture(scope="session")
+def digits_prior(digits_run):
+    """The prior of `digits_run`, made in memory."""
+    import dcgan_jax as dj
+    from dcgan_jax.checkpoints import read_record
+
+    return dj.prior_from_state(digits_run.state, read_record(digits_run.run)[0])
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Double precision for one test."""

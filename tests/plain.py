@@ -1,0 +1,83 @@
+"""The networks and Adam written out plainly, from XLA's own convolutions: what the tests compare the library with."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dcgan_jax.training import init_state
+
+# Compiles in half the time, for programs that run a few times.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def batch_norm(x, params, statistics=None):
+    """Normalises by the given statistics, or by the batch's own; returns these too."""
+    axes = tuple(range(x.ndim - 1))
+    if statistics is None:
+        mean = jnp.mean(x, axes)
+        statistics = {"mean": mean, "var": jnp.mean((x - mean) ** 2, axes)}
+    scaled = (x - statistics["mean"]) / jnp.sqrt(statistics["var"] + 1e-5)
+    return scaled * params["scale"] + params["bias"], statistics
+
+
+def generator(params, z, statistics=None):
+    """Images and the statistics of the batch, or those given."""
+    x = (z @ params["dense"]["kernel"]).reshape(z.shape[0], 4, 4, -1)
+    seen = {}
+    for i in range(sum(name.startswith("up_") for name in params)):
+        name = f"norm_{i}"
+        x, seen[name] = batch_norm(x, params[name], statistics and statistics[name])
+        x = jnp.where(x > 0, x, 0)
+        x = lax.conv_transpose(
+            x, params[f"up_{i}"], (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True
+        )
+    return jnp.tanh(x + params["bias"]), seen
+
+
+def discriminator(params, x, statistics=None):
+    """Logits and the statistics of the batch, or those given."""
+    seen = {}
+    for i in range(sum(name.startswith("down_") for name in params)):
+        x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=DIMENSIONS)
+        if i == 0:
+            x = x + params["bias"]
+        else:
+            name = f"norm_{i}"
+            x, seen[name] = batch_norm(x, params[name], statistics and statistics[name])
+        x = jnp.where(x > 0, x, 0.2 * x)
+    dense = params["dense"]
+    return (x.reshape(x.shape[0], -1) @ dense["kernel"] + dense["bias"])[:, 0], seen
+
+
+def adam(params, gradient, mu, nu, count, rate, beta1, beta2):
+    """One step of Kingma and Ba's algorithm 1; count is the number of this step, from 1."""
+    mu = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, mu, gradient)
+    nu = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g**2, nu, gradient)
+    params = jax.tree.map(
+        lambda p, m, v: p - rate * (m / (1 - beta1**count)) / (jnp.sqrt(v / (1 - beta2**count)) + 1e-8),
+        params,
+        mu,
+        nu,
+    )
+    return params, mu, nu
+
+
+def some_state(config, seed=0):
+    """A state with weights drawn by NumPy and a fresh optimiser, in double precision where it is on."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, x):
+        name = jax.tree_util.keystr(path)
+        if "optimizer" in name or x.ndim == 0:
+            return jnp.zeros(x.shape, float if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype)
+        if "statistics" in name or "scale" in name:
+            return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), float)
+        return jnp.asarray(0.05 * rng.standard_normal(x.shape), float)
+
+    state = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(fill, state)

@@ -1,0 +1,273 @@
+"""Files in, files out."""
+
+import dataclasses
+import json
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tanh_prior
+
+import dcgan_jax as dj
+from dcgan_jax.data import prepare
+from dcgan_jax.errors import UserError
+from dcgan_jax.folder import inpaint_folder
+
+SIZE, BATCH = 12, 2
+CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
+NAMES = ("a", "b.1", "c")
+
+
+PRIOR = tanh_prior((SIZE, SIZE, 3))
+RNG = np.random.default_rng(1)
+# Smooth, so that JPEG keeps most of it.
+PIXELS = {
+    name: np.asarray(Image.fromarray(RNG.integers(0, 256, (3, 3, 3), np.uint8)).resize((SIZE, SIZE))) for name in NAMES
+}
+HOLE = np.zeros((SIZE, SIZE), bool)
+HOLE[2:9, 5:] = True
+KNOWN = ~HOLE
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, pixels in PIXELS.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture
+def mask(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(path)
+    return path
+
+
+def run(images, mask, out, prior=PRIOR, **options):
+    options = {"batch_size": BATCH, "progress": False} | options
+    return inpaint_folder(prior, images, str(mask), out, CONFIG, **options)
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_results_are_those_of_inpaint(images, mask, tmp_path):
+    out = tmp_path / "out"
+    assert run(images, mask, out, seed=7) == 0
+    assert files(out) == sorted(
+        ["results.jsonl", *(f"{name}.png" for name in NAMES), *(f"strips/{name}.png" for name in NAMES)]
+    )
+    # The key of an image comes from the seed and from its name.
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(7), zlib.crc32(name.encode())) for name in NAMES[:2]])
+    expected = dj.inpaint(PRIOR, np.stack([PIXELS[name] for name in NAMES[:2]]), HOLE, keys, CONFIG)
+    for name, pixels, completion in zip(NAMES, expected.images, expected.completions, strict=False):
+        assert (read(out / f"{name}.png") == np.asarray(pixels)).all()
+        strip = read(out / "strips" / f"{name}.png")
+        assert strip.shape == (SIZE, 3 * SIZE + 4, 3)  # no original: masked, completion, blended
+        assert (strip[:, :SIZE][KNOWN] == PIXELS[name][KNOWN]).all() and (strip[:, :SIZE][HOLE] == 255).all()
+        levels = np.floor(np.asarray(completion) * 127.5 + 128)
+        assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
+        assert (strip[:, -SIZE:] == np.asarray(pixels)).all()
+    for line, name, context in zip(lines(out), NAMES, expected.context_loss, strict=False):
+        assert set(line) == {"name", "missing", "context_loss", "prior_loss", "num_steps", "status"}
+        assert line["name"] == name and line["missing"] == 49
+        assert line["num_steps"] == 3 and line["status"] == "ok" and line["prior_loss"] == 0
+        assert line["context_loss"] == pytest.approx(float(context), abs=1e-5)
+    assert [line["name"] for line in lines(out)] == list(NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
+def test_known_pixels_are_the_inputs_decoded_bits(mask, tmp_path, suffix):
+    source = tmp_path / f"photo.{suffix}"
+    Image.fromarray(PIXELS["a"]).save(source)
+    run(source, mask, tmp_path / "out", batch_size=1)
+    result, original = read(tmp_path / "out" / "photo.png"), read(source)
+    assert (result[KNOWN] == original[KNOWN]).all()
+    assert (result[HOLE] != original[HOLE]).any(axis=-1).mean() > 0.9  # and the hole is filled anew
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_hidden_pixels_have_no_influence(images, mask, tmp_path, level):
+    run(images, mask, tmp_path / "out")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, pixels in PIXELS.items():
+        Image.fromarray(np.where(HOLE[..., None], np.uint8(level), pixels)).save(other / f"{name}.png")
+    run(other, mask, tmp_path / "again")
+    for name in files(tmp_path / "out"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_drawn_masks_are_scored(images, tmp_path):
+    out = tmp_path / "out"
+    run(images, "random", out)
+    holes = {}
+    for line in lines(out):
+        name = line["name"]
+        strip, result = read(out / "strips" / f"{name}.png"), read(out / f"{name}.png")
+        assert strip.shape == (SIZE, 4 * SIZE + 6, 3) and (strip[:, :SIZE] == PIXELS[name]).all()
+        hole = holes[name] = (strip[:, SIZE + 2 : 2 * SIZE + 2] != PIXELS[name]).any(axis=-1)
+        assert hole.sum() == line["missing"]
+        assert (result[~hole] == PIXELS[name][~hole]).all()
+        squares = (result.astype(float) - PIXELS[name]) ** 2
+        for score, mean in (("psnr", squares.mean()), ("psnr_hole", squares[hole].mean())):
+            assert line[score] == pytest.approx(10 * np.log10(255**2 / mean), abs=1e-3)
+        a, b = (jnp.asarray(x)[None] for x in (result, PIXELS[name]))
+        assert line["ssim"] == pytest.approx(float(dj.ssim(a, b)[0]), abs=1e-5)
+        assert line["ssim_hole"] == pytest.approx(float(dj.ssim(a, b, where=hole[None])[0]), abs=1e-5)
+    assert len({hole.tobytes() for hole in holes.values()}) == len(NAMES)  # a hole of its own for each
+    before = [(out / f"{name}.png").read_bytes() for name in NAMES]
+    run(images, "random", tmp_path / "same")
+    run(images, "random", tmp_path / "other", seed=1)
+    assert [(tmp_path / "same" / f"{name}.png").read_bytes() for name in NAMES] == before
+    assert all((tmp_path / "other" / f"{name}.png").read_bytes() != x for name, x in zip(NAMES, before, strict=True))
+
+
+def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
+    # Bit for bit in batches of one shape, whatever the image's place and company.
+    run(images, "random", tmp_path / "all")
+    (images / "a.png").unlink()
+    Image.fromarray(PIXELS["a"][::-1]).save(images / "z.png")
+    run(images, "random", tmp_path / "rest")
+    for name in NAMES[1:]:
+        for path in (f"{name}.png", f"strips/{name}.png"):
+            assert (tmp_path / "all" / path).read_bytes() == (tmp_path / "rest" / path).read_bytes()
+    assert lines(tmp_path / "all")[1:] == lines(tmp_path / "rest")[:2]
+    # One at a time, the folder's images are as if alone.
+    run(images, "random", tmp_path / "one_by_one", batch_size=1)
+    run(images / "c.png", "random", tmp_path / "alone")
+    assert (tmp_path / "one_by_one" / "c.png").read_bytes() == (tmp_path / "alone" / "c.png").read_bytes()
+
+
+def test_masks_go_by_stem(images, tmp_path):
+    holes = {}
+    (tmp_path / "masks").mkdir()
+    for i, name in enumerate(NAMES):
+        holes[name] = np.roll(HOLE, i, axis=0) if i else HOLE.T
+        Image.fromarray(holes[name]).save(tmp_path / "masks" / f"{name}.bmp")
+    Image.fromarray(HOLE).save(tmp_path / "masks" / "unused.png")
+    run(images, tmp_path / "masks", tmp_path / "out")
+    for name, hole in holes.items():
+        changed = (read(tmp_path / "out" / f"{name}.png") != PIXELS[name]).any(axis=-1)
+        assert not changed[~hole].any() and changed[hole].mean() > 0.9
+    (tmp_path / "masks" / "b.1.bmp").unlink()
+    with pytest.raises(UserError, match=r"1 images have no mask in .*'b\.1' first"):
+        run(images, tmp_path / "masks", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_white_is_missing_from_128_on(images, tmp_path):
+    levels = np.zeros((SIZE, SIZE), np.uint8)
+    levels[3:6], levels[7:9] = 127, 128
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    run(images, tmp_path / "levels.png", tmp_path / "out")
+    for line in lines(tmp_path / "out"):
+        assert line["missing"] == 2 * SIZE
+        changed = (read(tmp_path / "out" / f"{line['name']}.png") != PIXELS[line["name"]]).any(axis=-1)
+        assert changed[7:9].mean() > 0.9 and not changed[:7].any() and not changed[9:].any()
+
+
+def test_a_prepared_set(images, mask, tmp_path):
+    for split, names in {"train": "a", "test": "bc"}.items():
+        for name in names:
+            path = tmp_path / "source" / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PIXELS["b.1" if name == "b" else name]).save(path)
+    prepare(tmp_path / "source", tmp_path / "prepared", image_size=SIZE, channels=3, progress=False)
+    run(tmp_path / "prepared", mask, tmp_path / "all")
+    assert len(lines(tmp_path / "all")) == 3
+    run(tmp_path / "prepared", mask, tmp_path / "test", split="test")
+    names = [line["name"] for line in lines(tmp_path / "test")]
+    assert [name[-1] for name in names] == ["b", "c"]
+    for name in names:
+        result = read(tmp_path / "test" / f"{name}.png")
+        assert (result[KNOWN] == PIXELS["b.1" if name[-1] == "b" else "c"][KNOWN]).all()
+        assert (result == read(tmp_path / "all" / f"{name}.png")).all()
+    run(tmp_path / "prepared", mask, tmp_path / "first", split="test", count=1, batch_size=2)
+    assert [line["name"] for line in lines(tmp_path / "first")] == names[:1]
+
+
+def test_upright_and_on_white(mask, tmp_path):
+    # As `prepare` decodes files: what a viewer shows.
+    (tmp_path / "images").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    Image.fromarray(PIXELS["a"][::-1, ::-1]).save(tmp_path / "images" / "turned.png", exif=exif)
+    clear = np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 0, np.uint8)])
+    Image.fromarray(clear).save(tmp_path / "images" / "clear.png")
+    run(tmp_path / "images", mask, tmp_path / "out")
+    assert (read(tmp_path / "out" / "turned.png")[KNOWN] == PIXELS["a"][KNOWN]).all()
+    assert (read(tmp_path / "out" / "clear.png")[KNOWN] == 255).all()
+
+
+def test_searches_that_fail_are_counted(images, mask, tmp_path):
+    broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
+    assert run(images, mask, tmp_path / "out", prior=broken) == 3
+    for line in lines(tmp_path / "out"):  # JSON has no NaN
+        assert line["status"] == "not finite" and line["context_loss"] is None
+        result = read(tmp_path / "out" / f"{line['name']}.png")
+        assert (result[HOLE] == 128).all() and (result[KNOWN] == PIXELS[line["name"]][KNOWN]).all()
+
+
+def damage(path, pixels):
+    # Large enough that the header is whole while pixels are lost.
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (lambda f: Image.fromarray(PIXELS["a"]).save(f / "c.jpg"), {}, "two images named 'c'"),
+        (lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"), {}, r"c\.png is 12x8 and .* 12x12"),
+        (lambda f: (f / "c.png").write_bytes(b"not a picture"), {}, r"c\.png cannot be read"),
+        (lambda f: damage(f / "c.png", PIXELS["c"]), {}, r"c\.png"),
+        (lambda f: Image.fromarray(np.zeros((12, 12), np.uint16)).save(f / "c.png"), {}, r"c\.png.*8 bits"),
+        (lambda f: [file.unlink() for file in f.glob("*.png")], {}, "holds no image"),
+        (lambda f: None, {"images": "nowhere"}, "nowhere does not exist"),
+        (lambda f: None, {"images": "images/notes.txt"}, "notes.txt cannot be read"),
+        (lambda f: None, {"mask": "circle"}, "`masks` is 'circle'.* center, half, random, pattern"),
+        (lambda f: None, {"mask": "images/notes.txt"}, "notes.txt cannot be read"),
+        (lambda f: None, {"split": "test"}, "`split` 'test' is given"),
+        (lambda f: None, {"out": "images"}, "`out`"),
+        (lambda f: None, {"out": "images/a.png"}, "cannot be made"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch, spoil, options, message):
+    monkeypatch.chdir(tmp_path)
+    spoil(images)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    options = {"images": images, "mask": "center", "out": "out"} | options
+    arguments = [type(images)(options.pop("images")), options.pop("mask"), type(images)(options.pop("out"))]
+    with pytest.raises(UserError, match=message) as error:
+        run(*arguments, **options)
+    assert "\n" not in str(error.value)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_a_mask_of_another_size_is_named(images, tmp_path):
+    Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
+    with pytest.raises(UserError, match=r"narrow\.png is 12x6"):
+        run(images, tmp_path / "narrow.png", tmp_path / "out")
+    (tmp_path / "masks").mkdir()
+    for name in NAMES:
+        Image.fromarray(HOLE[:, :6] if name == "c" else HOLE).save(tmp_path / "masks" / f"{name}.png")
+    with pytest.raises(UserError, match=r"c\.png is 12x6"):
+        run(images, tmp_path / "masks", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,285 @@
+"""Training runs on disk: what they write, resume, refuse and stop at."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+from PIL import Image
+
+import dcgan_jax as dj
+from dcgan_jax import checkpoints, figures, trainer
+from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax.data import batch_indices, open_prepared
+from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.training import draw_latents, init_state, make_train_step
+
+CONFIG = TrainConfig(
+    model=ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=7),
+    batch_size=8,
+    num_steps=6,
+    flip=True,
+    noise=0.05,
+    seed=3,
+    log_every=2,
+    sample_every=4,
+    checkpoint_every=3,
+)
+
+
+@functools.cache
+def _step(config):
+    return make_train_step(config)
+
+
+def one_step_for_all(config):
+    """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
+    return _step(dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """And in half the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_train_step", one_step_for_all)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        patch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+def train(config, data, run):
+    return trainer.train(config, data, run, progress=False)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(digits, tmp_path_factory):
+    """A run of six steps and the state it returned. Read only."""
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    return run, train(CONFIG, digits, run)
+
+
+def metrics_of(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("steps_per_second") > 0 for line in lines)
+    return lines
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, digits):
+    run, state = uninterrupted
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "samples"]
+    record = json.loads((run / "config.json").read_text())
+    assert TrainConfig.from_json(record["config"]) == CONFIG
+    manifest = open_prepared(digits).manifest
+    assert record["data"] == {
+        "path": str(digits),
+        "split": "train",
+        "kind": "digits",
+        "sha256": manifest["sha256"],
+    }
+    lines = metrics_of(run)
+    assert [(line["step"], line["images"]) for line in lines] == [(2, 16), (4, 32), (6, 48)]
+    names = {"discriminator_loss", "generator_loss", "real_probability", "generated_probability"}
+    assert all(line.keys() == {"step", "images"} | names for line in lines)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["3", "6"]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["0000004.png", "0000006.png"]
+    restored, config = checkpoints.load_state(run)
+    assert config == CONFIG and restored.step == 6
+    assert_same(restored, state)
+
+
+def test_samples_are_the_average_generator_at_fixed_latents(uninterrupted):
+    run, state = uninterrupted
+    latents = draw_latents(CONFIG.model, jax.random.split(jax.random.key(CONFIG.seed), 3)[2], 64)
+    images = np.asarray(dj.generate(dj.prior_from_state(state, CONFIG), latents))
+    with Image.open(run / "samples" / "0000006.png") as png:
+        found = np.asarray(png)
+    expected = np.asarray(figures.tile(images, columns=8)).squeeze()
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+
+
+def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
+    """Batches in the order of `batch_indices`, one key for the run: nothing else decides its result."""
+    run, state = uninterrupted
+    images = open_prepared(digits).split("train")
+    init_key, step_key, _ = jax.random.split(jax.random.key(CONFIG.seed), 3)
+    expected = plain.quick_jit(lambda key: init_state(CONFIG, key))(init_key)
+    step = plain.quick_jit(one_step_for_all(CONFIG))
+    lines = iter(metrics_of(run))
+    for t in range(6):
+        expected, metrics = step(expected, images[batch_indices(t, 8, len(images), CONFIG.seed)], step_key)
+        if t % 2:
+            line = next(lines)
+            for name, value in metrics.items():
+                np.testing.assert_allclose(line[name], value, atol=2e-4)
+    # Two compilations of one program: rounding grows a little from step to step.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.generator, expected.generator)
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(uninterrupted, digits, tmp_path):
+    run, state = uninterrupted
+    resumed = tmp_path / "resumed"
+    train(dataclasses.replace(CONFIG, num_steps=3), digits, resumed)
+    with (resumed / "metrics.jsonl").open("a") as log:  # as if it had gone on, and been killed while it wrote
+        log.write(json.dumps({**json.loads((run / "metrics.jsonl").read_text().splitlines()[1]), "step": 4}) + "\n")
+        log.write('{"step": 6, "imag')
+    assert_same(train(CONFIG, digits, resumed), state)
+    assert_same(checkpoints.load_state(resumed)[0], state)
+    # The first part reported its last step, 3, as well.
+    assert [line for line in metrics_of(resumed) if line["step"] != 3] == metrics_of(run)
+    assert [line["step"] for line in metrics_of(resumed)] == [2, 3, 4, 6]
+    for name in ("0000004.png", "0000006.png"):
+        assert (resumed / "samples" / name).read_bytes() == (run / "samples" / name).read_bytes()
+
+
+def test_a_finished_run_stays_as_it_is(uninterrupted, digits):
+    run, state = uninterrupted
+    before = contents(run)
+    assert_same(train(CONFIG, digits, run), state)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"learning_rate": 1e-3}, ["learning_rate"]),
+        ({"seed": 4, "batch_size": 16, "num_steps": 9}, ["batch_size", "seed"]),
+        ({"model": dataclasses.replace(CONFIG.model, latent="normal")}, ["model"]),
+    ],
+)
+def test_another_configuration_in_the_same_folder_is_refused(uninterrupted, digits, changes, names):
+    run, _ = uninterrupted
+    before = contents(run)
+    with pytest.raises(UserError, match=f"differs in {', '.join(names)}:"):
+        train(dataclasses.replace(CONFIG, **changes), digits, run)
+    assert contents(run) == before
+
+
+def test_another_split_in_the_same_folder_is_refused(uninterrupted, digits):
+    run, _ = uninterrupted
+    before = contents(run)
+    with pytest.raises(UserError, match="differs in split"):
+        trainer.train(CONFIG, digits, run, split="test", progress=False)
+    assert contents(run) == before
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="too small for a batch of 2048"):
+        train(dataclasses.replace(CONFIG, batch_size=2048), digits, run)
+    large = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, image_size=64))
+    with pytest.raises(UserError, match="images of 32x32x1 and the model makes 64x64x1: set image_size 32"):
+        train(large, digits, run)
+    colour = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, channels=3))
+    with pytest.raises(UserError, match=r"the model makes 32x32x3.*channels 1"):
+        train(colour, digits, run)
+    with pytest.raises(UserError, match="has no split 'extra'"):
+        trainer.train(CONFIG, digits, run, split="extra", progress=False)
+    with pytest.raises(UserError, match="is not a prepared set"):
+        train(CONFIG, tmp_path / "nowhere", run)
+    assert not run.exists()
+
+
+def test_a_folder_with_other_files_is_refused(digits, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="is not empty and not a run's folder"):
+        train(CONFIG, digits, tmp_path)
+    assert contents(tmp_path) == {(tmp_path / "letter.txt").relative_to(tmp_path): b"dear"}
+
+
+@pytest.mark.parametrize("what", ["generator_loss", "generator", "discriminator_statistics"])
+def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_path, monkeypatch):
+    """Losses that are NaN, and weights or statistics that are while the losses are still finite."""
+    shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
+
+    def make(config):
+        def step(state, batch, key):
+            poison = jnp.where(state.step == 4, jnp.nan, 0.0)
+            if what in state._fields:
+                state = state._replace(**{what: jax.tree.map(lambda x: x + poison, getattr(state, what))})
+            metrics = {"discriminator_loss": jnp.float32(1), "generator_loss": jnp.float32(1)}
+            if what in metrics:
+                metrics[what] += poison
+            return state._replace(step=state.step + 1), metrics
+
+        return step
+
+    monkeypatch.setattr(trainer, "make_train_step", make)
+    monkeypatch.setattr(trainer, "init_state", lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
+    config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=1, sample_every=100)
+    with pytest.raises(DivergedError, match=f"{what} is not finite at step 5; the last checkpoint is of step 4"):
+        train(config, digits, tmp_path / "run")
+    restored, _ = checkpoints.load_state(tmp_path / "run")
+    assert restored.step == 4
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored))
+
+
+RESTORE = """
+import sys
+
+import jax
+import numpy as np
+
+import dcgan_jax as dj
+
+out, *sources = sys.argv[1:]
+for i, source in enumerate(sources):
+    prior = dj.load_prior(source)
+    z = dj.sample_latents(prior, jax.random.key(7), 5)
+    x = dj.generate(prior, z)
+    np.savez(f"{out}/{i}.npz", z=z, x=x, logits=dj.discriminate(prior, x))
+"""
+
+
+def test_a_new_process_generates_the_same_bits(uninterrupted, tmp_path):
+    run, state = uninterrupted
+    prior = dj.prior_from_state(state, CONFIG)
+    dj.save_prior(prior, tmp_path / "prior.safetensors")
+    z = dj.sample_latents(prior, jax.random.key(7), 5)
+    x = dj.generate(prior, z)
+    logits = dj.discriminate(prior, x)
+    assert np.std(x) > 0
+    command = [sys.executable, "-c", RESTORE, str(tmp_path), str(run), str(tmp_path / "prior.safetensors")]
+    subprocess.run(command, check=True)
+    for i in range(2):
+        with np.load(tmp_path / f"{i}.npz") as found:
+            np.testing.assert_array_equal(found["z"], z)
+            np.testing.assert_array_equal(found["x"], x)
+            np.testing.assert_array_equal(found["logits"], logits)
+
+
+@pytest.mark.parametrize("part", ["_METADATA", "ocdbt.process_0/d"])
+def test_a_damaged_checkpoint_is_named(uninterrupted, tmp_path, digits, part):
+    run, _ = uninterrupted
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    damaged = broken / "checkpoints" / "6" / "default" / part
+    for path in damaged.iterdir() if damaged.is_dir() else [damaged]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoint 6 in .* cannot be restored"):
+        checkpoints.load_state(broken)
+    with pytest.raises(UserError, match=r"checkpoint 6 in .* cannot be restored"):
+        train(CONFIG, digits, broken)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"config": {"batch": 3}, "data": {}}', '{"config": 3, "data": {}}'])
+def test_a_damaged_record_is_named(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        checkpoints.read_record(tmp_path)
