@@ -138,6 +138,7 @@ class TrainConfig(Config):
         for name in ("beta1", "beta2", "average_decay"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
         self._check("noise", self.noise >= 0, "0 or more")
+        self._check("seed", self.seed >= 0, "0 or more")
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:

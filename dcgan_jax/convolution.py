@@ -27,7 +27,13 @@ _PADDING = ((1, 0), (1, 1))
 
 
 def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
-    """Convolves with stride 2 and halves height and width, which must be even (padding "SAME", zeros)."""
+    """Convolves with stride 2 and halves height and width (padding "SAME", zeros).
+
+    Raises:
+        ValueError: height or width is odd, or the channels of image and kernel differ.
+    """
+    if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
+        raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: sides must be even, channels agree")
     return _down.bind(x, kernel)
 
 
@@ -35,7 +41,12 @@ def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Floa
     """The transpose of `conv_down` with the same kernel: doubles height and width.
 
     ⟨conv_up(x, k), y⟩ = ⟨x, conv_down(y, k)⟩.
+
+    Raises:
+        ValueError: the channels of image and kernel differ.
     """
+    if x.shape[3] != kernel.shape[3]:
+        raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: the last axes must agree")
     return _up.bind(x, kernel)
 
 
