@@ -1,7 +1,6 @@
 """A training run on disk: its record, and its checkpoints by Orbax, asynchronous, the newest few kept."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.errors import UserError
+from dcgan_jax.files import whole_file
 from dcgan_jax.training import GANState, init_state
 
 RECORD, FOLDER = "config.json", "checkpoints"
@@ -67,9 +67,8 @@ def load_state(run: Path) -> tuple[GANState, TrainConfig]:
 
 def write_record(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
     """Writes what a run computes, and from which data, to its folder."""
-    aside = run / f"{RECORD}.partial"
-    aside.write_text(json.dumps({"config": config.to_json(), "data": data}, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, run / RECORD)
+    with whole_file(run / RECORD) as partial:
+        partial.write_text(json.dumps({"config": config.to_json(), "data": data}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any]]:

@@ -7,8 +7,14 @@ import types
 import typing
 from pathlib import Path
 
+import jax
+import numpy as np
+
+from dcgan_jax import data, demo, evaluation, figures, masks, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.folder import inpaint_folder
+from dcgan_jax.prior import generate, load_prior, sample_latents
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,10 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def prepare(options: argparse.Namespace) -> int:
+def _prepare(options: argparse.Namespace) -> int:
     """From a source of images to a prepared set."""
-    from dcgan_jax import data
-
     prepared = data.prepare(
         options.source,
         options.out,
@@ -40,6 +44,7 @@ def prepare(options: argparse.Namespace) -> int:
         channels=options.channels,
         crop=options.crop,
         validation_fraction=options.validation_fraction,
+        partition=options.partition,
         progress=not options.quiet,
     )
     splits = ", ".join(f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items())
@@ -48,25 +53,21 @@ def prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def train(options: argparse.Namespace) -> int:
+def _train(options: argparse.Namespace) -> int:
     """Trains, or goes on with the run in the folder."""
-    from dcgan_jax.trainer import train
-
+    if options.preset is None and options.dataset is not None:
+        raise UserError("`dataset` goes with a preset: give --preset he2018 too")
     base = TrainConfig() if options.preset is None else TrainConfig.preset(options.preset, options.dataset)
+    if options.verify:
+        data.verify(options.data)
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
-    train(config, options.data, options.run, split=options.split, progress=not options.quiet)
+    trainer.train(config, options.data, options.run, split=options.split, progress=not options.quiet)
     return 0
 
 
-def sample(options: argparse.Namespace) -> int:
+def _sample(options: argparse.Namespace) -> int:
     """Writes a grid of generated images."""
-    import jax
-    import numpy as np
-
-    from dcgan_jax import figures
-    from dcgan_jax.prior import generate, load_prior, sample_latents
-
     _check_counts(options)
     prior = load_prior(options.prior)
     images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
@@ -75,11 +76,8 @@ def sample(options: argparse.Namespace) -> int:
     return 0
 
 
-def inpaint(options: argparse.Namespace) -> int:
+def _inpaint(options: argparse.Namespace) -> int:
     """Completes images from disk."""
-    from dcgan_jax.folder import inpaint_folder
-    from dcgan_jax.prior import load_prior
-
     _check_counts(options)
     failed = inpaint_folder(
         load_prior(options.prior),
@@ -87,30 +85,22 @@ def inpaint(options: argparse.Namespace) -> int:
         options.masks,
         options.out,
         _search(options),
+        complete=options.complete,
         split=options.split,
         count=options.count,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=not options.quiet,
     )
-    if failed:
-        print(
-            f"dcgan-jax: {failed} searches were not finite, see status in {options.out}/results.jsonl",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+    return _report_failed(failed, options.out / "results.jsonl")
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> int:
     """Masks held-out images, completes them, and prints and saves the scores."""
-    from dcgan_jax import evaluation
-    from dcgan_jax.data import open_prepared
-    from dcgan_jax.prior import load_prior
-
     _check_counts(options)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder: give another one as `out`")
-    prior, prepared, config = load_prior(options.prior), open_prepared(options.data), _search(options)
+    prior, prepared, config = load_prior(options.prior), data.open_prepared(options.data), _search(options)
     images = prepared.split(options.split)[: options.count]
     evaluations = evaluation.evaluate(
         prior,
@@ -123,15 +113,12 @@ def evaluate(options: argparse.Namespace) -> int:
     )
     evaluation.save(evaluations, config, options.out)
     print(evaluation.table(evaluations), end="")
-    return 0
+    return _report_failed(sum(e.not_finite for e in evaluations), options.out / "scores.json")
 
 
-def demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> int:
     """The whole path on the digits that come with scikit-learn."""
-    from dcgan_jax.demo import demo
-
-    demo(options.out, progress=not options.quiet)
-    return 0
+    return demo.demo(options.out, progress=not options.quiet)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,29 +136,22 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--quiet", action="store_true", default=False, help="no progress bar")
         return sub
 
-    sub = command("prepare", prepare)
+    sub = command("prepare", _prepare)
     sub.add_argument("source", type=Path, help="folder, archive or .mat files; `digits` for scikit-learn's digits")
     sub.add_argument("--out", type=Path, required=True, help="folder of the prepared set, new")
-    sub.add_argument(
-        "--kind",
-        default=None,
-        choices=("folder", "celeba", "svhn", "cars", "digits"),
-        help="detected if not given",
-    )
+    sub.add_argument("--kind", default=None, choices=data.KINDS, help="detected if not given")
     sub.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
     sub.add_argument("--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1")
-    sub.add_argument("--crop", default=None, help="celeba, center or stretch; by default what suits the kind")
-    sub.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.05,
-        help="held out where the source has no splits (0.05)",
-    )
+    sub.add_argument("--crop", default=None, help=f"{', '.join(data.CROPS)}; by default what suits the kind")
+    sub.add_argument("--partition", type=Path, default=None, help="CelebA's list_eval_partition.txt, if elsewhere")
+    fraction = "held out where the source has no splits (0.05)"
+    sub.add_argument("--validation-fraction", type=float, default=0.05, help=fraction)
 
-    sub = command("train", train)
+    sub = command("train", _train)
     sub.add_argument("--data", type=Path, required=True, help="a prepared set")
     sub.add_argument("--run", type=Path, required=True, help="the run's folder; a run in it is resumed")
     sub.add_argument("--split", default="train", help="which images of the set (train)")
+    sub.add_argument("--verify", action="store_true", default=False, help="check the set's checksum first")
     sub.add_argument(
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
     )
@@ -179,31 +159,32 @@ def _parser() -> argparse.ArgumentParser:
     _add_fields(sub, ModelConfig)
     _add_fields(sub, TrainConfig)
 
-    sub = command("sample", sample)
+    sub = command("sample", _sample)
     _add_prior(sub)
     sub.add_argument("--out", type=Path, required=True, help="a PNG file")
     sub.add_argument("--count", type=int, default=64, help="how many images (64)")
     sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
 
-    sub = command("inpaint", inpaint)
+    sub = command("inpaint", _inpaint)
     _add_prior(sub)
     sub.add_argument("--images", type=Path, required=True, help="folder, file or prepared set")
     sub.add_argument("--masks", required=True, help="folder or file (white = missing), center, half, random or pattern")
     sub.add_argument("--out", type=Path, required=True, help="folder of the results")
     sub.add_argument("--split", default=None, help="of a prepared set; all of it if not given")
+    sub.add_argument(
+        "--complete", action="store_true", default=False, help="the originals lie in the holes: score against them"
+    )
     _add_search(sub)
 
-    sub = command("evaluate", evaluate)
+    sub = command("evaluate", _evaluate)
     _add_prior(sub)
     sub.add_argument("--data", type=Path, required=True, help="a prepared set")
     sub.add_argument("--split", default="validation", help="which of its images (validation)")
-    sub.add_argument(
-        "--masks", nargs="+", default=("center", "half", "random", "pattern"), help="which masks (all four)"
-    )
+    sub.add_argument("--masks", nargs="+", default=masks.NAMES, help="which masks (all four)")
     sub.add_argument("--out", type=Path, required=True, help="folder of table.md, scores.json and figure.png")
     _add_search(sub)
 
-    sub = command("demo", demo)
+    sub = command("demo", _demo)
     sub.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it makes (demo)")
     return parser
 
@@ -222,7 +203,16 @@ def _add_search(parser):
     _add_fields(parser, InpaintConfig)
 
 
-def _check_counts(options):
+def _report_failed(failed: int, where: Path) -> int:
+    """Says how many searches failed, and returns the exit status."""
+    if failed:
+        print(f"dcgan-jax: {failed} searches were not finite, see {where}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _check_counts(options: argparse.Namespace) -> None:
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"`seed` is {options.seed}; it takes 0 to 2**63 - 1")
     for name in ("count", "batch_size"):
         value = getattr(options, name, None)
         if value is not None and value < 1:

@@ -138,7 +138,7 @@ class TrainConfig(Config):
         for name in ("beta1", "beta2", "average_decay"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
         self._check("noise", self.noise >= 0, "0 or more")
-        self._check("seed", self.seed >= 0, "0 or more")
+        self._check("seed", 0 <= self.seed < 2**63, "0 to 2**63 - 1")
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:
@@ -189,7 +189,9 @@ class InpaintConfig(Config):
     restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")
-    latent_bound: float | None = option(None, "clip the latent, its start included, to +- this in place of the bounds")
+    latent_bound: float | None = option(
+        None, "clip the latent to +- this in place of the prior's bounds; the start too, even without `clip`"
+    )
 
     def __post_init__(self):
         self._check_fields()

@@ -18,7 +18,7 @@ CONFIG = TrainConfig(
 SEARCH = ("--num-steps", "200")
 
 
-def demo(out: Path, progress: bool = True) -> None:
+def demo(out: Path, progress: bool = True) -> int:
     """Prepares the digits, trains, and evaluates the restored prior on held-out digits under all four masks.
 
     Leaves `digits/` (the prepared set), `run/` (the training run) and `evaluation/` with `figure.png` and `table.md`
@@ -27,6 +27,9 @@ def demo(out: Path, progress: bool = True) -> None:
     Args:
         out: where to.
         progress: show progress bars on standard error.
+
+    Returns:
+        The exit status of the evaluation: 0 if all went well.
 
     Raises:
         UserError: the folder holds something else.
@@ -52,5 +55,7 @@ def demo(out: Path, progress: bool = True) -> None:
         "--out",
         evaluation,
     ]
-    subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *SEARCH, *quiet], check=True)
-    print(f"pictures: {evaluation / 'figure.png'} and {run / 'samples'}; table: {evaluation / 'table.md'}")
+    status = subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *SEARCH, *quiet]).returncode
+    if status == 0:
+        print(f"pictures: {evaluation / 'figure.png'} and {run / 'samples'}; table: {evaluation / 'table.md'}")
+    return status

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
@@ -14,7 +13,8 @@ from tqdm import tqdm
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.files import whole_file
+from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.streaming import inpaint_stream
 
@@ -70,9 +70,9 @@ def evaluate(
     mask_key, search_key = jax.random.split(jax.random.key(seed))
     evaluations = []
     with tqdm(total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        for number, name in enumerate(mask_names):
+        for name in mask_names:
             bar.set_description(name)
-            mask_keys = jax.random.split(jax.random.fold_in(mask_key, number), len(images))
+            mask_keys = jax.random.split(jax.random.fold_in(mask_key, masks.NAMES.index(name)), len(images))
             holes = np.asarray(masks.by_name(name, mask_keys, images.shape[1]))
             start = time.perf_counter()
             items = []
@@ -81,7 +81,6 @@ def evaluate(
                 bar.update()
             seconds = time.perf_counter() - start
             results = np.stack([item.images for item in items])
-            a, b, where = jnp.asarray(results), jnp.asarray(images), jnp.asarray(holes)
             shown = slice(0, FIGURE_ROWS)
             strips = figures.strip(
                 images[shown],
@@ -92,10 +91,7 @@ def evaluate(
             evaluations.append(
                 Evaluation(
                     mask=name,
-                    psnr=np.asarray(psnr(a, b)),
-                    psnr_hole=np.asarray(psnr(a, b, where=where)),
-                    ssim=np.asarray(ssim(a, b)),
-                    ssim_hole=np.asarray(ssim(a, b, where=where)),
+                    **composite_scores(results, images, holes),
                     not_finite=sum(int(item.status) != 0 for item in items),
                     seconds=seconds,
                     strips=strips,
@@ -119,11 +115,20 @@ def table(evaluations: list[Evaluation]) -> str:
 def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> None:
     """Writes `table.md`, `scores.json` (every image's scores) and `figure.png` to a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    scores = {
-        e.mask: {name: np.round(getattr(e, name), 4).tolist() for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")}
-        | {"not_finite": e.not_finite, "seconds": round(e.seconds, 2)}
+    of_masks = {
+        e.mask: {
+            **{
+                name: list(map(finite_or_none, getattr(e, name))) for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")
+            },
+            "not_finite": e.not_finite,
+            "seconds": round(e.seconds, 2),
+        }
         for e in evaluations
     }
-    (out / "scores.json").write_text(json.dumps({"search": config.to_json(), "masks": scores}) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(table(evaluations), encoding="utf-8")
-    figures.save_png(out / "figure.png", np.concatenate([e.strips for e in evaluations], axis=1))
+    with whole_file(out / "scores.json") as partial:
+        partial.write_text(json.dumps({"search": config.to_json(), "masks": of_masks}) + "\n", encoding="utf-8")
+    with whole_file(out / "table.md") as partial:
+        partial.write_text(table(evaluations), encoding="utf-8")
+    columns = [label for e in evaluations for label in ("original", e.mask, "completion", "blended")]
+    strips = np.concatenate([e.strips for e in evaluations], axis=1)
+    figures.save_png(out / "figure.png", figures.labelled(strips.repeat(2, axis=0).repeat(2, axis=1), [], columns))

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Num, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from dcgan_jax.files import whole_file
 
 _FONT_SIZE = 14
 _MARGIN = 6  # pixels around a label
@@ -213,14 +214,8 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"]) -
         array = array[..., 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3):
         raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; it takes uint8 [h, w], [h, w, 1] or [h, w, 3]")
-    path = Path(path)
-    # Not `tempfile`: its files are readable by their owner alone, and stay so when renamed.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         Image.fromarray(array).save(partial, format="PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _levels(images, name):

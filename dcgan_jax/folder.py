@@ -2,12 +2,12 @@
 
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import UnidentifiedImageError
@@ -16,13 +16,12 @@ from tqdm import tqdm
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.data import decode_image, open_prepared
+from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting import STATUS
-from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.streaming import inpaint_stream
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ def inpaint_folder(
     out: Path,
     config: InpaintConfig,
     *,
+    complete: bool = False,
     split: str | None = None,
     count: int | None = None,
     seed: int = 0,
@@ -53,7 +53,8 @@ def inpaint_folder(
     Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
     and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is
     known, which it is where the hole is drawn here.
-    Holes and searches are seeded by the images' names, so a result does not depend on the rest of the folder.
+    Holes and searches are seeded by the images' names, so in batches of one shape a result does not depend on the rest
+    of the folder.
 
     Args:
         prior: of the images' size.
@@ -62,6 +63,7 @@ def inpaint_folder(
             missing).
         out: where to.
         config: the search.
+        complete: what lies in the holes is the original, to be compared with; it is where the mask is drawn here.
         split: of a prepared set; by default all of it.
         count: the first so many images; by default all.
         seed: of holes and searches.
@@ -75,31 +77,25 @@ def inpaint_folder(
         UserError: images, masks, prior and folder do not fit together; nothing was written then.
     """
     key = jax.random.key(seed)
-    names, read_image = _images(images, split, image_shape(prior))
-    names = names[:count]
+    names, read_image = _images(images, split, count, image_shape(prior))
     read_hole = _holes(mask, names, key, image_shape(prior))
     _refuse_overwriting(out, names, (images, Path(mask)))
-    total = len(names)
     _make_folder(out)
+    pending: deque[Task] = deque()
 
-    def tasks() -> Iterator[Task]:
+    def pairs() -> Iterator[tuple]:
         for name in names:
-            yield Task(name, read_image(name), read_hole(name), mask in masks.NAMES)
-
-    pending: list[Task] = []
-
-    def pairs():
-        for task in tasks():
+            task = Task(name, read_image(name), read_hole(name), complete or mask in masks.NAMES)
             pending.append(task)
-            yield task.image, task.hole, jax.random.fold_in(key, _number(task.name))
+            yield task.image, task.hole, jax.random.fold_in(key, _number(name))
 
     failed = 0
     with (
         (out / "results.jsonl").open("w", encoding="utf-8") as log,
-        tqdm(total=total, unit="image", disable=not progress, dynamic_ncols=True) as bar,
+        tqdm(total=len(names), unit="image", disable=not progress, dynamic_ncols=True) as bar,
     ):
         for result in inpaint_stream(prior, pairs(), key, config, batch_size):
-            task = pending.pop(0)
+            task = pending.popleft()
             log.write(json.dumps(_write(task, result, out)) + "\n")
             log.flush()
             failed += int(result.status) != 0
@@ -125,26 +121,15 @@ def _write(task, result, out):
     line = {
         "name": task.name,
         "missing": int(task.hole.sum()),
-        "context_loss": _finite(result.context_loss),
-        "prior_loss": _finite(result.prior_loss),
+        "context_loss": finite_or_none(result.context_loss),
+        "prior_loss": finite_or_none(result.prior_loss),
         "num_steps": int(result.num_steps),
         "status": STATUS[int(result.status)],
     }
     if task.complete:
-        a, b, where = (jnp.asarray(x)[None] for x in (result.images, task.image, task.hole))
-        scores = {
-            "psnr": psnr(a, b),
-            "psnr_hole": psnr(a, b, where=where),
-            "ssim": ssim(a, b),
-            "ssim_hole": ssim(a, b, where=where),
-        }
-        line |= {name: _finite(value[0]) for name, value in scores.items()}
+        scores = composite_scores(result.images[None], task.image[None], task.hole[None])
+        line |= {name: finite_or_none(values[0]) for name, values in scores.items()}
     return line
-
-
-def _finite(value):
-    """A number that JSON can hold: infinite and undefined ones become null."""
-    return round(float(value), 5) if np.isfinite(value) else None
 
 
 def _number(name):
@@ -152,28 +137,24 @@ def _number(name):
     return zlib.crc32(name.encode())
 
 
-def _images(source, split, shape):
-    """The images' names, and how to read one."""
+def _images(source, split, count, shape):
+    """The names of the first `count` images, and how to read one."""
     if (source / "manifest.json").is_file():
         prepared = open_prepared(source)
         where = slice(None) if split is None else prepared.split_slice(split)
         if prepared.images.shape[1:] != shape:
             raise UserError(_wrong_size(source, prepared.images.shape[1:], shape))
-        stems = [_stem(name) for name in prepared.names[where]]
-        _refuse_same_names(stems, source)
-        place = dict(zip(stems, range(len(prepared.images))[where], strict=True))
-        return stems, lambda name: np.array(prepared.images[place[name]])
+        place = _by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
+        return list(place)[:count], lambda name: np.array(prepared.images[place[name]])
     if split is not None:
         raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
-    files = _files(source)
-    stems = [_stem(file.name) for file in files]
-    _refuse_same_names(stems, source)
-    by_stem = dict(zip(stems, files, strict=True))
-    for file in files:
-        size = _read_image(file, shape[2]).shape[:2]
+    by_stem = _by_stem(_files(source), source)
+    names = list(by_stem)[:count]
+    for name in names:
+        size = _read_image(by_stem[name], shape[2]).shape[:2]
         if size != shape[:2]:
-            raise UserError(_wrong_size(file, size, shape[:2]))
-    return stems, lambda name: _read_image(by_stem[name], shape[2])
+            raise UserError(_wrong_size(by_stem[name], size, shape[:2]))
+    return names, lambda name: _read_image(by_stem[name], shape[2])
 
 
 def _holes(mask, names, key, shape):
@@ -191,7 +172,7 @@ def _holes(mask, names, key, shape):
         return lambda name: hole
     if not path.is_dir():
         raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join(masks.NAMES)}")
-    by_stem = {_stem(file.name): file for file in _files(path)}
+    by_stem = _by_stem(_files(path), path)
     without = [name for name in names if name not in by_stem]
     if without:
         raise UserError(
@@ -203,13 +184,15 @@ def _holes(mask, names, key, shape):
 
 
 def _files(source):
+    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
     if source.is_file():
-        return [source]
+        return [(source.name, source)]
     if not source.is_dir():
         raise UserError(f"{source} does not exist: give a folder, an image file or a prepared set")
-    files = sorted(file for file in source.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = [(file.relative_to(source).as_posix(), file) for file in sorted(source.rglob("*")) if file.is_file()]
+    files = [(name, file) for name, file in files if is_image(name)]
     if not files:
-        raise UserError(f"{source} holds no image ({', '.join(SUFFIXES)})")
+        raise UserError(f"{source} holds no image (files that end in {', '.join(sorted(IMAGE_SUFFIXES))})")
     return files
 
 
@@ -237,28 +220,24 @@ def _wrong_size(what, found, expected):
     )
 
 
-def _stem(name):
-    """A relative name without suffix that stays inside the folder it is joined to."""
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"the image name {name!r} leads out of its folder: rename it")
-    return path.with_suffix("").as_posix()
-
-
-def _refuse_same_names(stems, source):
-    seen = set()
-    for stem in stems:
-        if stem in seen:
-            raise UserError(
-                f"{source} holds two images named {stem!r}, whose results would overwrite each other: rename one"
-            )
-        seen.add(stem)
+def _by_stem(pairs, source):
+    """A dictionary by names without suffix, which must differ and stay inside the folder they are joined to."""
+    found = {}
+    for name, value in pairs:
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(f"the image name {name!r} leads out of its folder: rename it")
+        stem = path.with_suffix("").as_posix()
+        if stem in found:
+            raise UserError(f"{source} holds two images named {stem!r}, one of which would be lost: rename one")
+        found[stem] = value
+    return found
 
 
 def _refuse_overwriting(out, names, sources):
     results = {(out / f"{name}.png").resolve() for name in names}
     for source in sources:
-        for file in source.iterdir() if source.is_dir() else [source]:
+        for file in source.rglob("*") if source.is_dir() else [source]:
             if file.resolve() in results:
                 raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")
 

@@ -56,7 +56,8 @@ def inpaint(
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
     ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam, then `poisson_blend(G(ẑ), y, hole)`. An image's result
-    depends on the image, its hole and its key alone; what lies in the hole has no influence, be it NaN.
+    depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what lies in the hole
+    has no influence, be it NaN.
 
     Args:
         prior: of `load_prior`, or any decoder.
@@ -83,6 +84,9 @@ def inpaint(
     """
     config = InpaintConfig() if config is None else config
     shape = image_shape(prior)
+    for name, array in (("images", images), ("hole", hole)):
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise ValueError(f"`{name}` is a {type(array).__name__}; it takes an array of NumPy or JAX")
     if images.ndim != 4 or images.shape[1:] != shape:
         raise ValueError(
             f"`images` is {list(images.shape)}; this prior completes images of [b, {', '.join(map(str, shape))}]: "
@@ -112,7 +116,12 @@ def init_search(prior: Prior, config: InpaintConfig, key: PRNGKeyArray) -> Searc
     latent = prior.sample_latents(key, 1)[0]
     if config.latent_bound is not None:
         latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
-    return Search(latent, _optimizer(config).init(latent), latent, jnp.full((), jnp.inf, latent.dtype))
+    return Search(
+        latent,
+        _optimizer(config).init(latent),
+        latent,
+        jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32)),
+    )
 
 
 def search_step(
@@ -126,7 +135,7 @@ def search_step(
     loss, gradient = jax.value_and_grad(lambda z: sum(_losses(prior, config, image, weights, z)))(search.latent)
     best_latent, best_loss = _better(search, loss)
     updates, optimizer = _optimizer(config).update(gradient, search.optimizer)
-    latent = _clip(prior, config, optax.tree.add(search.latent, updates))
+    latent = _clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates)))
     return Search(latent, optimizer, best_latent, best_loss)
 
 
@@ -200,7 +209,8 @@ def _losses(prior, config, image, weights, z):
 
 def _better(state: Search, loss):
     better = loss < state.best_loss
-    return jnp.where(better, state.latent, state.best_latent), jnp.where(better, loss, state.best_loss)
+    best_loss = jnp.where(better, loss.astype(state.best_loss.dtype), state.best_loss)  # a loop keeps its types
+    return jnp.where(better, state.latent, state.best_latent), best_loss
 
 
 def _clip(prior, config, latent):
@@ -216,8 +226,10 @@ def _optimizer(config):
 def _image_keys(key, n):
     """A typed key for each image, from one key or n, typed or of the older kind."""
     key = jnp.asarray(key)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if key.dtype == jnp.uint32 and key.ndim:
         key = jax.random.wrap_key_data(key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"`key` is {key.dtype}{list(key.shape)}; it takes a random key, such as jax.random.key(0)")
     if key.shape not in ((), (n,)):
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))

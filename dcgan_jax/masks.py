@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dcgan_jax.errors import UserError
 
@@ -181,7 +181,7 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
         True = missing.
 
     Raises:
-        UserError: the file is absent, no image, transparent or of more than 8 bits a channel.
+        UserError: the file is absent, no image, transparent or grey of more than 8 bits.
 
     Example:
         >>> hole = read_hole("mask.png")  # doctest: +SKIP
@@ -192,7 +192,7 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
                 raise UserError(f"mask {path} has transparency; save it as black and white (white = missing)")
             if file.mode[0] in "IF":  # Pillow would cut 16-bit values at 255, so that dark grey turned white
                 raise UserError(f"mask {path} has more than 8 bits a pixel ({file.mode}); save it as 8-bit greyscale")
-            return np.asarray(file.convert("L")) >= 128
+            return np.asarray(ImageOps.exif_transpose(file).convert("L")) >= 128  # upright, as images are read
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, UInt8
 
 _SIGMA = 1.5
 _RADIUS = 5  # 11 x 11 window
@@ -84,6 +84,28 @@ def ssim(
     if min(a.shape[1:3]) <= 2 * _RADIUS:
         raise ValueError(f"`a` has shape {a.shape}; ssim takes images of at least 11 x 11 pixels")
     return _ssim(jnp.asarray(a), jnp.asarray(b), where, data_range)
+
+
+def composite_scores(
+    results: UInt8[np.ndarray, "n h w c"], images: UInt8[np.ndarray, "n h w c"], holes: Bool[np.ndarray, "n h w"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`."""
+    parts: dict[str, list[np.ndarray]] = {"psnr": [], "psnr_hole": [], "ssim": [], "ssim_hole": []}
+    for start in range(0, len(results), 256):  # the maps of SSIM take memory
+        a, b, where = (jnp.asarray(x[start : start + 256]) for x in (results, images, holes))
+        for name, values in (
+            ("psnr", psnr(a, b)),
+            ("psnr_hole", psnr(a, b, where=where)),
+            ("ssim", ssim(a, b)),
+            ("ssim_hole", ssim(a, b, where=where)),
+        ):
+            parts[name].append(np.asarray(values))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def finite_or_none(value: float) -> float | None:
+    """A number as JSON can hold it: infinite and undefined ones become null."""
+    return round(float(value), 5) if np.isfinite(value) else None
 
 
 def _check(a, b, where, data_range):

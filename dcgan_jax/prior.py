@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from dcgan_jax import checkpoints
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
+from dcgan_jax.files import whole_file
 from dcgan_jax.networks import Discriminator, Generator
 from dcgan_jax.training import GANState, draw_latents, generator_statistics
 
@@ -237,12 +238,8 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     if half:
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(tensors, aside, metadata={"format": FORMAT, "model": json.dumps(prior.model.to_json())})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"format": FORMAT, "model": json.dumps(prior.model.to_json())})
 
 
 def _read(path: Path) -> Prior:

@@ -47,10 +47,10 @@ def inpaint_stream(
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
     shape = image_shape(prior)
-    numbered, waiting, full = enumerate(pairs), None, False
+    numbered, waiting = enumerate(pairs), None
     while batch := list(itertools.islice(numbered, batch_size)):
         items = [_check(i, item, shape, key) for i, item in batch]
-        padding = batch_size - len(items) if full else 0
+        padding = batch_size - len(items) if waiting is not None else 0  # a lone short batch keeps its shape
         image, _, item_key = items[0]
         items += [(image, np.zeros(shape[:2], bool), item_key)] * padding
         images, holes, keys = zip(*items, strict=True)
@@ -59,7 +59,7 @@ def inpaint_stream(
         result = inpaint(prior, np.stack(images), np.stack(holes), jnp.stack(keys), config)
         if waiting is not None:
             yield from _rows(*waiting)
-        waiting, full = (result, len(batch)), True
+        waiting = result, len(batch)
     if waiting is not None:
         yield from _rows(*waiting)
 

@@ -7,7 +7,6 @@ A run's folder holds `config.json`, `metrics.jsonl` (a line every `log_every` st
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
 from dcgan_jax import checkpoints, figures, sharding
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.files import whole_file
 from dcgan_jax.prior import Prior, generate, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
@@ -55,7 +56,7 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
     if config.batch_size % mesh.size:
         raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple")
     batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
-    _claim_run(run, config, prepared, split)
+    record = _claim_run(run, config, prepared, split)
 
     # ---------------------------------------------------------------- state, new or restored
     everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
@@ -73,6 +74,9 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
         if state is None:
             state = jax.jit(lambda key: init_state(config, key), out_shardings=everywhere)(init_key)
         start = int(state.step)
+        if start > config.num_steps:
+            raise UserError(f"{run} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
+        checkpoints.write_record(run, config, record)
         _forget_after(run / "metrics.jsonl", start)
         log = stack.enter_context((run / "metrics.jsonl").open("a", encoding="utf-8"))
         bar = stack.enter_context(
@@ -122,13 +126,13 @@ def _check_images(config: TrainConfig, prepared: PreparedSet, split: str) -> np.
         h, w, c = images.shape[1:]
         raise UserError(
             f"{prepared.path} holds images of {h}x{w}x{c} and the model makes {'x'.join(map(str, expected))}: "
-            f"set image_size {h} and channels {c}, or prepare the set anew"
+            f"train with image_size {h} and channels {c} if these are among the model's, or prepare the set anew"
         )
     return images
 
 
-def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str) -> None:
-    """Records what the run computes, or checks that it is what the folder already records."""
+def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str) -> dict[str, Any]:
+    """Records what a new run computes, or checks that it is what the folder records; returns the data's part."""
     manifest = prepared.manifest
     data = {
         "path": str(prepared.path),
@@ -138,9 +142,13 @@ def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str
     }
     if (run / checkpoints.RECORD).is_file():
         recorded, recorded_data = checkpoints.read_record(run)
-        old, new = recorded.to_json(), config.to_json()
-        differing = [name for name in new if name not in _RESUMABLE and old[name] != new[name]]
-        differing += [name for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
+        old, new = _flat(recorded.to_json()), _flat(config.to_json())
+        differing = [
+            f"{name} ({old.get(name)!r} there, {new[name]!r} here)"
+            for name in new
+            if name not in _RESUMABLE and old.get(name) != new[name]
+        ]
+        differing += [f"data {name}" for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
         if differing:
             raise UserError(
                 f"{run} holds a run that differs in {', '.join(differing)}: go on with its own settings, "
@@ -148,20 +156,35 @@ def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str
             )
     elif run.is_dir() and any(run.iterdir()):
         raise UserError(f"{run} is not empty and not a run's folder: give another folder")
-    (run / "samples").mkdir(parents=True, exist_ok=True)
-    checkpoints.write_record(run, config, data)
+    else:
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_record(run, config, data)
+    (run / "samples").mkdir(exist_ok=True)
+    return data
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's fields, those of the model named `model.FIELD`."""
+    return flatten_dict(config, sep=".")  # type: ignore[return-value]
 
 
 def _forget_after(path: Path, step: int) -> None:
     """Drops the lines that an interrupted run wrote after the checkpoint it goes on from."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):  # cut off while it was written
+            continue
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number} is damaged: remove the line to go on with the run") from error
     if len(kept) < len(lines):
-        aside = path.with_suffix(".partial")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, path)
+        with whole_file(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
 
 def _read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, float]:

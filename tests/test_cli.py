@@ -107,7 +107,7 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
         ("train --data here --run new", "here is not a prepared set"),
         ("train --data DATA --run new", "image_size 32 and channels 1"),
         ("train --data DATA --run here --image-size 32 --channels 1", "here is not empty"),
-        ("train --data DATA --run RUN --image-size 32 --channels 1", "differs in model, batch_size"),
+        ("train --data DATA --run RUN --image-size 32 --channels 1", "model.base_width (4 there, 64 here)"),
         ("train --data DATA --run new --image-size 32 --channels 1 --batch-size 5000", "a batch of 5000"),
         ("train --data DATA --run new --preset he2019", "unknown preset 'he2019'"),
         ("train --data DATA --run new --learning-rate -1", "`learning_rate`"),
@@ -218,15 +218,13 @@ def test_train_options_override_a_preset_field_by_field(monkeypatch):
 
 
 def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file):
-    from dcgan_jax import folder
-
     seen = []
 
     def record(prior, images, mask, out, config, **options):
         seen.append((config, options))
         return 0
 
-    monkeypatch.setattr(folder, "inpaint_folder", record)
+    monkeypatch.setattr(cli, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
     assert main(*given) == 0 and main(*given, "--preset", "he2018") == 0
     given = (*given, "--preset", "yeh2017", "--seed", 4, "--count", 9)
@@ -237,4 +235,4 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         dj.InpaintConfig.preset("he2018"),
         dataclasses.replace(yeh, keep_best=True, latent_bound=0.5),
     ]
-    assert seen[2][1] == {"split": None, "count": 9, "seed": 4, "batch_size": 64, "progress": True}
+    assert seen[2][1] == {"complete": False, "split": None, "count": 9, "seed": 4, "batch_size": 64, "progress": True}

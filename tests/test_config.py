@@ -81,6 +81,7 @@ def test_unknown_names_are_refused_with_the_known_ones(make, names):
         (TrainConfig, "learning_rate", math.inf),
         (TrainConfig, "learning_rate", "2e-4"),
         (TrainConfig, "beta1", 1.0),
+        (TrainConfig, "seed", -1),
         (TrainConfig, "beta2", -0.1),
         (TrainConfig, "average_decay", 1.0),
         (TrainConfig, "discriminator_steps", 0),

@@ -195,7 +195,7 @@ def test_the_compiler_computes_products_and_sums_right():
 def test_images_that_do_not_fit_the_kernel_are_refused():
     kernel = jnp.zeros((5, 5, 3, 4))
     for x in (jnp.zeros((1, 5, 4, 3)), jnp.zeros((1, 4, 5, 3)), jnp.zeros((1, 4, 4, 4))):
-        with pytest.raises(ValueError, match="`x` .* does not fit `kernel`"):
+        with pytest.raises(ValueError, match=r"`x` .* does not fit `kernel`"):
             conv_down(x, kernel)
-    with pytest.raises(ValueError, match="`x` .* does not fit `kernel`"):
+    with pytest.raises(ValueError, match=r"`x` .* does not fit `kernel`"):
         conv_up(jnp.zeros((1, 4, 4, 3)), kernel)

@@ -271,3 +271,35 @@ def test_a_mask_of_another_size_is_named(images, tmp_path):
     with pytest.raises(UserError, match=r"c\.png is 12x6"):
         run(images, tmp_path / "masks", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_and_images_pair_in_subfolders(tmp_path):
+    for folder, pixels in (("images", PIXELS["a"]), ("masks", np.where(HOLE, 255, 0).astype(np.uint8))):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / folder / "train" / "0.png")
+        (tmp_path / folder / "._0.png").write_text("a file of macOS")
+    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out") == 0
+    result = read(tmp_path / "out" / "train" / "0.png")
+    assert (result[KNOWN] == PIXELS["a"][KNOWN]).all() and (result[HOLE] != PIXELS["a"][HOLE]).any()
+
+
+def test_two_masks_of_one_name_are_refused(images, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "a.bmp", "b.1.png", "c.png"):
+        Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / name)
+    with pytest.raises(UserError, match="two images named 'a'"):
+        run(images, tmp_path / "masks", tmp_path / "out")
+
+
+def test_complete_images_are_scored_under_a_mask_file(images, mask, tmp_path):
+    run(images, mask, tmp_path / "out", complete=True)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        error = read(tmp_path / "out" / f"{line['name']}.png").astype(float) - PIXELS[line["name"]]
+        assert line["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / (error[HOLE] ** 2).mean()), abs=1e-3)
+
+
+def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
+    Image.new("RGB", (5, 5)).save(images / "z.png")
+    run(images, mask, tmp_path / "out", count=2)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.1.png"]

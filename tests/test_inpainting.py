@@ -453,3 +453,12 @@ def assert_close(a, b):
 
 if __name__ == "__main__":
     write_results_on_all_devices(sys.argv[1])
+
+
+def test_a_decoder_with_latents_of_half_precision():
+    def draw(key, n):
+        return jax.random.uniform(key, (n, LATENT), jnp.bfloat16, -1, 1)
+
+    prior = dataclasses.replace(UNIFORM, sample_latents=draw)
+    result = dj.inpaint(prior, IMAGES, HOLES, jax.random.key(0), CONFIG)
+    assert result.latents.dtype == jnp.bfloat16 and (np.asarray(result.status) == 0).all()

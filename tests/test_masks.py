@@ -161,3 +161,12 @@ def test_read_hole_refuses_in_one_line(tmp_path):
         with pytest.raises(UserError, match=reason) as error:
             masks.read_hole(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_a_mask_is_read_upright(tmp_path):
+    pixels = np.zeros((4, 6), np.uint8)
+    pixels[0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "mask.png", exif=exif)
+    assert (masks.read_hole(tmp_path / "mask.png") == np.rot90(pixels, -1).astype(bool)).all()

@@ -203,7 +203,7 @@ def test_10_a_large_image():
     config, state, images = large(128, 1)
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: abs(rng.normal(0, 0.1, x.shape)).astype(x.dtype), state)
-    result = complete(config, state, images)
+    result = quick_jit(functools.partial(complete, config))(state, images)
     assert (np.asarray(result.status) == 0).all()
     hole = np.asarray(dj.masks.center(128))
     assert (np.asarray(result.images)[:, ~hole] == 200).all() and (np.asarray(result.images)[:, hole] != 200).any()
@@ -219,5 +219,4 @@ def large(size, channels):
 def complete(config, state, images):
     prior = dj.prior_from_state(state, config)
     key, hole = jax.random.key(0), dj.masks.center(config.model.image_size)
-    run = quick_jit(lambda prior, images: dj.inpaint(prior, images, hole, key, dj.InpaintConfig(num_steps=1)))
-    return run(prior, images)
+    return dj.inpaint(prior, images, hole, key, dj.InpaintConfig(num_steps=1))

@@ -305,3 +305,11 @@ def test_a_damaged_record_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         checkpoints.read_record(tmp_path)
+
+
+def test_fewer_steps_than_done_are_refused(uninterrupted, digits):
+    run, _ = uninterrupted
+    record = (run / checkpoints.RECORD).read_bytes()
+    with pytest.raises(UserError, match=r"has done \d+ steps already"):
+        train(dataclasses.replace(CONFIG, num_steps=1), digits, run)
+    assert (run / checkpoints.RECORD).read_bytes() == record

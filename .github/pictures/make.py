@@ -1,7 +1,7 @@
 """Makes the README's pictures: `python .github/pictures/make.py` (needs scikit-image, which brings the photograph).
 
-The astronaut is NASA's photograph of Eileen Collins, in the public domain. Her face is cut out as CelebA's faces are, eyes
-where theirs lie.
+The astronaut is NASA's photograph of Eileen Collins, in the public domain. Her face is cut out as CelebA's faces are,
+eyes where theirs lie.
 """
 
 from pathlib import Path

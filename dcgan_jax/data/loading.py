@@ -142,14 +142,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {manifest.get('format_version')}, not {FORMAT_VERSION} as here: "
-            " prepare the set again"
+            "prepare the set again"
         )
     needed = ("count", "image_size", "channels", "splits", "class_names", "sha256")
     missing = [key for key in needed if key not in manifest]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: prepare the set again")
-    ends = [edge for interval in manifest["splits"].values() for edge in interval]
-    if any(not 0 <= edge <= manifest["count"] for edge in ends):
+    try:
+        inside = all(0 <= start <= stop <= manifest["count"] for start, stop in manifest["splits"].values())
+    except (AttributeError, TypeError, ValueError):
+        inside = False
+    if not inside:
         raise UserError(f"{path} has splits beyond its {manifest['count']} images: prepare the set again")
     return manifest
 

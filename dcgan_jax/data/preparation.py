@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from dcgan_jax.data import loading
 from dcgan_jax.data.archives import Item
-from dcgan_jax.data.atomic import whole_or_nothing
 from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
 from dcgan_jax.data.loading import PreparedSet
 from dcgan_jax.data.sources import Source, detect_kind, open_source
 from dcgan_jax.errors import UserError
+from dcgan_jax.files import whole_folder
 
 _KIND_CROPS = {
     "folder": "center",
@@ -105,7 +105,7 @@ def prepare(
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
         recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
-        with whole_or_nothing(out) as partial:
+        with whole_folder(out) as partial:
             splits = _with_splits(opened.items, validation_fraction)
             _write_set(partial, opened, splits, recipe, str(source), progress)
     return loading.open_prepared(out)

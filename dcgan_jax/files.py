@@ -1,6 +1,7 @@
-"""A folder that appears whole or not at all, whatever ends the work on it."""
+"""Files and folders that appear whole or not at all, whatever ends the work on them."""
 
 import contextlib
+import os
 import shutil
 import signal
 import threading
@@ -10,7 +11,20 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A hidden name beside `path` whose file becomes `path` if the block succeeds, and vanishes if it does not."""
+    path = Path(path)
+    # Not `tempfile`: its files are readable by their owner alone, and stay so when renamed.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
