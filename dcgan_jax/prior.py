@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from dcgan_jax import checkpoints
 from dcgan_jax.config import ModelConfig, TrainConfig
@@ -239,7 +239,8 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
-        save_file(tensors, partial, metadata={"format": FORMAT, "model": json.dumps(prior.model.to_json())})
+        # Not `save_file`, whose files are readable by their owner alone.
+        partial.write_bytes(save(tensors, {"format": FORMAT, "model": json.dumps(prior.model.to_json())}))
 
 
 def _read(path: Path) -> Prior:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -158,15 +159,21 @@ def test_a_finished_run_stays_as_it_is(uninterrupted, digits):
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"learning_rate": 1e-3}, ["learning_rate"]),
-        ({"seed": 4, "batch_size": 16, "num_steps": 9}, ["batch_size", "seed"]),
-        ({"model": dataclasses.replace(CONFIG.model, latent="normal")}, ["model"]),
+        ({"learning_rate": 1e-3}, ["learning_rate (0.0002 there, 0.001 here)"]),
+        (
+            {"seed": 4, "batch_size": 16, "num_steps": 9},
+            ["batch_size (8 there, 16 here)", "seed (3 there, 4 here)"],
+        ),
+        (
+            {"model": dataclasses.replace(CONFIG.model, latent="normal")},
+            ["model.latent ('uniform' there, 'normal' here)"],
+        ),
     ],
 )
 def test_another_configuration_in_the_same_folder_is_refused(uninterrupted, digits, changes, names):
     run, _ = uninterrupted
     before = contents(run)
-    with pytest.raises(UserError, match=f"differs in {', '.join(names)}:"):
+    with pytest.raises(UserError, match=re.escape(f"differs in {', '.join(names)}:")):
         train(dataclasses.replace(CONFIG, **changes), digits, run)
     assert contents(run) == before
 
@@ -174,7 +181,7 @@ def test_another_configuration_in_the_same_folder_is_refused(uninterrupted, digi
 def test_another_split_in_the_same_folder_is_refused(uninterrupted, digits):
     run, _ = uninterrupted
     before = contents(run)
-    with pytest.raises(UserError, match="differs in split"):
+    with pytest.raises(UserError, match="differs in data split:"):
         trainer.train(CONFIG, digits, run, split="test", progress=False)
     assert contents(run) == before
 
@@ -184,7 +191,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_pat
     with pytest.raises(UserError, match="too small for a batch of 2048"):
         train(dataclasses.replace(CONFIG, batch_size=2048), digits, run)
     large = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, image_size=64))
-    with pytest.raises(UserError, match="images of 32x32x1 and the model makes 64x64x1: set image_size 32"):
+    with pytest.raises(UserError, match="images of 32x32x1 and the model makes 64x64x1: train with image_size 32"):
         train(large, digits, run)
     colour = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, channels=3))
     with pytest.raises(UserError, match=r"the model makes 32x32x3.*channels 1"):
