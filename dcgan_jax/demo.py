@@ -10,7 +10,7 @@ from dcgan_jax.trainer import train
 
 CONFIG = TrainConfig(
     model=ModelConfig(image_size=32, channels=1, latent_dim=32, base_width=16),
-    num_steps=300,
+    num_steps=2500,
     average_decay=0.99,
     sample_every=500,
     checkpoint_every=500,
