@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from dcgan_jax import figures, masks
@@ -199,8 +198,6 @@ def _files(source):
 def _read_image(file, channels):
     try:
         array = np.asarray(decode_image(file.read_bytes(), channels))
-    except UnidentifiedImageError:
-        raise UserError(f"{file} cannot be read as an image: Pillow does not know its format") from None
     except Exception as error:  # a damaged file can raise nearly anything in Pillow
         raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
     return array.reshape(*array.shape[:2], channels)

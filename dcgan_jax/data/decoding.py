@@ -4,7 +4,7 @@ import io
 import re
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 CROPS = {
     "celeba": "rows 55 to 162 and columns 35 to 142 (108x108) of the aligned 178x218 image",
@@ -19,13 +19,19 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
     The EXIF orientation is applied, transparent parts are laid on white; an animation gives its first frame.
 
     Raises:
-        ValueError: the file has more than 8 bits a sample.
+        ValueError: the file is of no known format, or has more than 8 bits a sample.
         Exception: whatever Pillow raises for a file it cannot read.
     """
     mode = "L" if channels == 1 else "RGB"
     if isinstance(data, np.ndarray):
         return Image.fromarray(data).convert(mode)
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise ValueError(
+            "not of an image format that Pillow knows"
+        ) from None  # Pillow would name the memory it lies in
+    with image:
         # Pillow would clip deep grey images, and opens deep colour images as if they had 8 bits: only the raw
         # mode in the description of its tiles tells ("RGB;16B").
         if image.mode.startswith(("I", "F")) or re.search(r";16[BLN]", str(image.tile)):
