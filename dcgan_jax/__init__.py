@@ -5,6 +5,7 @@ from dcgan_jax.config import InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.inpainting import InpaintResult, inpaint
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.photographs import inpaint_photograph
 from dcgan_jax.poisson import poisson_blend, poisson_blend_sparse
 from dcgan_jax.prior import (
     Prior,
@@ -30,6 +31,7 @@ __all__ = [
     "importance_weights",
     "init_state",
     "inpaint",
+    "inpaint_photograph",
     "inpaint_stream",
     "load_prior",
     "make_train_step",

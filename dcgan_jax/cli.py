@@ -14,11 +14,12 @@ from dcgan_jax import data, demo, evaluation, figures, masks, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.folder import inpaint_folder
+from dcgan_jax.photographs import CROPS
 from dcgan_jax.prior import generate, load_prior, sample_latents
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 if a search failed, 2 for wrong input, 3 for divergence."""
+    """Runs one command and returns its exit status: 0, 1 if an image failed, 2 for wrong input, 3 for divergence."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -79,20 +80,25 @@ def _sample(options: argparse.Namespace) -> int:
 def _inpaint(options: argparse.Namespace) -> int:
     """Completes images from disk."""
     _check_counts(options)
-    failed = inpaint_folder(
+    report = inpaint_folder(
         load_prior(options.prior),
         options.images,
         options.masks,
         options.out,
         _search(options),
+        crop=options.crop,
         complete=options.complete,
+        gif=options.gif,
         split=options.split,
         count=options.count,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=not options.quiet,
     )
-    return _report_failed(failed, options.out / "results.jsonl")
+    where = options.out / "results.jsonl"
+    _say([f"{name}: {note}" for name, note in report.notes.items()], where)
+    _say([f"{name} is skipped: {reason}" for name, reason in report.skipped.items()], where)
+    return _report_failed(report.not_finite, where) or int(bool(report.skipped))
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -171,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--masks", required=True, help="folder or file (white = missing), center, half, random or pattern")
     sub.add_argument("--out", type=Path, required=True, help="folder of the results")
     sub.add_argument("--split", default=None, help="of a prepared set; all of it if not given")
+    suits = "by default what suits the prior"
+    sub.add_argument("--crop", default=None, help=f"{', '.join(CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels; {suits}")
+    sub.add_argument("--gif", action="store_true", default=False, help="show the searches' course in gifs/")
     sub.add_argument(
         "--complete", action="store_true", default=False, help="the originals lie in the holes: score against them"
     )
@@ -191,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_prior(parser):
     parser.add_argument(
-        "--prior", required=True, help="a run's folder, a .safetensors file, or a name such as faces-64"
+        "--prior", default="faces-64", help="a run's folder, a .safetensors file, or a name in the package (faces-64)"
     )
 
 
@@ -201,6 +210,13 @@ def _add_search(parser):
     parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
     parser.add_argument("--preset", default=None, help="yeh2017 or he2018; options override it field by field")
     _add_fields(parser, InpaintConfig)
+
+
+def _say(lines: list[str], where: Path, most: int = 10) -> None:
+    for line in lines[:most]:
+        print(f"dcgan-jax: {line}", file=sys.stderr)
+    if len(lines) > most:
+        print(f"dcgan-jax: and {len(lines) - most} more such images, see {where}", file=sys.stderr)
 
 
 def _report_failed(failed: int, where: Path) -> int:

@@ -193,9 +193,12 @@ class InpaintConfig(Config):
         None, "clip the latent to +- this in place of the prior's bounds; the start too, even without `clip`"
     )
 
+    trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
+
     def __post_init__(self):
         self._check_fields()
         self._check("num_steps", self.num_steps >= 0, "0 or more")
+        self._check("trace_every", self.trace_every >= 0, "0 or more")
         self._check("learning_rate", self.learning_rate > 0, "a number above 0, such as 0.03")
         self._check("prior_weight", self.prior_weight >= 0, "0 or more")
         self._check("window", self.window >= 1 and self.window % 2 == 1, "an odd number of pixels, such as 7")

@@ -218,6 +218,31 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"]) -
         Image.fromarray(array).save(partial, format="PNG")
 
 
+def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], seconds: float) -> None:
+    """Writes an endless animation that is either whole or not there.
+
+    Args:
+        path: where; the folder must exist, an existing file is replaced.
+        frames: uint8, or floats in [-1, 1]; 1 or 3 channels.
+        seconds: that a frame is shown; a GIF counts hundredths.
+
+    Raises:
+        ValueError: `frames` has another shape or dtype.
+        OSError: the file cannot be written; nothing is left behind.
+
+    Example:
+        >>> save_gif("search.gif", frames, seconds=0.1)  # doctest: +SKIP
+    """
+    frames = _levels(frames, "frames")
+    if frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[-1] not in (1, 3):
+        raise ValueError(f"`frames` has shape {frames.shape}; it takes [n, h, w, 1 or 3] with n of at least 1")
+    first, *rest = (Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames)
+    with whole_file(path) as partial:
+        first.save(
+            partial, format="GIF", save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0, disposal=1
+        )
+
+
 def _levels(images, name):
     images = np.asarray(images)
     if images.dtype == np.uint8:

@@ -1,36 +1,58 @@
 """Inpainting of files: images and masks in; completed images, strips and a line of JSON for each out."""
 
+import dataclasses
+import functools
 import json
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
+from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
-from dcgan_jax.data import decode_image, open_prepared
-from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image
 from dcgan_jax.errors import UserError
-from dcgan_jax.inpainting import STATUS
+from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
 from dcgan_jax.metrics import composite_scores, finite_or_none
-from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.pairing import draw_hole, find_holes, find_images
+from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, restore, shrink
+from dcgan_jax.poisson import poisson_blend_sparse
+from dcgan_jax.prior import Prior, generate, image_shape
 from dcgan_jax.streaming import inpaint_stream
+
+_NOTES = {
+    NOTHING_MISSING: "nothing is missing, it is left as it was",
+    NOTHING_KNOWN: "nothing is known, the completion is a free sample",
+}
+_GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One image to complete."""
+    """One image to complete. Photographs are large, so they are read again whenever they are needed."""
 
     name: str  # as in the input, without suffix; the outputs' name
-    image: UInt8[np.ndarray, "h w c"]
-    hole: Bool[np.ndarray, "h w"]
-    complete: bool  # what lies in the hole is the original, as where the mask is drawn by us
+    read: Callable[[], UInt8[np.ndarray, "h w c"]]
+    hole: Callable[[], Bool[np.ndarray, "h w"]]
+    region: Region  # of the image, that the prior completes
+    note: str | None  # what was changed in reading
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the images of a folder."""
+
+    completed: int
+    not_finite: int  # of those completed, the searches that met a loss that is not finite
+    skipped: dict[str, str]  # names of images that could not be completed, and why
+    notes: dict[str, str]  # names of images about which there is something to say
 
 
 def inpaint_folder(
@@ -40,95 +62,187 @@ def inpaint_folder(
     out: Path,
     config: InpaintConfig,
     *,
+    crop: str | None = None,
     complete: bool = False,
+    gif: bool = False,
     split: str | None = None,
     count: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
-) -> int:
-    """Completes images from disk.
+) -> Report:
+    """Completes images from disk, of any size.
 
     Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
     and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is
-    known, which it is where the hole is drawn here.
+    known, which it is where the hole is drawn here. An image that cannot be read, or in which there is no region to
+    complete, is skipped.
     Holes and searches are seeded by the images' names, so in batches of one shape a result does not depend on the rest
     of the folder.
 
     Args:
-        prior: of the images' size.
-        images: a folder, a file, or a prepared set.
+        prior: see `inpaint`.
+        images: a folder, a file, or a prepared set of the prior's size.
         mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names (white =
-            missing).
+            missing), of the images' sizes.
         out: where to.
         config: the search.
+        crop: the region of each image that is completed, see `inpaint_photograph`.
         complete: what lies in the holes is the original, to be compared with; it is where the mask is drawn here.
+        gif: write `out/gifs/NAME.gif`, completion and blend in the course of the search, a frame for each point of
+            its trace (fifty where `config` asks for none).
         split: of a prepared set; by default all of it.
         count: the first so many images; by default all.
         seed: of holes and searches.
         batch_size: searches at a time.
         progress: show a progress bar on standard error.
 
-    Returns:
-        How many searches met a loss that is not finite.
-
     Raises:
         UserError: images, masks, prior and folder do not fit together; nothing was written then.
     """
+    if crop is not None and crop not in CROPS:
+        Region.parse(crop)
+    if gif and not config.trace_every:
+        config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
     key = jax.random.key(seed)
-    names, read_image = _images(images, split, count, image_shape(prior))
-    read_hole = _holes(mask, names, key, image_shape(prior))
-    _refuse_overwriting(out, names, (images, Path(mask)))
+    tasks, skipped = _plan(prior, images, mask, split, count, crop, key)
+    _refuse_overwriting(out, [task.name for task in tasks], (images, Path(mask)))
     _make_folder(out)
+    complete = complete or mask in masks.NAMES
     pending: deque[Task] = deque()
 
     def pairs() -> Iterator[tuple]:
-        for name in names:
-            task = Task(name, read_image(name), read_hole(name), complete or mask in masks.NAMES)
+        for task in tasks:
             pending.append(task)
-            yield task.image, task.hole, jax.random.fold_in(key, _number(name))
+            small, hole = shrink(task.read(), task.hole(), task.region, image_shape(prior)[:2])
+            yield small, hole, jax.random.fold_in(key, _number(task.name))
 
-    failed = 0
+    not_finite, notes = 0, {}
     with (
         (out / "results.jsonl").open("w", encoding="utf-8") as log,
-        tqdm(total=len(names), unit="image", disable=not progress, dynamic_ncols=True) as bar,
+        tqdm(total=len(tasks), unit="image", disable=not progress, dynamic_ncols=True) as bar,
     ):
+
+        def write_line(line: dict[str, Any]) -> None:
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+
+        for name, reason in skipped.items():
+            write_line({"name": name, "status": "skipped", "note": reason})
         for result in inpaint_stream(prior, pairs(), key, config, batch_size):
             task = pending.popleft()
-            log.write(json.dumps(_write(task, result, out)) + "\n")
-            log.flush()
-            failed += int(result.status) != 0
+            image, hole = task.read(), task.hole()
+            line = _write(task, image, hole, result, out, complete)
+            if gif:
+                _write_gif(prior, task, image, hole, result, out)
+            note = "; ".join(filter(None, (task.note, _NOTES.get(int(result.status)))))
+            if note:
+                line["note"] = notes[task.name] = note
+            write_line(line)
+            not_finite += int(result.status) == NOT_FINITE
             bar.update()
-    return failed
+    return Report(len(tasks), not_finite, skipped, notes)
 
 
-def _write(task, result, out):
+def _plan(prior, images, mask, split, count, crop, key):
+    """A task for each image that can be completed, and why the others cannot; everything is looked at once."""
+    shape = image_shape(prior)
+    found = dict(list(find_images(images, split, shape).items())[:count])
+    read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
+    tasks, skipped = [], {}
+    for name, read in found.items():
+        try:
+            image, note = read()
+            hole = np.zeros(image.shape[:2], bool) if read_hole is None else read_hole(name)
+        except UserError as error:
+            skipped[name] = str(error)
+            continue
+        if hole.shape != image.shape[:2]:
+            raise UserError(
+                f"the mask of {name!r} is {_by(hole)} and the image {_by(image)} (height, width): give a mask of the "
+                "image's size"
+            )
+        try:
+            region = find_region(prior, image, hole, crop)
+        except UserError as error:
+            skipped[name] = f"image {name!r}: {error}"
+            continue
+        if read_hole is None:
+            draw_key = jax.random.fold_in(jax.random.fold_in(key, masks.NAMES.index(mask)), _number(name))
+            task_hole = _drawn_hole(mask, draw_key, shape[0], hole.shape, region)
+        else:
+            task_hole = functools.partial(read_hole, name)
+        tasks.append(Task(name, lambda read=read: read()[0], task_hole, region, note))
+    if not tasks:
+        more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
+        raise UserError(next(iter(skipped.values())) + more)
+    return tasks, skipped
+
+
+def _write(task, image, hole, result: InpaintResult, out, complete):
     """Writes one image's files and returns its line."""
     target, strip = out / f"{task.name}.png", out / "strips" / f"{task.name}.png"
     for path in (target, strip):
         path.parent.mkdir(parents=True, exist_ok=True)
-    figures.save_png(target, result.images)
+    restored = restore(result, image, hole, task.region)
+    figures.save_png(target, restored)
+    rows, columns = task.region.rows, task.region.columns
     figures.save_png(
         strip,
         figures.strip(
-            task.image[None] if task.complete else None,
-            figures.masked_view(task.image, task.hole)[None],
-            result.completions[None],
-            result.images[None],
+            image[rows, columns][None] if complete else None,
+            figures.masked_view(image, hole)[rows, columns][None],
+            enlarge(np.asarray(result.completions), task.region)[None],
+            restored[rows, columns][None],
         ),
     )
     line = {
         "name": task.name,
-        "missing": int(task.hole.sum()),
-        "context_loss": finite_or_none(result.context_loss),
-        "prior_loss": finite_or_none(result.prior_loss),
+        "missing": int(hole.sum()),
+        "region": list(task.region),
+        "context_loss": finite_or_none(float(result.context_loss)),
+        "prior_loss": finite_or_none(float(result.prior_loss)),
         "num_steps": int(result.num_steps),
         "status": STATUS[int(result.status)],
     }
-    if task.complete:
-        scores = composite_scores(result.images[None], task.image[None], task.hole[None])
+    if complete:
+        scores = composite_scores(restored[None], image[None], hole[None])
         line |= {name: finite_or_none(values[0]) for name, values in scores.items()}
+    if result.trace is not None:
+        steps, context_loss, prior_loss, _ = result.trace
+        line["trace"] = {
+            "num_steps": steps.tolist(),
+            "context_loss": list(map(finite_or_none, context_loss.tolist())),
+            "prior_loss": list(map(finite_or_none, prior_loss.tolist())),
+        }
     return line
+
+
+def _write_gif(prior, task, image, hole, result, out):
+    """The search's course at the prior's size: completion beside blend."""
+    shape = image_shape(prior)[:2]
+    small, small_hole = shrink(image, hole, task.region, shape)
+    completions = np.asarray(generate(prior, result.trace.latents))
+    known = np.broadcast_to(figures.to_float(small), completions.shape).astype(completions.dtype)
+    blended = poisson_blend_sparse(completions, known, small_hole)
+    scale = -(-_GIF_SIDE // min(shape))
+    frames = np.concatenate([completions, blended], axis=2).repeat(scale, axis=1).repeat(scale, axis=2)
+    path = out / "gifs" / f"{task.name}.gif"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save_gif(path, frames, _GIF_SECONDS / len(frames))
+
+
+def _drawn_hole(mask, key, size, shape, region):
+    """How to draw a hole: at the prior's size, enlarged to the region."""
+
+    def draw():
+        small = Image.fromarray(draw_hole(mask, key, size).astype(np.uint8))
+        hole = np.zeros(shape, bool)
+        enlarged = small.resize((region.width, region.height), Image.Resampling.NEAREST)
+        hole[region.rows, region.columns] = np.asarray(enlarged)
+        return hole
+
+    return draw
 
 
 def _number(name):
@@ -136,99 +250,8 @@ def _number(name):
     return zlib.crc32(name.encode())
 
 
-def _images(source, split, count, shape):
-    """The names of the first `count` images, and how to read one."""
-    if (source / "manifest.json").is_file():
-        prepared = open_prepared(source)
-        where = slice(None) if split is None else prepared.split_slice(split)
-        if prepared.images.shape[1:] != shape:
-            raise UserError(_wrong_size(source, prepared.images.shape[1:], shape))
-        place = _by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
-        return list(place)[:count], lambda name: np.array(prepared.images[place[name]])
-    if split is not None:
-        raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
-    by_stem = _by_stem(_files(source), source)
-    names = list(by_stem)[:count]
-    for name in names:
-        size = _read_image(by_stem[name], shape[2]).shape[:2]
-        if size != shape[:2]:
-            raise UserError(_wrong_size(by_stem[name], size, shape[:2]))
-    return names, lambda name: _read_image(by_stem[name], shape[2])
-
-
-def _holes(mask, names, key, shape):
-    """How to find the hole of an image by its name."""
-    if mask in masks.NAMES:
-        draw_key = jax.random.fold_in(key, masks.NAMES.index(mask))
-
-        def draw(name):
-            return np.asarray(masks.by_name(mask, jax.random.fold_in(draw_key, _number(name))[None], shape[0])[0])
-
-        return draw
-    path = Path(mask)
-    if path.is_file():
-        hole = _read_hole(path, shape)
-        return lambda name: hole
-    if not path.is_dir():
-        raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join(masks.NAMES)}")
-    by_stem = _by_stem(_files(path), path)
-    without = [name for name in names if name not in by_stem]
-    if without:
-        raise UserError(
-            f"{len(without)} images have no mask in {path}, {without[0]!r} first: masks go by the images' names"
-        )
-    for name in names:
-        _read_hole(by_stem[name], shape)
-    return lambda name: _read_hole(by_stem[name], shape)
-
-
-def _files(source):
-    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
-    if source.is_file():
-        return [(source.name, source)]
-    if not source.is_dir():
-        raise UserError(f"{source} does not exist: give a folder, an image file or a prepared set")
-    files = [(file.relative_to(source).as_posix(), file) for file in sorted(source.rglob("*")) if file.is_file()]
-    files = [(name, file) for name, file in files if is_image(name)]
-    if not files:
-        raise UserError(f"{source} holds no image (files that end in {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return files
-
-
-def _read_image(file, channels):
-    try:
-        array = np.asarray(decode_image(file.read_bytes(), channels))
-    except Exception as error:  # a damaged file can raise nearly anything in Pillow
-        raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
-    return array.reshape(*array.shape[:2], channels)
-
-
-def _read_hole(file, shape):
-    hole = masks.read_hole(file)
-    if hole.shape != shape[:2]:
-        raise UserError(_wrong_size(file, hole.shape, shape[:2]))
-    return hole
-
-
-def _wrong_size(what, found, expected):
-    return (
-        f"{what} is {'x'.join(map(str, found))} and the prior completes {'x'.join(map(str, expected))} "
-        "(height, width): scale it with `dcgan-jax prepare`"
-    )
-
-
-def _by_stem(pairs, source):
-    """A dictionary by names without suffix, which must differ and stay inside the folder they are joined to."""
-    found = {}
-    for name, value in pairs:
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise UserError(f"the image name {name!r} leads out of its folder: rename it")
-        stem = path.with_suffix("").as_posix()
-        if stem in found:
-            raise UserError(f"{source} holds two images named {stem!r}, one of which would be lost: rename one")
-        found[stem] = value
-    return found
+def _by(array):
+    return "x".join(map(str, array.shape[:2]))
 
 
 def _refuse_overwriting(out, names, sources):

@@ -21,8 +21,17 @@ from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.prior import Prior, image_shape
 
-OK, NOT_FINITE = 0, 1  # values of `InpaintResult.status`
-STATUS = ("ok", "not finite")
+OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
+STATUS = ("ok", "not finite", "nothing missing", "nothing known")
+
+
+class Trace(NamedTuple):
+    """How a search went: its iterates at the start, after every `trace_every` steps, and at the end."""
+
+    num_steps: Int[Array, "*b t"]  # updates done
+    context_loss: Float[Array, "*b t"]
+    prior_loss: Float[Array, "*b t"]
+    latents: Float[Array, "*b t latent"]
 
 
 class InpaintResult(NamedTuple):
@@ -35,6 +44,7 @@ class InpaintResult(NamedTuple):
     prior_loss: Float[Array, " b"]
     num_steps: Int[Array, " b"]  # updates of the latent in each restart
     status: Int[Array, " b"]  # index into `STATUS`
+    trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
 
 
 class Search(NamedTuple):
@@ -52,12 +62,13 @@ def inpaint(
     hole: Bool[Array | np.ndarray, "*b h w"],
     key: PRNGKeyArray,
     config: InpaintConfig | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
-    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam, then `poisson_blend(G(ẑ), y, hole)`. An image's result
-    depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what lies in the hole
-    has no influence, be it NaN.
+    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`.
+    An image's result depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what
+    lies in the hole has no influence, be it NaN.
 
     Args:
         prior: of `load_prior`, or any decoder.
@@ -65,13 +76,18 @@ def inpaint(
         hole: True where a pixel is missing (the paper's M is its opposite); one for each image, or one [h, w] for all.
         key: one key, of which image i uses fold_in(key, i), or an array of b keys.
         config: by default `InpaintConfig()`.
+        optimizer: any of optax, line searches included, in place of Adam at `config.learning_rate`. Make it once:
+            optax's functions compare by identity, and a new one means a new compilation.
 
     Returns:
         `InpaintResult`. Missing pixels of `images` are clipped to the range of images, and grey (0, or 128 in uint8)
-        where the status is not finite. On several local devices the batch is spread over them.
+        where the status is not finite. An image with nothing missing comes back as it is; one with nothing known is a
+        free sample, shaped by the discriminator alone; the status says so. On several local devices the batch is
+        spread over them.
 
     Raises:
-        ValueError: shapes or types do not fit together.
+        ValueError: shapes or types do not fit together, or a known pixel is not finite (under `jit`, where values
+            cannot be looked at, the status says so).
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -105,20 +121,24 @@ def inpaint(
         raise ValueError("`images` holds no image")
     hole = jnp.broadcast_to(hole, (n, h, w))
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
-        return _inpaint(prior, images, hole, keys, config)
+        return _inpaint(prior, images, hole, keys, config, optimizer)
+    if images.dtype != np.uint8:
+        _refuse_non_finite(images, hole)
     prior, (images, hole, keys) = _spread(prior, (images, hole, keys))
-    result = _inpaint(prior, images, hole, keys, config)
+    result = _inpaint(prior, images, hole, keys, config, optimizer)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
-def init_search(prior: Prior, config: InpaintConfig, key: PRNGKeyArray) -> Search:
+def init_search(
+    prior: Prior, config: InpaintConfig, key: PRNGKeyArray, optimizer: optax.GradientTransformation | None = None
+) -> Search:
     """Starts the search of one image from a latent drawn from the prior."""
     latent = prior.sample_latents(key, 1)[0]
     if config.latent_bound is not None:
         latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
     return Search(
         latent,
-        _optimizer(config).init(latent),
+        _optimizer(config, optimizer).init(latent),
         latent,
         jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32)),
     )
@@ -130,13 +150,20 @@ def search_step(
     image: Float[Array, "h w c"],
     weights: Float[Array, "h w"],
     search: Search,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Search:
-    """One step: judges the iterate, keeps it if it is the best so far, and moves on by Adam, within the bounds."""
-    loss, gradient = jax.value_and_grad(lambda z: sum(_losses(prior, config, image, weights, z)))(search.latent)
+    """One step: judges the iterate, keeps it if it is the best so far, and moves on, within the bounds."""
+
+    def objective(z):
+        return sum(_losses(prior, config, image, weights, z))
+
+    loss, gradient = jax.value_and_grad(objective)(search.latent)
     best_latent, best_loss = _better(search, loss)
-    updates, optimizer = _optimizer(config).update(gradient, search.optimizer)
+    updates, state = _optimizer(config, optimizer).update(
+        gradient, search.optimizer, search.latent, value=loss, grad=gradient, value_fn=objective
+    )
     latent = _clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates)))
-    return Search(latent, optimizer, best_latent, best_loss)
+    return Search(latent, state, best_latent, best_loss)
 
 
 def search(
@@ -145,49 +172,73 @@ def search(
     image: Float[Array, "h w c"],
     weights: Float[Array, "h w"],
     key: PRNGKeyArray,
-) -> tuple[Float[Array, " latent"], Float[Array, ""], Float[Array, ""]]:
+    optimizer: optax.GradientTransformation | None = None,
+) -> tuple[Float[Array, " latent"], Float[Array, ""], Float[Array, ""], Trace | None]:
     """Searches for one image from one start.
 
     Args:
         image: in [−1, 1], finite in the hole.
         weights: importance weights, 0 in the hole.
+        optimizer: see `inpaint`.
 
     Returns:
-        The latent kept (the best iterate, the last one counted, or the last one), its context and its prior loss.
+        The latent kept (the best iterate, the last one counted, or the last one), its context and its prior loss, and
+        the trace if `config` asks for one.
     """
-    state = jax.lax.fori_loop(
-        0,
-        config.num_steps,
-        lambda _, state: search_step(prior, config, image, weights, state),
-        init_search(prior, config, key),
-    )
+
+    def advance(state: Search, steps: int) -> Search:
+        def step(_, state):
+            return search_step(prior, config, image, weights, state, optimizer)
+
+        return jax.lax.fori_loop(0, steps, step, state)
+
+    def point(state: Search, done) -> Trace:
+        return Trace(jnp.asarray(done), *_losses(prior, config, image, weights, state.latent), state.latent)
+
+    state, trace = init_search(prior, config, key, optimizer), None
+    if config.trace_every:
+        whole, rest = divmod(config.num_steps, config.trace_every)
+        state, trace = jax.lax.scan(
+            lambda state, i: (advance(state, config.trace_every), point(state, i * config.trace_every)),
+            state,
+            jnp.arange(whole),
+        )
+        ends = [point(state, whole * config.trace_every)]
+        if rest:
+            state = advance(state, rest)
+            ends.append(point(state, config.num_steps))
+        trace = jax.tree.map(lambda x, *last: jnp.concatenate([x, jnp.stack(last)]), trace, *ends)
+    else:
+        state = advance(state, config.num_steps)
     latent = state.latent
     if config.keep_best:
         last_loss = sum(_losses(prior, config, image, weights, latent))
         latent, _ = _better(state, last_loss)
-    return latent, *_losses(prior, config, image, weights, latent)
+    return latent, *_losses(prior, config, image, weights, latent), trace
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _inpaint(prior, images, hole, keys, config):
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def _inpaint(prior, images, hole, keys, config, optimizer):
     floats = images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
     y = jnp.where(hole[..., None], 0, floats)
     weights = importance_weights(hole, window=config.window)
 
     def one(image, weights, key):
         starts = jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
-        latents, context, prior_term = jax.vmap(lambda start: search(prior, config, image, weights, start))(starts)
-        loss = context + prior_term
+        found = jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
+        loss = found[1] + found[2]
         best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf))
-        return latents[best], context[best], prior_term[best]
+        return jax.tree.map(lambda x: x[best], found)
 
-    latents, context, prior_term = jax.vmap(one)(y, weights, keys)
+    latents, context, prior_term, trace = jax.vmap(one)(y, weights, keys)
     completions = prior.generate(prior.params, latents)
     blended = jnp.clip(poisson_blend(completions.astype(y.dtype), y, hole), -1.0, 1.0)
     finite = jnp.isfinite(context + prior_term) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)
     if images.dtype == jnp.uint8:
         blended = jnp.floor(blended * 127.5 + 128.0)  # the nearest level, as `figures.to_uint8` has it
+    missing = jnp.sum(hole, axis=(1, 2))
+    status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
     return InpaintResult(
         images=jnp.where(hole[..., None], blended.astype(images.dtype), images),
         completions=completions,
@@ -195,7 +246,8 @@ def _inpaint(prior, images, hole, keys, config):
         context_loss=context,
         prior_loss=prior_term,
         num_steps=jnp.full(images.shape[0], config.num_steps, jnp.int32),
-        status=jnp.where(finite, OK, NOT_FINITE).astype(jnp.int32),
+        status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
+        trace=trace,
     )
 
 
@@ -218,9 +270,24 @@ def _clip(prior, config, latent):
     return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
 
 
-def _optimizer(config):
-    # Far below any gradient that counts: without it Adam's square root has no derivative where a gradient is 0.
-    return optax.adam(config.learning_rate, eps_root=1e-30)
+def _optimizer(config, optimizer):
+    if optimizer is None:
+        # Far below any gradient that counts: without it Adam's square root has no derivative where a gradient is 0.
+        optimizer = optax.adam(config.learning_rate, eps_root=1e-30)
+    return optax.with_extra_args_support(optimizer)  # line searches take the loss and its function
+
+
+def _refuse_non_finite(images, hole):
+    spoilt = np.flatnonzero(_spoilt(images, hole))
+    if spoilt.size:
+        raise ValueError(
+            f"`images` has known pixels that are not finite, in image {spoilt[0]} first: mark them as missing in `hole`"
+        )
+
+
+@jax.jit
+def _spoilt(images, hole):
+    return jnp.any(~hole[..., None] & ~jnp.isfinite(images), axis=(1, 2, 3))
 
 
 def _image_keys(key, n):

@@ -58,6 +58,7 @@ class Prior:
         latent_bounds: (lowest, highest) value of a latent's entries, or None.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
         model: the configuration of a DCGAN; None for any other decoder.
+        crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -76,6 +77,7 @@ class Prior:
     latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
     discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
     model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
+    crop: str | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def sample_latents(prior: Prior, key: PRNGKeyArray, n: int) -> Float[Array, "n latent"]:
@@ -201,7 +203,8 @@ def load_prior(source: str | Path) -> Prior:
     """
     path = Path(source)
     if path.is_dir():
-        return prior_from_state(*checkpoints.load_state(path))
+        _, data = checkpoints.read_record(path)
+        return dataclasses.replace(prior_from_state(*checkpoints.load_state(path)), crop=data.get("crop"))
     if path.is_file():
         return _read(path)
     packaged = packaged_priors()
@@ -240,7 +243,8 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         # Not `save_file`, whose files are readable by their owner alone.
-        partial.write_bytes(save(tensors, {"format": FORMAT, "model": json.dumps(prior.model.to_json())}))
+        crop = {} if prior.crop is None else {"crop": prior.crop}
+        partial.write_bytes(save(tensors, {"format": FORMAT, "model": json.dumps(prior.model.to_json()), **crop}))
 
 
 def _read(path: Path) -> Prior:
@@ -255,7 +259,7 @@ def _read(path: Path) -> Prior:
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder") from error
     _check_params(params, model, path)
-    return _from_params(params, model)
+    return dataclasses.replace(_from_params(params, model), crop=metadata.get("crop"))
 
 
 def _check_params(params: Any, model: ModelConfig, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import PRNGKeyArray
 
 from dcgan_jax.config import InpaintConfig
@@ -19,6 +20,7 @@ def inpaint_stream(
     key: PRNGKeyArray,
     config: InpaintConfig | None = None,
     batch_size: int = 64,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Iterator[InpaintResult]:
     """Completes an endless or finite row of images, `batch_size` at a time, and yields a result for each in order.
 
@@ -32,6 +34,7 @@ def inpaint_stream(
         key: image i uses fold_in(key, i) where it brings no key.
         config: see `inpaint`.
         batch_size: searches at a time.
+        optimizer: see `inpaint`.
 
     Yields:
         `InpaintResult` of one image: NumPy arrays without the batch axis.
@@ -56,7 +59,7 @@ def inpaint_stream(
         images, holes, keys = zip(*items, strict=True)
         if len({image.dtype for image in images}) > 1:
             raise ValueError(f"images {batch[0][0]} to {batch[-1][0]} of `pairs` are of different types: make them one")
-        result = inpaint(prior, np.stack(images), np.stack(holes), jnp.stack(keys), config)
+        result = inpaint(prior, np.stack(images), np.stack(holes), jnp.stack(keys), config, optimizer)
         if waiting is not None:
             yield from _rows(*waiting)
         waiting = result, len(batch)

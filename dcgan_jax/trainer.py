@@ -138,6 +138,7 @@ def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str
         "path": str(prepared.path),
         "split": split,
         "kind": manifest["kind"],
+        "crop": manifest.get("crop"),
         "sha256": manifest["sha256"],
     }
     if (run / checkpoints.RECORD).is_file():
