@@ -43,6 +43,7 @@ def restore(manager: ocp.CheckpointManager, config: TrainConfig, sharding: jax.s
         return cast(GANState, manager.restore(step, args=ocp.args.StandardRestore(abstract)))
     except Exception as error:  # Orbax and its storage raise many kinds
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first_line = first_line.split(". See full TensorStore")[0]
         raise UserError(
             f"checkpoint {step} in {manager.directory} cannot be restored ({first_line}): it is damaged or of another "
             "configuration; remove it to fall back on the one before, or restore with the package that wrote it"

@@ -89,15 +89,19 @@ def ssim(
 def composite_scores(
     results: UInt8[np.ndarray, "n h w c"], images: UInt8[np.ndarray, "n h w c"], holes: Bool[np.ndarray, "n h w"]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`."""
+    """PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`.
+
+    SSIM is NaN for images smaller than its window of 11 x 11 pixels.
+    """
+    large = min(results.shape[1:3]) > 2 * _RADIUS
     parts: dict[str, list[np.ndarray]] = {"psnr": [], "psnr_hole": [], "ssim": [], "ssim_hole": []}
     for start in range(0, len(results), 256):  # the maps of SSIM take memory
         a, b, where = (jnp.asarray(x[start : start + 256]) for x in (results, images, holes))
         for name, values in (
             ("psnr", psnr(a, b)),
             ("psnr_hole", psnr(a, b, where=where)),
-            ("ssim", ssim(a, b)),
-            ("ssim_hole", ssim(a, b, where=where)),
+            ("ssim", ssim(a, b) if large else np.full(len(a), np.nan)),
+            ("ssim_hole", ssim(a, b, where=where) if large else np.full(len(a), np.nan)),
         ):
             parts[name].append(np.asarray(values))
     return {name: np.concatenate(values) for name, values in parts.items()}

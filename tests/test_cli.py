@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from dcgan_jax import cli, trainer
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.errors import DivergedError
 from dcgan_jax.figures import tile
+from dcgan_jax.folder import Report
 
 COMMANDS = ("prepare", "train", "sample", "inpaint", "evaluate", "demo")
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
@@ -94,6 +96,22 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
     assert "2 searches were not finite" in error and error.count("\n") == 1
 
 
+def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for i in range(13):
+        (tmp_path / "images" / f"{i:02d}.jpg").write_text("no picture")
+    Image.new("LA", (32, 32)).save(tmp_path / "images" / "good.png")
+    Image.new("L", (32, 32)).save(tmp_path / "mask.png")
+    out = tmp_path / "out"
+    images = ("--images", tmp_path / "images", "--masks", tmp_path / "mask.png")
+    assert main("inpaint", "--prior", prior_file, *images, "--out", out, *SEARCH) == 1
+    first, *skipped, last = capsys.readouterr().err.splitlines()
+    assert first == ("dcgan-jax: good: transparent parts were laid on white; nothing is missing, it is left as it was")
+    assert [line.split(" is skipped: ")[0] for line in skipped] == [f"dcgan-jax: {i:02d}" for i in range(10)]
+    assert last == f"dcgan-jax: and 3 more such images, see {out / 'results.jsonl'}"
+    assert (out / "good.png").is_file()
+
+
 # ------------------------------------------------------------------------------------------ wrong input
 
 
@@ -101,6 +119,9 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
     ("command", "message"),
     [
         ("prepare NOWHERE --out new", "NOWHERE does not exist"),
+        ("prepare here --out new", "here has no images in it"),
+        ("prepare text --out new", "more than 1 % of the images cannot be read"),
+        ("prepare digits --out here/note.txt/new", "note.txt"),
         ("prepare digits --out DATA", "exists already"),
         ("prepare digits --out new --crop round", "`crop`"),
         ("prepare digits --out new --validation-fraction 2", "`validation_fraction`"),
@@ -120,9 +141,18 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
         ("sample --prior PRIOR --out here/note.txt/new.png", "note.txt"),
         ("inpaint --prior PRIOR --images NOWHERE --masks center --out new", "NOWHERE does not exist"),
         ("inpaint --prior PRIOR --images here --masks center --out new", "holds no image"),
-        ("inpaint --prior PRIOR --images small.png --masks center --out new", "small.png is 8x8"),
+        ("inpaint --prior PRIOR --images text --masks center --out new", "a.jpg cannot be read as an image"),
+        ("inpaint --prior PRIOR --images small.png --masks center --out new --crop 0,0,9,9", "does not lie inside"),
+        ("inpaint --prior PRIOR --images small.png --masks center --out new --crop oval", "`crop` is 'oval'"),
+        ("inpaint --prior PRIOR --images small.png --masks text --out new", "images have no mask in text, 'small'"),
+        ("inpaint --prior PRIOR --images twins --masks center --out new", "two images named 'a'"),
+        ("inpaint --prior PRIOR --images twins/a.jpg --masks center --out twins", "would overwrite twins/a.png"),
+        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1 and the prior"),
+        ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
+        ("inpaint --prior TRUNCATED --images DATA --masks center --out new", "checkpoint 4 in TRUNCATED/checkpoints"),
+        ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
         ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),
-        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "small.png is 8x8"),
+        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8 and the image 32x32"),
         ("inpaint --prior PRIOR --images DATA --masks center --out here/note.txt", "note.txt cannot be made"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),
@@ -140,6 +170,17 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "note.txt").write_text("a note")
     Image.new("L", (8, 8)).save("small.png")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jpg").write_text("no picture")
+    (tmp_path / "twins").mkdir()
+    for suffix in ("png", "jpg"):
+        Image.new("L", (8, 8)).save(f"twins/a.{suffix}")
+    (tmp_path / "CUT.safetensors").write_bytes(prior_file.read_bytes()[:5000])
+    (tmp_path / "EMPTY").mkdir()
+    shutil.copy(digits_run.run / "config.json", "EMPTY")
+    shutil.copytree(digits_run.run, "TRUNCATED")
+    largest = max((tmp_path / "TRUNCATED" / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
     places = {"DATA": digits_run.data, "RUN": digits_run.run, "PRIOR": prior_file}
     roots = (tmp_path, digits_run.data, digits_run.run)
     before = {path for root in roots for path in root.rglob("*")}
@@ -222,7 +263,7 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
 
     def record(prior, images, mask, out, config, **options):
         seen.append((config, options))
-        return 0
+        return Report(0, 0, {}, {})
 
     monkeypatch.setattr(cli, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
@@ -235,4 +276,13 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         dj.InpaintConfig.preset("he2018"),
         dataclasses.replace(yeh, keep_best=True, latent_bound=0.5),
     ]
-    assert seen[2][1] == {"complete": False, "split": None, "count": 9, "seed": 4, "batch_size": 64, "progress": True}
+    assert seen[2][1] == {
+        "crop": None,
+        "complete": False,
+        "gif": False,
+        "split": None,
+        "count": 9,
+        "seed": 4,
+        "batch_size": 64,
+        "progress": True,
+    }

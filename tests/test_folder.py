@@ -69,7 +69,8 @@ def files(folder):
 
 def test_results_are_those_of_inpaint(images, mask, tmp_path):
     out = tmp_path / "out"
-    assert run(images, mask, out, seed=7) == 0
+    report = run(images, mask, out, seed=7)
+    assert (report.completed, report.not_finite, report.skipped, report.notes) == (3, 0, {}, {})
     assert files(out) == sorted(
         ["results.jsonl", *(f"{name}.png" for name in NAMES), *(f"strips/{name}.png" for name in NAMES)]
     )
@@ -85,7 +86,8 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
         assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
         assert (strip[:, -SIZE:] == np.asarray(pixels)).all()
     for line, name, context in zip(lines(out), NAMES, expected.context_loss, strict=False):
-        assert set(line) == {"name", "missing", "context_loss", "prior_loss", "num_steps", "status"}
+        assert set(line) == {"name", "missing", "region", "context_loss", "prior_loss", "num_steps", "status"}
+        assert line["region"] == [0, 0, SIZE, SIZE]
         assert line["name"] == name and line["missing"] == 49
         assert line["num_steps"] == 3 and line["status"] == "ok" and line["prior_loss"] == 0
         assert line["context_loss"] == pytest.approx(float(context), abs=1e-5)
@@ -218,7 +220,7 @@ def test_upright_and_on_white(mask, tmp_path):
 
 def test_searches_that_fail_are_counted(images, mask, tmp_path):
     broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
-    assert run(images, mask, tmp_path / "out", prior=broken) == 3
+    assert run(images, mask, tmp_path / "out", prior=broken).not_finite == 3
     for line in lines(tmp_path / "out"):  # JSON has no NaN
         assert line["status"] == "not finite" and line["context_loss"] is None
         result = read(tmp_path / "out" / f"{line['name']}.png")
@@ -235,10 +237,13 @@ def damage(path, pixels):
     ("spoil", "options", "message"),
     [
         (lambda f: Image.fromarray(PIXELS["a"]).save(f / "c.jpg"), {}, "two images named 'c'"),
-        (lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"), {}, r"c\.png is 12x8 and .* 12x12"),
-        (lambda f: (f / "c.png").write_bytes(b"not a picture"), {}, r"c\.png cannot be read"),
-        (lambda f: damage(f / "c.png", PIXELS["c"]), {}, r"c\.png"),
-        (lambda f: Image.fromarray(np.zeros((12, 12), np.uint16)).save(f / "c.png"), {}, r"c\.png.*8 bits"),
+        (lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES], {}, r"a\.png cannot be read.*\(and 2 images"),
+        (
+            lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"),
+            {"mask": "mask.png"},
+            "of 'c' is 12x12 .*12x8",
+        ),
+        (lambda f: None, {"crop": "round"}, "`crop` is 'round'"),
         (lambda f: [file.unlink() for file in f.glob("*.png")], {}, "holds no image"),
         (lambda f: None, {"images": "nowhere"}, "nowhere does not exist"),
         (lambda f: None, {"images": "images/notes.txt"}, "notes.txt cannot be read"),
@@ -252,6 +257,7 @@ def damage(path, pixels):
 def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch, spoil, options, message):
     monkeypatch.chdir(tmp_path)
     spoil(images)
+    Image.fromarray(HOLE).save("mask.png")
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
     options = {"images": images, "mask": "center", "out": "out"} | options
     arguments = [type(images)(options.pop("images")), options.pop("mask"), type(images)(options.pop("out"))]
@@ -263,12 +269,12 @@ def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch,
 
 def test_a_mask_of_another_size_is_named(images, tmp_path):
     Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
-    with pytest.raises(UserError, match=r"narrow\.png is 12x6"):
+    with pytest.raises(UserError, match="the mask of 'a' is 12x6 and the image 12x12"):
         run(images, tmp_path / "narrow.png", tmp_path / "out")
     (tmp_path / "masks").mkdir()
     for name in NAMES:
         Image.fromarray(HOLE[:, :6] if name == "c" else HOLE).save(tmp_path / "masks" / f"{name}.png")
-    with pytest.raises(UserError, match=r"c\.png is 12x6"):
+    with pytest.raises(UserError, match="the mask of 'c' is 12x6 and the image 12x12"):
         run(images, tmp_path / "masks", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -278,7 +284,7 @@ def test_masks_and_images_pair_in_subfolders(tmp_path):
         (tmp_path / folder / "train").mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / folder / "train" / "0.png")
         (tmp_path / folder / "._0.png").write_text("a file of macOS")
-    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out") == 0
+    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out").completed == 1
     result = read(tmp_path / "out" / "train" / "0.png")
     assert (result[KNOWN] == PIXELS["a"][KNOWN]).all() and (result[HOLE] != PIXELS["a"][HOLE]).any()
 
@@ -303,3 +309,99 @@ def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
     Image.new("RGB", (5, 5)).save(images / "z.png")
     run(images, mask, tmp_path / "out", count=2)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.1.png"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(b"a text"),
+        lambda path: damage(path, PIXELS["a"]),
+        lambda path: Image.fromarray(np.zeros((12, 12), np.uint16)).save(path.with_suffix(".png")),
+    ],
+)
+def test_one_that_cannot_be_read_is_skipped_and_named(images, mask, tmp_path, spoil):
+    run(images, mask, tmp_path / "before")
+    spoil(images / "b.1.png")
+    report = run(images, mask, tmp_path / "out")
+    assert (report.completed, report.not_finite, list(report.skipped)) == (2, 0, ["b.1"])
+    assert "b.1.png cannot be read as an image: " in report.skipped["b.1"]
+    first, *rest = lines(tmp_path / "out")
+    assert first == {"name": "b.1", "status": "skipped", "note": report.skipped["b.1"]}
+    assert [line["name"] for line in rest] == ["a", "c"]
+    assert files(tmp_path / "out") == ["a.png", "c.png", "results.jsonl", "strips/a.png", "strips/c.png"]
+    for name in ("a.png", "c.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+
+
+def test_photographs_of_any_size(tmp_path):
+    sizes = {"wide": (40, 21), "high": (17, 30), "small": (5, 5), "own": (SIZE, SIZE)}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    photos, holes = {}, {}
+    for name, size in sizes.items():
+        photos[name] = np.asarray(Image.fromarray(PIXELS["a"]).resize(size))
+        holes[name] = np.zeros(size[::-1], bool)
+        holes[name][2:5, 1:4] = True
+        Image.fromarray(photos[name]).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(holes[name]).save(tmp_path / "masks" / f"{name}.png")
+    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out").completed == 4
+    regions = {line["name"]: line["region"] for line in lines(tmp_path / "out")}
+    assert regions == {"wide": [1, 0, 21, 21], "high": [0, 2, 17, 17], "small": [0, 0, 5, 5], "own": [0, 0, 12, 12]}
+    for name, photo in photos.items():
+        result, hole = read(tmp_path / "out" / f"{name}.png"), holes[name]
+        assert (result[~hole] == photo[~hole]).all() and (result[hole] != photo[hole]).any()
+        key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()))
+        alone = dj.inpaint_photograph(PRIOR, photo, hole, key[None], CONFIG)
+        assert abs(result.astype(int) - alone.images).max() <= 1  # batches of another shape round otherwise
+        strip = read(tmp_path / "out" / "strips" / f"{name}.png")
+        left, top, width, height = regions[name]
+        assert (strip[:, -width:] == result[top : top + height, left : left + width]).all()
+    # Drawn masks are drawn at the prior's size and enlarged: four halves of the region.
+    run(tmp_path / "images", "center", tmp_path / "drawn", crop="stretch")
+    for line in lines(tmp_path / "drawn"):
+        hole = (read(tmp_path / "drawn" / f"{line['name']}.png") != photos[line["name"]]).any(axis=-1)
+        width, height = sizes[line["name"]]
+        assert line["missing"] == pytest.approx(width * height / 4, rel=0.5) and "psnr_hole" in line
+        assert not hole[: height // 5].any() and not hole[:, : width // 5].any()
+
+
+def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for name, hole in {"a": HOLE, "b.1": np.zeros_like(HOLE), "c": np.ones_like(HOLE)}.items():
+        Image.fromarray(hole).save(tmp_path / "masks" / f"{name}.png")
+    Image.fromarray(np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 9, np.uint8)])).save(images / "a.png")
+    report = run(images, tmp_path / "masks", tmp_path / "out")
+    assert report.notes == {
+        "a": "transparent parts were laid on white",
+        "b.1": "nothing is missing, it is left as it was",
+        "c": "nothing is known, the completion is a free sample",
+    }
+    for line in lines(tmp_path / "out"):
+        assert line["note"] == report.notes[line["name"]]
+    assert [line["status"] for line in lines(tmp_path / "out")] == ["ok", "nothing missing", "nothing known"]
+    assert (read(tmp_path / "out" / "b.1.png") == PIXELS["b.1"]).all()
+
+
+def test_colours_made_grey_are_noted(images, mask, tmp_path):
+    report = run(images / "a.png", mask, tmp_path / "out", prior=tanh_prior((SIZE, SIZE, 1)))
+    assert report.notes == {"a": "colours were made grey, as the prior's images are"}
+
+
+def test_traces_and_gifs(images, mask, tmp_path):
+    run(images / "a.png", mask, tmp_path / "out", gif=True, batch_size=1)
+    (line,) = lines(tmp_path / "out")
+    assert line["trace"]["num_steps"] == [0, 1, 2, 3]
+    assert min(line["trace"]["context_loss"]) == pytest.approx(line["context_loss"], rel=1e-4)
+    with Image.open(tmp_path / "out" / "gifs" / "a.gif") as gif:
+        assert gif.n_frames == 4 and gif.size == (2 * 22 * SIZE, 22 * SIZE)
+        gif.seek(3)
+        last = np.asarray(gif.convert("RGB"))[11::22, 22 * SIZE + 11 :: 22].astype(int)
+    # The right half is the blend: what is known shows as it is, up to the GIF's 256 colours.
+    assert abs(last - PIXELS["a"])[KNOWN].mean() < 6
+    assert "trace" not in lines_of(images / "a.png", mask, tmp_path / "plain")
+
+
+def lines_of(image, mask, out):
+    run(image, mask, out, batch_size=1)
+    (line,) = lines(out)
+    return line

@@ -8,8 +8,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from plain import quick_jit
+from tiny import arrays
 
 import dcgan_jax as dj
 from dcgan_jax import inpainting, masks
@@ -134,6 +136,40 @@ def check(result, expected, images=IMAGES, holes=HOLES):
 
 
 # ------------------------------------------------------------------------------------------ the search
+
+
+@pytest.mark.parametrize("every", [1, 5, 12, 20])
+def test_the_trace_holds_the_iterates(every):
+    config = dataclasses.replace(CONFIG, trace_every=every, restarts=2)
+    trace = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config).trace
+    points = [*range(0, CONFIG.num_steps, every), CONFIG.num_steps]
+    assert np.asarray(trace.num_steps).tolist() == [points] * 4
+    for i in range(4):
+        restarts = [numpy_search(IMAGES[i], HOLES[i], CONFIG, start(UNIFORM, i, r), (-1, 1)) for r in range(2)]
+        best = min(restarts, key=lambda iterates: sum(kept(iterates)[1:]))
+        latents, context, prior = (np.array(column) for column in zip(*(best[t] for t in points), strict=True))
+        np.testing.assert_allclose(trace.latents[i], latents, atol=2e-4)
+        np.testing.assert_allclose(trace.context_loss[i], context, rtol=1e-3)
+        np.testing.assert_allclose(trace.prior_loss[i], prior, rtol=1e-3, atol=1e-6)
+
+
+def test_any_optimiser():
+    rate = 0.05
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG, optax.sgd(rate))
+    for i in range(4):
+        params = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}
+        z, iterates = np.asarray(start(UNIFORM, i), np.float64), []
+        for _ in range(CONFIG.num_steps + 1):
+            context, prior, gradient = numpy_losses(params, IMAGES[i], HOLES[i], CONFIG, z)
+            iterates.append((z, context, prior))
+            z = np.clip(z - rate * gradient, -1, 1)
+        np.testing.assert_allclose(result.latents[i], kept(iterates)[0], atol=2e-4)
+    # A line search is given the loss and its function.
+    smooth = dataclasses.replace(CONFIG, num_steps=8)
+    quick = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, smooth, optax.lbfgs(memory_size=4))
+    slow = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, dataclasses.replace(smooth, num_steps=0))
+    assert (quick.context_loss + quick.prior_loss < 0.9 * (slow.context_loss + slow.prior_loss)).all()
+    assert (np.asarray(quick.status) == inpainting.OK).all()
 
 
 def test_search_against_numpy():
@@ -323,7 +359,7 @@ def test_on_eight_devices(tmp_path):
         assert (found["devices"] == 8).all()
         expected = dj.inpaint(UNIFORM, *many(16), KEY, CONFIG)
         for n in (11, 16):
-            for name, value in expected._asdict().items():
+            for name, value in arrays(expected).items():
                 assert found[f"{name}_{n}"].shape == (n, *value.shape[1:])
                 np.testing.assert_allclose(found[f"{name}_{n}"], value[:n], atol=1e-4, err_msg=name)
 
@@ -336,7 +372,7 @@ def write_results_on_all_devices(path):
     arrays = {}
     for n in (11, 16):
         result = dj.inpaint(UNIFORM, *many(n), KEY, CONFIG)
-        arrays |= {f"{name}_{n}": np.asarray(value) for name, value in result._asdict().items()}
+        arrays |= {f"{name}_{n}": np.asarray(value) for name, value in arrays(result).items()}
     arrays["devices"] = np.array([len(jax.local_devices()), len(result.images.sharding.device_set)])
     np.savez(path, **arrays)
 
@@ -378,16 +414,26 @@ def test_uint8_reaches_both_ends_of_the_range():
         assert (result[:, hole] == end).all() and (result[:, ~hole] == level).all()
 
 
-def test_a_nan_among_known_pixels_spoils_its_own_image_alone():
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_known_pixels_that_are_not_finite_are_refused(array, value):
+    spoilt = IMAGES.copy()
+    spoilt[(1, *np.argwhere(~HOLES[1])[0])] = value
+    with pytest.raises(ValueError, match="`images` has known pixels that are not finite, in image 1 first"):
+        dj.inpaint(UNIFORM, array(spoilt), HOLES, KEY, CONFIG)
+
+
+def test_under_jit_a_nan_among_known_pixels_spoils_its_own_image_alone():
     spoilt = IMAGES.copy()
     place = tuple(np.argwhere(~HOLES[1])[0])
     spoilt[(1, *place)] = np.nan
-    result = dj.inpaint(UNIFORM, spoilt, HOLES, KEY, CONFIG)
+    inpaint = jax.jit(lambda images: dj.inpaint(UNIFORM, images, HOLES, KEY, CONFIG))
+    result = inpaint(spoilt)
     assert np.asarray(result.status).tolist() == [0, 1, 0, 0] and inpainting.STATUS[1] == "not finite"
     images = np.asarray(result.images)
     assert (images[~HOLES].view(np.uint32) == spoilt[~HOLES].view(np.uint32)).all()
     assert (images[1][HOLES[1]] == 0).all()
-    good = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    good = inpaint(IMAGES)
     rest = np.array([0, 2, 3])
     assert_same_bits(*(jax.tree.map(lambda x: np.asarray(x)[rest], r) for r in (result, good)))
 
@@ -403,7 +449,7 @@ def test_a_broken_prior_gives_grey():
 def test_everything_or_nothing_missing():
     holes = np.stack([np.ones((H, W), bool), np.zeros((H, W), bool), HOLES[2], HOLES[3]])
     result = dj.inpaint(UNIFORM, IMAGES, holes, KEY, CONFIG)
-    assert (np.asarray(result.status) == inpainting.OK).all()
+    assert [inpainting.STATUS[i] for i in result.status] == ["nothing known", "nothing missing", "ok", "ok"]
     assert (result.context_loss[:2] == 0).all()
     assert (result.images[0] == result.completions[0]).all()
     assert (np.asarray(result.images[1]) == IMAGES[1]).all()
@@ -442,12 +488,12 @@ def test_wrong_arguments_are_named(argument, change):
 
 
 def assert_same_bits(a, b):
-    for name, x, y in zip(a._fields, a, b, strict=True):
+    for (name, x), y in zip(arrays(a).items(), arrays(b).values(), strict=True):
         assert np.array_equal(x, y, equal_nan=True), name
 
 
 def assert_close(a, b):
-    for name, x, y in zip(a._fields, a, b, strict=True):
+    for (name, x), y in zip(arrays(a).items(), arrays(b).values(), strict=True):
         np.testing.assert_allclose(x, y, atol=2e-5, rtol=1e-5, err_msg=name)
 
 

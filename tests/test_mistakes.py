@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from plain import quick_jit
-from tiny import LATENT, constant_prior, draw_latents
+from tiny import LATENT, arrays, constant_prior, draw_latents
 
 import dcgan_jax as dj
 from dcgan_jax.folder import inpaint_folder
@@ -36,7 +36,7 @@ def to_levels(images):
 
 
 def assert_same_bits(a, b, row_a=slice(None), row_b=slice(None)):
-    for name, x, y in zip(a._fields, a, b, strict=True):
+    for (name, x), y in zip(arrays(a).items(), arrays(b).values(), strict=True):
         assert np.asarray(x[row_a]).tobytes() == np.asarray(y[row_b]).tobytes(), name
 
 

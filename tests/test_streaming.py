@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import tanh_prior
+from tiny import arrays, tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax import streaming
@@ -36,7 +36,7 @@ def test_every_image_in_order_as_inpaint_completes_it(count):
         others = [j for j in range(8) if j != i][: min(count, BATCH) - 1]
         rows = np.array([*others, i])
         expected = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], KEYS[rows], CONFIG)
-        for name, value, row in zip(item._fields, item, expected, strict=True):
+        for (name, value), row in zip(arrays(item).items(), arrays(expected).values(), strict=True):
             assert isinstance(value, np.ndarray | np.generic) and value.shape == row.shape[1:], name
             assert (value == np.asarray(row[-1])).all(), name
 

@@ -26,6 +26,11 @@ def draw_latents(key, n):
     return jax.random.uniform(key, (n, LATENT), minval=-1.0, maxval=1.0)
 
 
+def arrays(result):
+    """The fields of an `InpaintResult` that hold arrays: without the trace where none was kept."""
+    return {name: value for name, value in result._asdict().items() if value is not None}
+
+
 @functools.cache
 def _decoder(shape):
     return lambda params, z: jnp.tanh(z @ params).reshape(-1, *shape)
