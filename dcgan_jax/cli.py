@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax import data, demo, evaluation, figures, masks, trainer
+from dcgan_jax import cards, data, demo, evaluation, figures, masks, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.folder import inpaint_folder
@@ -74,6 +74,13 @@ def _sample(options: argparse.Namespace) -> int:
     images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figures.save_png(options.out, figures.tile(np.asarray(images), columns=min(8, options.count)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Saves a run's prior as one file, with a model card beside it."""
+    cards.export(options.run, options.out, half=options.half)
+    print(f"{options.out}, {options.out.with_suffix('.md')}")
     return 0
 
 
@@ -170,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, required=True, help="a PNG file")
     sub.add_argument("--count", type=int, default=64, help="how many images (64)")
     sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
+
+    sub = command("export", _export)
+    sub.add_argument("--run", type=Path, required=True, help="a run's folder")
+    sub.add_argument("--out", type=Path, required=True, help="a .safetensors file; the card is its name in .md")
+    sub.add_argument("--half", action="store_true", default=False, help="kernels in float16, half the size")
 
     sub = command("inpaint", _inpaint)
     _add_prior(sub)

@@ -138,7 +138,9 @@ def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str
         "path": str(prepared.path),
         "split": split,
         "kind": manifest["kind"],
+        "source": manifest.get("source"),
         "crop": manifest.get("crop"),
+        "count": len(prepared.split(split)),
         "sha256": manifest["sha256"],
     }
     if (run / checkpoints.RECORD).is_file():

@@ -18,7 +18,7 @@ from dcgan_jax.errors import DivergedError
 from dcgan_jax.figures import tile
 from dcgan_jax.folder import Report
 
-COMMANDS = ("prepare", "train", "sample", "inpaint", "evaluate", "demo")
+COMMANDS = ("prepare", "train", "sample", "export", "inpaint", "evaluate", "demo")
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
 
 
@@ -57,6 +57,25 @@ def test_sample(digits_run, digits_prior, tmp_path):
     expected = tile(np.asarray(dj.generate(digits_prior, latents)), columns=3)
     with Image.open(out) as image:
         assert (np.asarray(image) == expected).all()
+
+
+def test_export(digits_run, digits_prior, tmp_path, capsys):
+    out = tmp_path / "digits.safetensors"
+    assert main("export", "--run", digits_run.run, "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}, {tmp_path / 'digits.md'}\n"
+    prior = dj.load_prior(out)
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), prior.params, digits_prior.params)
+    assert all(jax.tree.leaves(same)) and prior.crop == "center"
+    card = (tmp_path / "digits.md").read_text()
+    for said in (
+        "# `digits`",
+        "32×32 pixels in grey, 8 uniform latents, base width 4",
+        "4 steps, 32 images seen",
+        "1438",
+    ):
+        assert said in card
+    assert main("export", "--run", digits_run.run, "--out", out, "--half") == 0
+    assert "float16" in (tmp_path / "digits.md").read_text()
 
 
 def test_as_a_module(prior_file, tmp_path):

@@ -1,18 +1,19 @@
-"""Makes the README's pictures: `python .github/pictures/make.py` (needs scikit-image, which brings the photograph).
+"""Makes the README's pictures: `python .github/pictures/make.py` (needs the extra `test`).
 
-The astronaut is NASA's photograph of Eileen Collins, in the public domain. Her face is cut out as CelebA's faces are,
-eyes where theirs lie.
+scikit-image brings the photograph: NASA's of Eileen Collins, in the public domain. For the four masks her face is cut
+out as CelebA's faces are, eyes where theirs lie.
 """
 
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage.data import astronaut
 
 import dcgan_jax as dj
-from dcgan_jax import figures
+from dcgan_jax import cli, figures
 
 FOLDER = Path(__file__).parent
 
@@ -31,6 +32,25 @@ def inpainting() -> None:
     figures.save_png(FOLDER / "astronaut.png", figures.labelled(large, dj.masks.NAMES, columns))
 
 
+def photograph() -> None:
+    """The photograph and the mask of the README's command, and what the command makes of them."""
+    photo, mask = FOLDER / "photograph.jpg", FOLDER / "mask.png"
+    Image.fromarray(astronaut()).save(photo, quality=90)
+    drawing = Image.new("L", (512, 512))
+    draw = ImageDraw.Draw(drawing)
+    draw.ellipse((208, 92, 248, 132), fill=255)
+    draw.line((168, 60, 205, 100, 196, 140), fill=255, width=7, joint="curve")
+    draw.line((262, 64, 250, 88, 266, 128), fill=255, width=6, joint="curve")
+    drawing.save(mask)
+    with tempfile.TemporaryDirectory() as out:
+        assert cli.main(["inpaint", "--images", str(photo), "--masks", str(mask), "--out", out]) == 0
+        completed = np.asarray(Image.open(Path(out) / "photograph.png"))
+    given = figures.masked_view(np.asarray(Image.open(photo)), np.asarray(drawing) >= 128)
+    face = (slice(0, 200), slice(120, 320))
+    pair = np.stack([given[face], completed[face]]).repeat(2, axis=1).repeat(2, axis=2)
+    figures.save_png(FOLDER / "completed.png", figures.tile(pair, columns=2))
+
+
 def samples() -> None:
     """Samples of every prior in the package, two rows each."""
     rows = []
@@ -42,4 +62,5 @@ def samples() -> None:
 
 if __name__ == "__main__":
     inpainting()
+    photograph()
     samples()
