@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax import data, demo, evaluation, figures, masks, trainer
+from dcgan_jax import data, demo, evaluation, figures, masks, reports, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.folder import inpaint_folder
@@ -54,7 +54,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    """Trains, or goes on with the run in the folder."""
+    """Trains, or goes on with the run in the folder; `tensorboard --logdir RUN` shows it meanwhile."""
     if options.preset is None and options.dataset is not None:
         raise UserError("`dataset` goes with a preset: give --preset he2018 too")
     base = TrainConfig() if options.preset is None else TrainConfig.preset(options.preset, options.dataset)
@@ -62,7 +62,16 @@ def _train(options: argparse.Namespace) -> int:
         data.verify(options.data)
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
-    trainer.train(config, options.data, options.run, split=options.split, progress=not options.quiet)
+    window = None if options.profile_steps is None else reports.parse_window(options.profile_steps)
+    trainer.train(
+        config, options.data, options.run, split=options.split, profile_steps=window, progress=not options.quiet
+    )
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    """Draws a run's losses from its metrics.jsonl."""
+    print(reports.plot(options.run))
     return 0
 
 
@@ -156,8 +165,13 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
     )
     sub.add_argument("--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set")
+    trace = "trace the steps from FIRST to END, such as 20:30, into the run's folder `profile`"
+    sub.add_argument("--profile-steps", default=None, metavar="FIRST:END", help=trace)
     _add_fields(sub, ModelConfig)
     _add_fields(sub, TrainConfig)
+
+    sub = command("plot", _plot)
+    sub.add_argument("run", type=Path, help="a run's folder; the picture goes into it as losses.png")
 
     sub = command("sample", _sample)
     _add_prior(sub)
