@@ -19,7 +19,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from dcgan_jax import checkpoints, figures, reports, sharding
+from dcgan_jax import checkpoints, figures, mirror, reports, sharding
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, UserError
@@ -34,8 +34,8 @@ _RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
 
 def train(
     config: TrainConfig,
-    data: Path,
-    run: Path,
+    data: str | Path,
+    run: str | Path,
     *,
     split: str = "train",
     profile_steps: range | None = None,
@@ -45,8 +45,8 @@ def train(
 
     Args:
         config: model, algorithm and reports.
-        data: a prepared set (`dcgan-jax prepare`).
-        run: the run's folder.
+        data: a prepared set (`dcgan-jax prepare`), here or in a bucket.
+        run: the run's folder, here or in a bucket.
         split: which images of the set.
         profile_steps: range(20, 30) traces the steps from step 20 to step 30 into RUN/profile.
         progress: show a progress bar on standard error.
@@ -69,7 +69,6 @@ def train(
         raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple")
     batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
     _check_window(profile_steps, 0, config.num_steps)
-    record = _claim_run(run, config, prepared, split)
 
     # ---------------------------------------------------------------- state, new or restored
     everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
@@ -82,6 +81,9 @@ def train(
         donate_argnums=0,
     )
     with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(mirror.open_run(run))
+        run = copy.folder
+        record = _claim_run(run, config, data, prepared, split)
         manager = stack.enter_context(checkpoints.open_checkpoints(run))
         state = checkpoints.restore(manager, config, everywhere)
         if state is None:
@@ -92,6 +94,7 @@ def train(
         _check_window(profile_steps, start, config.num_steps)
         checkpoints.write_record(run, config, record)
         _forget_after(run / reports.METRICS, start)
+        copy.push()
         if start == config.num_steps:
             return state
         log = stack.enter_context((run / reports.METRICS).open("a", encoding="utf-8"))
@@ -135,6 +138,9 @@ def train(
                     grid = figures.tile(np.asarray(generate(prior_from_state(state, config), latents)), columns=8)
                     figures.save_png(run / "samples" / f"{done:07d}.png", grid)
                     events.image("samples", grid, done)
+                if saving and copy.url:
+                    manager.wait_until_finished()
+                    copy.push()
                 clock = time.perf_counter()  # samples and saves are not training time
     return state
 
@@ -159,11 +165,11 @@ def _check_window(window: range | None, start: int, end: int) -> None:
         )
 
 
-def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str) -> dict[str, Any]:
+def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: PreparedSet, split: str) -> dict[str, Any]:
     """Records what a new run computes, or checks that it is what the folder records; returns the data's part."""
     manifest = prepared.manifest
     data = {
-        "path": str(prepared.path),
+        "path": str(source),
         "split": split,
         "kind": manifest["kind"],
         "sha256": manifest["sha256"],
