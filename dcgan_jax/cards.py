@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dcgan_jax import checkpoints
+from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.files import whole_file
 from dcgan_jax.prior import prior_from_state, save_prior
@@ -20,17 +20,18 @@ _PREPARATION = {
 }
 
 
-def export(run: Path, path: Path, *, half: bool = False) -> None:
+def export(run: str | Path, path: Path, *, half: bool = False) -> None:
     """Saves a run's prior as one file with a model card beside it, of the same name in .md.
 
     Args:
-        run: the run's folder; its newest checkpoint is taken.
+        run: the run's folder, here or in a bucket; its newest checkpoint is taken.
         path: the file, .safetensors.
         half: see `save_prior`.
 
     Raises:
         UserError: the folder is not a run's, or the name does not end in .safetensors.
     """
+    run = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
     state, config = checkpoints.load_state(run)
     _, data = checkpoints.read_record(run)
     save_prior(dataclasses.replace(prior_from_state(state, config), crop=data.get("crop")), path, half=half)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax import cards, data, demo, evaluation, figures, masks, trainer
+from dcgan_jax import cards, data, demo, evaluation, figures, masks, remote, reports, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.folder import inpaint_folder
@@ -55,7 +55,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    """Trains, or goes on with the run in the folder."""
+    """Trains, or goes on with the run in the folder; `tensorboard --logdir RUN` shows it meanwhile."""
     if options.preset is None and options.dataset is not None:
         raise UserError("`dataset` goes with a preset: give --preset he2018 too")
     base = TrainConfig() if options.preset is None else TrainConfig.preset(options.preset, options.dataset)
@@ -63,7 +63,16 @@ def _train(options: argparse.Namespace) -> int:
         data.verify(options.data)
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
-    trainer.train(config, options.data, options.run, split=options.split, progress=not options.quiet)
+    window = None if options.profile_steps is None else reports.parse_window(options.profile_steps)
+    trainer.train(
+        config, options.data, options.run, split=options.split, profile_steps=window, progress=not options.quiet
+    )
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    """Draws a run's losses from its metrics.jsonl."""
+    print(reports.plot(options.run))
     return 0
 
 
@@ -89,8 +98,8 @@ def _inpaint(options: argparse.Namespace) -> int:
     _check_counts(options)
     report = inpaint_folder(
         load_prior(options.prior),
-        options.images,
-        options.masks,
+        Path(remote.fetch(options.images)),
+        str(remote.fetch(options.masks)),
         options.out,
         _search(options),
         crop=options.crop,
@@ -138,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dcgan-jax",
         description="Semantic image inpainting by a generative prior (Yeh et al. 2017), in JAX.",
+        epilog="Sources, prepared sets, runs, priors, images and masks may lie in buckets: gs://, s3:// and others.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -150,44 +160,49 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("prepare", _prepare)
-    sub.add_argument("source", type=Path, help="folder, archive or .mat files; `digits` for scikit-learn's digits")
-    sub.add_argument("--out", type=Path, required=True, help="folder of the prepared set, new")
+    sub.add_argument("source", type=_place, help="folder, archive or .mat files; `digits` for scikit-learn's digits")
+    sub.add_argument("--out", type=_place, required=True, help="folder of the prepared set, new")
     sub.add_argument("--kind", default=None, choices=data.KINDS, help="detected if not given")
     sub.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
     sub.add_argument("--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1")
     sub.add_argument("--crop", default=None, help=f"{', '.join(data.CROPS)}; by default what suits the kind")
-    sub.add_argument("--partition", type=Path, default=None, help="CelebA's list_eval_partition.txt, if elsewhere")
+    sub.add_argument("--partition", type=_place, default=None, help="CelebA's list_eval_partition.txt, if elsewhere")
     fraction = "held out where the source has no splits (0.05)"
     sub.add_argument("--validation-fraction", type=float, default=0.05, help=fraction)
 
     sub = command("train", _train)
-    sub.add_argument("--data", type=Path, required=True, help="a prepared set")
-    sub.add_argument("--run", type=Path, required=True, help="the run's folder; a run in it is resumed")
+    sub.add_argument("--data", type=_place, required=True, help="a prepared set")
+    sub.add_argument("--run", type=_place, required=True, help="the run's folder; a run in it is resumed")
     sub.add_argument("--split", default="train", help="which images of the set (train)")
     sub.add_argument("--verify", action="store_true", default=False, help="check the set's checksum first")
     sub.add_argument(
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
     )
     sub.add_argument("--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set")
+    trace = "trace the steps from FIRST to END, such as 20:30, into the run's folder `profile`"
+    sub.add_argument("--profile-steps", default=None, metavar="FIRST:END", help=trace)
     _add_fields(sub, ModelConfig)
     _add_fields(sub, TrainConfig)
 
+    sub = command("plot", _plot)
+    sub.add_argument("run", type=_local, help="a run's folder; the picture goes into it as losses.png")
+
     sub = command("sample", _sample)
     _add_prior(sub)
-    sub.add_argument("--out", type=Path, required=True, help="a PNG file")
+    sub.add_argument("--out", type=_local, required=True, help="a PNG file")
     sub.add_argument("--count", type=int, default=64, help="how many images (64)")
     sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
 
     sub = command("export", _export)
-    sub.add_argument("--run", type=Path, required=True, help="a run's folder")
-    sub.add_argument("--out", type=Path, required=True, help="a .safetensors file; the card is its name in .md")
+    sub.add_argument("--run", type=_place, required=True, help="a run's folder")
+    sub.add_argument("--out", type=_local, required=True, help="a .safetensors file; the card is its name in .md")
     sub.add_argument("--half", action="store_true", default=False, help="kernels in float16, half the size")
 
     sub = command("inpaint", _inpaint)
     _add_prior(sub)
-    sub.add_argument("--images", type=Path, required=True, help="folder, file or prepared set")
+    sub.add_argument("--images", type=_place, required=True, help="folder, file or prepared set")
     sub.add_argument("--masks", required=True, help="folder or file (white = missing), center, half, random or pattern")
-    sub.add_argument("--out", type=Path, required=True, help="folder of the results")
+    sub.add_argument("--out", type=_local, required=True, help="folder of the results")
     sub.add_argument("--split", default=None, help="of a prepared set; all of it if not given")
     suits = "by default what suits the prior"
     sub.add_argument("--crop", default=None, help=f"{', '.join(CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels; {suits}")
@@ -199,15 +214,26 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", _evaluate)
     _add_prior(sub)
-    sub.add_argument("--data", type=Path, required=True, help="a prepared set")
+    sub.add_argument("--data", type=_place, required=True, help="a prepared set")
     sub.add_argument("--split", default="validation", help="which of its images (validation)")
     sub.add_argument("--masks", nargs="+", default=masks.NAMES, help="which masks (all four)")
-    sub.add_argument("--out", type=Path, required=True, help="folder of table.md, scores.json and figure.png")
+    sub.add_argument("--out", type=_local, required=True, help="folder of table.md, scores.json and figure.png")
     _add_search(sub)
 
     sub = command("demo", _demo)
-    sub.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything it makes (demo)")
+    sub.add_argument("--out", type=_local, default=Path("demo"), help="folder of everything it makes (demo)")
     return parser
+
+
+def _place(text: str) -> str | Path:
+    """A local path, or the address of a bucket, which a `Path` would spoil."""
+    return text if remote.is_url(text) else Path(text)
+
+
+def _local(text: str) -> Path:
+    if remote.is_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is not here: give a local path and copy it from there")
+    return Path(text)
 
 
 def _add_prior(parser):

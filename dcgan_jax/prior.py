@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
 from safetensors.numpy import save
 
-from dcgan_jax import checkpoints
+from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import whole_file
@@ -191,8 +191,8 @@ def load_prior(source: str | Path) -> Prior:
     """Loads a prior from a run's folder, from a file of `save_prior`, or by the name of one in the package.
 
     Args:
-        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file.
-            Only arrays and JSON are read: loading runs no code.
+        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file,
+            the latter two also in a bucket. Only arrays and JSON are read: loading runs no code.
 
     Raises:
         UserError: there is nothing of the kind, or it is damaged.
@@ -201,7 +201,7 @@ def load_prior(source: str | Path) -> Prior:
         >>> import dcgan_jax as dj
         >>> prior = dj.load_prior("runs/celeba")  # doctest: +SKIP
     """
-    path = Path(source)
+    path = mirror.fetch_prior(source) if remote.is_url(source) else Path(source)
     if path.is_dir():
         _, data = checkpoints.read_record(path)
         return dataclasses.replace(prior_from_state(*checkpoints.load_state(path)), crop=data.get("crop"))

@@ -1,7 +1,8 @@
 """The training run: data in order, steps, metrics, samples, checkpoints, resume.
 
-A run's folder holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), `samples/STEP.png` and
-`checkpoints/`. The same command on the same folder goes on where the last checkpoint stands.
+A run's folder holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), the same for TensorBoard in
+`tensorboard/`, `samples/STEP.png` and `checkpoints/`. The same command on the same folder goes on where the last
+checkpoint stands.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from dcgan_jax import checkpoints, figures, sharding
+from dcgan_jax import checkpoints, figures, mirror, reports, sharding
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.files import whole_file
-from dcgan_jax.prior import Prior, generate, prior_from_state
+from dcgan_jax.prior import generate, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
 SAMPLES = 64  # images in a grid of samples
@@ -31,14 +32,23 @@ SAMPLES = 64  # images in a grid of samples
 _RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
 
 
-def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", progress: bool = True) -> GANState:
+def train(
+    config: TrainConfig,
+    data: str | Path,
+    run: str | Path,
+    *,
+    split: str = "train",
+    profile_steps: range | None = None,
+    progress: bool = True,
+) -> GANState:
     """Trains a model on a split of a prepared set, or goes on with the run that the folder holds.
 
     Args:
         config: model, algorithm and reports.
-        data: a prepared set (`dcgan-jax prepare`).
-        run: the run's folder.
+        data: a prepared set (`dcgan-jax prepare`), here or in a bucket.
+        run: the run's folder, here or in a bucket.
         split: which images of the set.
+        profile_steps: range(20, 30) traces the steps from step 20 to step 30 into RUN/profile.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -48,6 +58,8 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
         UserError: set, configuration and folder do not fit together.
         DivergedError: a loss, or a state about to be saved, is not finite; the last checkpoint is from before.
     """
+    from dcgan_jax.events import open_events  # tensorboardX is slow to import, and only wanted here
+
     # ---------------------------------------------------------------- what goes in
     prepared = open_prepared(data)
     images = _check_images(config, prepared, split)
@@ -56,7 +68,7 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
     if config.batch_size % mesh.size:
         raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple")
     batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
-    record = _claim_run(run, config, prepared, split)
+    _check_window(profile_steps, 0, config.num_steps)
 
     # ---------------------------------------------------------------- state, new or restored
     everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
@@ -69,6 +81,9 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
         donate_argnums=0,
     )
     with contextlib.ExitStack() as stack:
+        copy = stack.enter_context(mirror.open_run(run))
+        run = copy.folder
+        record = _claim_run(run, config, data, prepared, split)
         manager = stack.enter_context(checkpoints.open_checkpoints(run))
         state = checkpoints.restore(manager, config, everywhere)
         if state is None:
@@ -76,9 +91,15 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
         start = int(state.step)
         if start > config.num_steps:
             raise UserError(f"{run} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
+        _check_window(profile_steps, start, config.num_steps)
         checkpoints.write_record(run, config, record)
-        _forget_after(run / "metrics.jsonl", start)
-        log = stack.enter_context((run / "metrics.jsonl").open("a", encoding="utf-8"))
+        _forget_after(run / reports.METRICS, start)
+        copy.push()
+        if start == config.num_steps:
+            return state
+        log = stack.enter_context((run / reports.METRICS).open("a", encoding="utf-8"))
+        events = stack.enter_context(open_events(run, config.model, start))
+        profiler = stack.enter_context(reports.Profiler(run, profile_steps))
         bar = stack.enter_context(
             tqdm(total=config.num_steps, initial=start, unit="step", disable=not progress, dynamic_ncols=True)
         )
@@ -87,6 +108,7 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
         previous = None
         clock, seconds, reported = time.perf_counter(), 0.0, start
         for t in range(start, config.num_steps):
+            profiler.before(t, previous)
             batch = images[batch_indices(t, per_step, len(images), config.seed)]
             state, metrics = step(state, sharding.put_batch(mesh, batch), step_key)
             # Waiting for the step before keeps the device busy and the queue short.
@@ -102,10 +124,10 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
                 now = time.perf_counter()
                 seconds += now - clock
                 if done % config.log_every == 0 or last:
-                    report = {"step": done, "images": done * per_step, **line}
-                    report["steps_per_second"] = round((done - reported) / seconds, 3)
-                    log.write(json.dumps(report) + "\n")
+                    line["steps_per_second"] = round((done - reported) / seconds, 3)
+                    log.write(json.dumps({"step": done, "images": done * per_step, **line}) + "\n")
                     log.flush()
+                    events.scalars(line, done)
                     seconds, reported = 0.0, done
                 bar.set_postfix(D=f"{line['discriminator_loss']:.2f}", G=f"{line['generator_loss']:.2f}")
                 if saving:
@@ -113,7 +135,12 @@ def train(config: TrainConfig, data: Path, run: Path, *, split: str = "train", p
                     _refuse_non_finite(_finite(state._asdict()), done, manager.latest_step())
                     checkpoints.save(manager, state)
                 if sampling:
-                    _save_samples(run, prior_from_state(state, config), latents, done)
+                    grid = figures.tile(np.asarray(generate(prior_from_state(state, config), latents)), columns=8)
+                    figures.save_png(run / "samples" / f"{done:07d}.png", grid)
+                    events.image("samples", grid, done)
+                if saving and copy.url:
+                    manager.wait_until_finished()
+                    copy.push()
                 clock = time.perf_counter()  # samples and saves are not training time
     return state
 
@@ -131,11 +158,18 @@ def _check_images(config: TrainConfig, prepared: PreparedSet, split: str) -> np.
     return images
 
 
-def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str) -> dict[str, Any]:
+def _check_window(window: range | None, start: int, end: int) -> None:
+    if window is not None and not start <= window.start < window.stop <= end:
+        raise UserError(
+            f"`profile_steps` is {window.start}:{window.stop}; the steps to be run are {start}:{end}, choose among them"
+        )
+
+
+def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: PreparedSet, split: str) -> dict[str, Any]:
     """Records what a new run computes, or checks that it is what the folder records; returns the data's part."""
     manifest = prepared.manifest
     data = {
-        "path": str(prepared.path),
+        "path": str(source),
         "split": split,
         "kind": manifest["kind"],
         "source": manifest.get("source"),
@@ -213,8 +247,3 @@ def _refuse_non_finite(finite: Mapping[str, bool | jax.Array], step: int, saved:
         raise DivergedError(
             f"{bad[0]} is not finite at step {step}; {checkpoint}: lower `learning_rate` or train in float32"
         )
-
-
-def _save_samples(run: Path, prior: Prior, latents: jax.Array, step: int) -> None:
-    grid = figures.tile(np.asarray(generate(prior, latents)), columns=8)
-    figures.save_png(run / "samples" / f"{step:07d}.png", grid)

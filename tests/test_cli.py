@@ -18,7 +18,8 @@ from dcgan_jax.errors import DivergedError
 from dcgan_jax.figures import tile
 from dcgan_jax.folder import Report
 
-COMMANDS = ("prepare", "train", "sample", "export", "inpaint", "evaluate", "demo")
+COMMANDS = ("prepare", "train", "plot", "sample", "export", "inpaint", "evaluate", "demo")
+TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
 
 
@@ -152,6 +153,13 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
         ("train --data DATA --run new --preset he2019", "unknown preset 'he2019'"),
         ("train --data DATA --run new --learning-rate -1", "`learning_rate`"),
         ("train --data DATA --run new --split night", "no split 'night'"),
+        ("train --data DATA --run new --profile-steps 3", "`profile_steps` is '3'"),
+        ("train --data DATA --run new --profile-steps 3:3", "`profile_steps` is '3:3'"),
+        ("train --data DATA --run new --profile-steps=-1:3", "`profile_steps` is '-1:3'"),
+        ("train --data DATA --run new --profile-steps 1:5 TINY", "`profile_steps` is 1:5; the steps to be run are 0:4"),
+        ("train --data DATA --run RUN --profile-steps 1:3 TINY", "the steps to be run are 4:4"),
+        ("plot NOWHERE", "NOWHERE is not a run's folder (there is no such folder)"),
+        ("plot here", "here is not a run's folder (it has no metrics.jsonl)"),
         ("sample --prior NOWHERE --out new.png", "no prior 'NOWHERE'"),
         ("sample --prior here --out new.png", "not a run's folder"),
         ("sample --prior here/note.txt --out new.png", "note.txt is not a prior"),
@@ -206,7 +214,8 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
     places = {"DATA": digits_run.data, "RUN": digits_run.run, "PRIOR": prior_file}
     roots = (tmp_path, digits_run.data, digits_run.run)
     before = {path for root in roots for path in root.rglob("*")}
-    assert main(*(places.get(word, word) for word in command.split()), "--quiet") == 2
+    words = command.replace("TINY", TINY).split()
+    assert main(*(places.get(word, word) for word in words), "--quiet") == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("dcgan-jax: ") and printed.err.count("\n") == 1 and printed.out == ""
     assert message in printed.err

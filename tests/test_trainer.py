@@ -84,7 +84,8 @@ def assert_same(one, other):
 
 def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, digits):
     run, state = uninterrupted
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "config.json", "metrics.jsonl", "samples"]
+    names = ["checkpoints", "config.json", "metrics.jsonl", "samples", "tensorboard"]
+    assert sorted(path.name for path in run.iterdir()) == names
     record = json.loads((run / "config.json").read_text())
     assert TrainConfig.from_json(record["config"]) == CONFIG
     manifest = open_prepared(digits).manifest

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
+from dcgan_jax import remote
 from dcgan_jax.errors import UserError
 
 FORMAT = "dcgan_jax prepared set"
@@ -54,10 +55,12 @@ class PreparedSet:
 def open_prepared(path: str | Path) -> PreparedSet:
     """Opens a prepared set in milliseconds, whatever its size; `verify` is what looks at the pixels.
 
+    One in a bucket is fetched first, if its copy in the cache is not the same.
+
     Raises:
         UserError: `path` is not a prepared set, or its files are truncated or disagree.
     """
-    path = Path(path)
+    path = Path(remote.fetch(path, functools.partial(_files_of_a_set, path)))
     missing = [name for name in (MANIFEST, IMAGES, NAMES) if not (path / name).is_file()]
     if missing:
         what = f"it has no {', '.join(missing)}" if path.is_dir() else "there is no such folder"
@@ -67,6 +70,12 @@ def open_prepared(path: str | Path) -> PreparedSet:
     images = _map_array(path / IMAGES, expected, np.uint8)
     labels = _map_array(path / LABELS, expected[:1], np.int32) if manifest["class_names"] else None
     return PreparedSet(path, images, labels, manifest)
+
+
+def _files_of_a_set(path: str | Path, names: list[str]) -> list[str]:
+    if MANIFEST not in names:
+        raise UserError(f"{path} is not a prepared set (it has no {MANIFEST}): make one with `dcgan-jax prepare`")
+    return [name for name in (MANIFEST, IMAGES, LABELS, NAMES) if name in names]
 
 
 def verify(path: str | Path) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dcgan_jax import remote
 from dcgan_jax.data import loading
 from dcgan_jax.data.archives import Item
 from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
 from dcgan_jax.data.loading import PreparedSet
 from dcgan_jax.data.sources import Source, detect_kind, open_source
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import whole_folder
 
 _KIND_CROPS = {
     "folder": "center",
@@ -31,6 +31,7 @@ _KIND_CROPS = {
     "digits": "center",
 }
 _SPLIT_ORDER = ("train", "validation", "test", "extra")
+_CELEBA_PARTITION = "list_eval_partition.txt"
 _UNREADABLE_LIMIT = 0.01  # of all images
 
 
@@ -58,12 +59,13 @@ def prepare(
 
     The folder appears whole or not at all: images are decoded on all cores into a hidden folder beside it,
     which is renamed at the end and removed on any error or interruption. Files that cannot be read are
-    skipped and named in the manifest; more than 1 % of them is an error.
+    skipped and named in the manifest; more than 1 % of them is an error. In a bucket the manifest comes last:
+    without it a folder is no prepared set.
 
     Args:
         source: a folder or archive of images, CelebA's or SVHN's official files, or "digits" (from
-            scikit-learn).
-        out: the folder to make; it may exist if it is empty.
+            scikit-learn). All but the last may lie in a bucket.
+        out: the folder to make, here or in a bucket; it may exist if it is empty.
         kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it ("cars" must be said).
         image_size: pixels of a side of the result.
         channels: 1 (grey) or 3 (RGB); None is 1 for the digits, 3 otherwise.
@@ -93,22 +95,32 @@ def prepare(
         raise UserError(f"`validation_fraction` is {validation_fraction}; it lies between 0 and 1")
     if crop is not None and crop not in CROPS:
         raise UserError(f"`crop` is {crop!r}; it is one of {', '.join(CROPS)}")
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if _is_taken(out):
         raise UserError(f"{out} exists already: remove it or choose another place for the prepared set")
 
-    kind = kind if kind is not None else detect_kind(source)
-    with open_source(source, kind, partition) as opened:
+    files = remote.fetch(source)
+    kind = kind if kind is not None else detect_kind(files)
+    if kind == "celeba" and partition is None and remote.is_url(source):
+        beside = f"{source.rstrip('/').rpartition('/')[0]}/{_CELEBA_PARTITION}"
+        partition = beside if remote.listing(beside) else None
+    with open_source(files, kind, None if partition is None else remote.fetch(partition)) as opened:
         if not opened.items:
             raise UserError(f"{source} has no images in it")
         # Enlarging 8 pixels to 64 with Lanczos' filter rings: ghost lines on the black ground.
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
         recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
-        with whole_folder(out) as partial:
+        with remote.new_folder(out, last=loading.MANIFEST) as partial:
             splits = _with_splits(opened.items, validation_fraction)
             _write_set(partial, opened, splits, recipe, str(source), progress)
     return loading.open_prepared(out)
+
+
+def _is_taken(out: str | Path) -> bool:
+    if remote.is_url(out):  # what an interrupted upload left there may be written over
+        return not remote.listing(out).keys() <= {loading.IMAGES, loading.LABELS, loading.NAMES}
+    out = Path(out)
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
 def _pixels(data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
