@@ -48,9 +48,11 @@ class RunCopy:
             self._whole.add(step)
         self._sent = states
         names = list(remote.listing(self.url))
-        for step in sorted(_whole(names))[:-KEPT]:
-            remote.remove(self.url, [f"{FOLDER}/{step}/{_UPLOADED}"])
-            remote.remove(self.url, [name for name in names if _step(name) == step and not name.endswith(_UPLOADED)])
+        kept = sorted(_whole(names))[-KEPT:]
+        for step in sorted(step for step in _steps(names).difference(kept) if step < max(kept)):
+            files = [name for name in names if _step(name) == step]
+            remote.remove(self.url, [name for name in files if name.endswith(_UPLOADED)])
+            remote.remove(self.url, [name for name in files if not name.endswith(_UPLOADED)])
 
     def _states(self) -> dict[str, tuple[int, int]]:
         """Size and time of each file, by its name; hidden reports are being written."""

@@ -294,6 +294,20 @@ def test_other_files_are_not_taken_for_a_run(bucket, tmp_path):
     assert content(bucket) == {"/b/run/letter.txt": b"dear"}
 
 
+def test_a_run_copied_by_other_means_is_not_begun_anew(bucket):
+    push_checkpoints(1, 2)
+    for step in (1, 2):
+        bucket.rm(f"/b/run/checkpoints/{step}/uploaded.txt")
+    before = content(bucket)
+    with pytest.raises(UserError, match=r"memory://b/run has checkpoints without uploaded\.txt"):
+        with mirror.open_run("memory://b/run"):
+            pass
+    assert content(bucket) == before
+    bucket.touch("/b/run/checkpoints/2/uploaded.txt")
+    with mirror.open_run("memory://b/run") as copy:
+        assert "checkpoints/2/_METADATA" in local_content(copy.folder)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
