@@ -48,8 +48,8 @@ class RunCopy:
             self._whole.add(step)
         self._sent = states
         names = list(remote.listing(self.url))
-        kept = sorted(_whole(names))[-KEPT:]
-        for step in sorted(step for step in _steps(names).difference(kept) if step < max(kept)):
+        newest = sorted(_whole(names))[-KEPT:]
+        for step in sorted(step for step in _steps(names).difference(newest) if newest and step < newest[-1]):
             files = [name for name in names if _step(name) == step]
             remote.remove(self.url, [name for name in files if name.endswith(_UPLOADED)])
             remote.remove(self.url, [name for name in files if not name.endswith(_UPLOADED)])
