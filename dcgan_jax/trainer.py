@@ -140,6 +140,8 @@ def _claim_run(run: Path, config: TrainConfig, prepared: PreparedSet, split: str
         "kind": manifest["kind"],
         "sha256": manifest["sha256"],
     }
+    if "where" in manifest:
+        data["where"] = manifest["where"]
     if (run / checkpoints.RECORD).is_file():
         recorded, recorded_data = checkpoints.read_record(run)
         old, new = _flat(recorded.to_json()), _flat(config.to_json())

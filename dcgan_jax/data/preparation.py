@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax.data import loading
-from dcgan_jax.data.archives import Item
 from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
+from dcgan_jax.data.items import Item, Source, select
 from dcgan_jax.data.loading import PreparedSet
-from dcgan_jax.data.sources import Source, detect_kind, open_source
+from dcgan_jax.data.sources import detect_kind, open_source
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import whole_folder
 
@@ -51,7 +51,10 @@ def prepare(
     channels: int | None = None,
     validation_fraction: float = 0.05,
     crop: str | None = None,
+    where: Sequence[str] = (),
     partition: str | Path | None = None,
+    attributes: str | Path | None = None,
+    data_dir: str | None = None,
     progress: bool = True,
 ) -> PreparedSet:
     """Prepares a source of images as one uint8 array [n, image_size, image_size, channels] in a folder.
@@ -61,24 +64,28 @@ def prepare(
     skipped and named in the manifest; more than 1 % of them is an error.
 
     Args:
-        source: a folder or archive of images, CelebA's or SVHN's official files, or "digits" (from
-            scikit-learn).
+        source: a folder or archive of images, the official files of CelebA, SVHN or Stanford Cars, `tfds:NAME` for a
+            set of tensorflow-datasets, or "digits" (from scikit-learn).
         out: the folder to make; it may exist if it is empty.
-        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it ("cars" must be said).
+        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it (cars cropped already must be said).
         image_size: pixels of a side of the result.
         channels: 1 (grey) or 3 (RGB); None is 1 for the digits, 3 otherwise.
         validation_fraction: between 0 and 1, the part held out for validation (at least one image, always the
             same ones) where the source has no split, or only `train`.
         crop: a name in `CROPS`; None takes the published one of the kind.
+        where: conditions on the images, all of which must hold: `label=1`, `label=1,2` for either, `Smiling=1` and
+            `Male=0` for CelebA's attributes.
         partition: CelebA's `list_eval_partition.txt`, if it is not beside the images.
+        attributes: CelebA's `list_attr_celeba.txt`, likewise.
+        data_dir: the folder or bucket of tensorflow-datasets; None is its default.
         progress: shows a bar on stderr.
 
     Returns:
         The prepared set, open. Its images keep the source's order within each split.
 
     Raises:
-        UserError: an argument is out of range, `out` is not empty, there are no images, too many cannot be
-            read, or the disk is too full.
+        UserError: an argument is out of range, `out` is not empty, there are no images, or none that meet the
+            conditions, too many cannot be read, or the disk is too full.
 
     Example:
         >>> celeba = prepare("downloads/img_align_celeba.zip", "data/celeba")  # doctest: +SKIP
@@ -93,27 +100,31 @@ def prepare(
         raise UserError(f"`validation_fraction` is {validation_fraction}; it lies between 0 and 1")
     if crop is not None and crop not in CROPS:
         raise UserError(f"`crop` is {crop!r}; it is one of {', '.join(CROPS)}")
+    where = (where,) if isinstance(where, str) else tuple(where)
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists already: remove it or choose another place for the prepared set")
 
     kind = kind if kind is not None else detect_kind(source)
-    with open_source(source, kind, partition) as opened:
+    with open_source(source, kind, partition=partition, attributes=attributes, data_dir=data_dir) as opened:
         if not opened.items:
             raise UserError(f"{source} has no images in it")
+        if where:
+            opened = select(opened, where)
         # Enlarging 8 pixels to 64 with Lanczos' filter rings: ghost lines on the black ground.
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
         recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
         with whole_folder(out) as partial:
             splits = _with_splits(opened.items, validation_fraction)
-            _write_set(partial, opened, splits, recipe, str(source), progress)
+            _write_set(partial, opened, splits, recipe, str(source), where, progress)
     return loading.open_prepared(out)
 
 
-def _pixels(data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
+def _pixels(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
     size = recipe.image_size
-    image = crop_image(decode_image(data, recipe.channels), recipe.crop)
+    image = decode_image(data, recipe.channels)
+    image = crop_image(item.cut(image) if item.cut else image, recipe.crop)
     # Crop first: the filter of `resize(box=...)` would reach over the edge of the box.
     image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
     return np.asarray(image).reshape(size, size, recipe.channels)
@@ -127,14 +138,20 @@ def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, lis
         names = ["validation" if i in chosen else "train" for i in range(len(items))]
     else:
         names = [item.split or "train" for item in items]
-    splits: dict[str, list[Item]] = {name: [] for name in _SPLIT_ORDER if name in names}
+    splits: dict[str, list[Item]] = {name: [] for name in (*_SPLIT_ORDER, *sorted(set(names))) if name in names}
     for name, item in zip(names, items, strict=True):
         splits[name].append(item)
     return splits
 
 
 def _write_set(
-    folder: Path, source: Source, splits: dict[str, list[Item]], recipe: _Recipe, given: str, progress: bool
+    folder: Path,
+    source: Source,
+    splits: dict[str, list[Item]],
+    recipe: _Recipe,
+    given: str,
+    where: tuple[str, ...],
+    progress: bool,
 ) -> None:
     items = [item for members in splits.values() for item in members]
     shape = (len(items), recipe.image_size, recipe.image_size, recipe.channels)
@@ -170,6 +187,8 @@ def _write_set(
         "package_version": _package_version(),
         "source": given,
         "kind": source.kind,
+        **({"where": list(where)} if where else {}),
+        **({"cut": source.cut} if source.cut else {}),
         "crop": recipe.crop,
         "crop_description": CROPS[recipe.crop],
         "filter": recipe.resampling,
@@ -187,9 +206,9 @@ def _write_set(
 def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, np.ndarray | Exception]]:
     """Decodes items on all cores: pairs of row and pixels, or row and error; few are in memory at a time."""
 
-    def decode(read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
+    def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
         try:
-            return _pixels(read(), recipe)
+            return _pixels(item, read(), recipe)
         except Exception as error:  # a damaged file can raise nearly anything in Pillow
             return error
 
@@ -198,10 +217,11 @@ def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tup
     pending: deque[tuple[int, Future]] = deque()
     try:
         for row in sorted(range(len(items)), key=lambda row: items[row].position):
-            read = items[row].read
+            item = items[row]
+            read = item.read
             if source.forward_only:  # one thread reads, in this order, and the others wait for it
-                read = reader.submit(read).result
-            pending.append((row, pool.submit(decode, read)))
+                read = reader.submit(item.read).result
+            pending.append((row, pool.submit(decode, item, read)))
             if len(pending) >= 4 * workers:
                 done, future = pending.popleft()
                 yield done, future.result()
