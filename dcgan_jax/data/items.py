@@ -50,21 +50,22 @@ def select(source: Source, where: Sequence[str]) -> Source:
     Raises:
         UserError: there is no such label or attribute here, or no image meets the conditions.
     """
+    labels = {LABEL} if source.class_names else set()
     attributes: Mapping[str, np.ndarray] = {}
-    if source.attributes is not None and any(_name(condition) != LABEL for condition in where):
+    if source.attributes is not None and not {_name(condition) for condition in where} <= labels:
         attributes = source.attributes()
     chosen = np.ones(len(source.items), bool)
     for condition in where:
         name, values = _name(condition), condition.partition("=")[2].strip()
-        if name == LABEL:
+        if name in labels:
             wanted = _numbers(condition, values, source.class_names)
             chosen &= np.array([item.label in wanted for item in source.items], bool)
         elif name in attributes:
-            wanted = _bits(condition, values)
-            chosen &= np.isin(attributes[name], list(wanted))
+            chosen &= np.isin(attributes[name], list(_bits(condition, values)))
         else:
-            there = [*attributes, *([LABEL] if source.class_names else [])]
-            raise UserError(f"`where` {condition!r}: there is no {name!r} here; there is {_listed(there)}")
+            raise UserError(
+                f"`where` {condition!r}: there is no {name!r} here; there is {_listed([*labels, *attributes])}"
+            )
     if not chosen.any():
         raise UserError(f"no image meets `where` {' and '.join(map(repr, where))}: ask for less")
     items = [item for item, keep in zip(source.items, chosen, strict=True) if keep]
