@@ -45,7 +45,10 @@ def _prepare(options: argparse.Namespace) -> int:
         channels=options.channels,
         crop=options.crop,
         validation_fraction=options.validation_fraction,
+        where=options.where,
         partition=options.partition,
+        attributes=options.attributes,
+        data_dir=options.data_dir,
         progress=not options.quiet,
     )
     splits = ", ".join(f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items())
@@ -160,13 +163,17 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("prepare", _prepare)
-    sub.add_argument("source", type=_place, help="folder, archive or .mat files; `digits` for scikit-learn's digits")
+    sub.add_argument("source", type=_place, help="folder, archive or official files; tfds:NAME; digits")
     sub.add_argument("--out", type=_place, required=True, help="folder of the prepared set, new")
     sub.add_argument("--kind", default=None, choices=data.KINDS, help="detected if not given")
     sub.add_argument("--image-size", type=int, default=64, help="side in pixels (64)")
     sub.add_argument("--channels", type=int, default=None, choices=(1, 3), help="by default 3, for the digits 1")
     sub.add_argument("--crop", default=None, help=f"{', '.join(data.CROPS)}; by default what suits the kind")
     sub.add_argument("--partition", type=_place, default=None, help="CelebA's list_eval_partition.txt, if elsewhere")
+    sub.add_argument("--attributes", type=_place, default=None, help="CelebA's list_attr_celeba.txt, if elsewhere")
+    sub.add_argument("--data-dir", default=None, help="folder or bucket of the sets of tensorflow-datasets")
+    condition = "only images with label=1, label=1,2 or Smiling=1 (CelebA's attributes); given again: both hold"
+    sub.add_argument("--where", action="append", default=[], metavar="NAME=VALUE", help=condition)
     fraction = "held out where the source has no splits (0.05)"
     sub.add_argument("--validation-fraction", type=float, default=0.05, help=fraction)
 

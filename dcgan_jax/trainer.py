@@ -177,6 +177,8 @@ def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: Pre
         "count": len(prepared.split(split)),
         "sha256": manifest["sha256"],
     }
+    if "where" in manifest:
+        data["where"] = manifest["where"]
     if (run / checkpoints.RECORD).is_file():
         recorded, recorded_data = checkpoints.read_record(run)
         old, new = _flat(recorded.to_json()), _flat(config.to_json())

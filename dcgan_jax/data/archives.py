@@ -1,4 +1,4 @@
-"""Image files in folders and archives, listed by name and read when asked for, never unpacked to disk."""
+"""Files in folders and archives, listed by name and read when asked for, never unpacked to disk."""
 
 import contextlib
 import functools
@@ -7,34 +7,28 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
+from dcgan_jax.data.items import Item
 from dcgan_jax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm".split())
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image of a source, not read yet."""
-
-    name: str  # path inside the source, or file and number for array files
-    read: Callable[[], bytes | np.ndarray]  # an image file's bytes, or pixels: uint8 [h, w] or [h, w, 3]
-    split: str | None = None
-    label: int | None = None  # index into the source's class names
-    position: int = 0  # where the bytes lie in an archive: reading in this order goes forward only
+def is_image(name: str) -> bool:
+    """Whether a path is that of an image file, and neither it nor a folder on the way is hidden."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 @contextlib.contextmanager
-def image_files(path: Path) -> Iterator[tuple[list[Item], bool]]:
-    """The image files of a folder or archive, sorted by name; True if they must be read in their order."""
+def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[tuple[list[Item], bool]]:
+    """The wanted files of a folder or archive, sorted by name; True if they must be read in their order."""
     if path.is_dir():
-        yield _folder_items(path), False
+        yield _folder_items(path, wanted), False
     elif path.name.lower().endswith(".zip"):
         with open_zip(path) as archive:
             lock = threading.Lock()  # ZipFile's own bookkeeping of open members is not safe between threads
@@ -44,7 +38,7 @@ def image_files(path: Path) -> Iterator[tuple[list[Item], bool]]:
                     return archive.read(member)
 
             members = [(m.filename, m, m.header_offset) for m in archive.infolist() if not m.is_dir()]
-            yield _member_items(members, read_member), False
+            yield _member_items(members, read_member, wanted), False
     elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
         with _damage_named(path):
             archive = tarfile.open(path)
@@ -58,9 +52,18 @@ def image_files(path: Path) -> Iterator[tuple[list[Item], bool]]:
 
             with _damage_named(path):
                 members = [(m.name, m, m.offset) for m in archive if m.isfile()]
-            yield _member_items(members, extract), True
+            yield _member_items(members, extract, wanted), True
     else:
         raise UserError(f"{path} is neither a folder of images nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+
+
+def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
+    """Where each split's folder or archive is: the first of its names that is in `path`, or `path` itself."""
+    found = {}
+    for split, choices in names.items():
+        places = [path / name for name in choices] + [path] * (path.name in choices)
+        found.update((split, place) for place in places[::-1] if place.exists())
+    return found
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -76,7 +79,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged or not a readable archive ({error}): get it again") from error
 
 
-def _folder_items(path: Path) -> list[Item]:
+def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
     def fail(error: OSError) -> None:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
@@ -86,21 +89,15 @@ def _folder_items(path: Path) -> list[Item]:
         for file in files:
             full = Path(folder, file)
             name = full.relative_to(path).as_posix()
-            if is_image(name):
+            if wanted(name):
                 items.append(Item(name, full.read_bytes))
     return sorted(items, key=lambda item: item.name)
 
 
-def _member_items(members: list, read: Callable) -> list[Item]:
+def _member_items(members: list, read: Callable, wanted: Callable[[str], bool]) -> list[Item]:
     items = [
-        Item(name.removeprefix("./"), functools.partial(read, member), position=position)
+        Item(name.removeprefix("./"), functools.partial(read, member), position=(position,))
         for name, member, position in members
-        if is_image(name.removeprefix("./"))
+        if wanted(name.removeprefix("./"))
     ]
     return sorted(items, key=lambda item: item.name)
-
-
-def is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden

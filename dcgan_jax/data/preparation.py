@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax import remote
-from dcgan_jax.data import loading
-from dcgan_jax.data.archives import Item
+from dcgan_jax.data import celeba, loading
 from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
+from dcgan_jax.data.items import Item, Source, select
 from dcgan_jax.data.loading import PreparedSet
-from dcgan_jax.data.sources import Source, detect_kind, open_source
+from dcgan_jax.data.sources import detect_kind, open_source
 from dcgan_jax.errors import UserError
 
 _KIND_CROPS = {
@@ -31,7 +31,6 @@ _KIND_CROPS = {
     "digits": "center",
 }
 _SPLIT_ORDER = ("train", "validation", "test", "extra")
-_CELEBA_PARTITION = "list_eval_partition.txt"
 _UNREADABLE_LIMIT = 0.01  # of all images
 
 
@@ -52,7 +51,10 @@ def prepare(
     channels: int | None = None,
     validation_fraction: float = 0.05,
     crop: str | None = None,
+    where: Sequence[str] = (),
     partition: str | Path | None = None,
+    attributes: str | Path | None = None,
+    data_dir: str | None = None,
     progress: bool = True,
 ) -> PreparedSet:
     """Prepares a source of images as one uint8 array [n, image_size, image_size, channels] in a folder.
@@ -63,28 +65,32 @@ def prepare(
     without it a folder is no prepared set.
 
     Args:
-        source: a folder or archive of images, CelebA's or SVHN's official files, or "digits" (from
-            scikit-learn). All but the last may lie in a bucket.
+        source: a folder or archive of images, the official files of CelebA, SVHN or Stanford Cars, `tfds:NAME` for a
+            set of tensorflow-datasets, or "digits" (from scikit-learn). Files may lie in a bucket.
         out: the folder to make, here or in a bucket; it may exist if it is empty.
-        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it ("cars" must be said).
+        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it (cars cropped already must be said).
         image_size: pixels of a side of the result.
         channels: 1 (grey) or 3 (RGB); None is 1 for the digits, 3 otherwise.
         validation_fraction: between 0 and 1, the part held out for validation (at least one image, always the
             same ones) where the source has no split, or only `train`.
         crop: a name in `CROPS`; None takes the published one of the kind.
+        where: conditions on the images, all of which must hold: `label=1`, `label=1,2` for either, `Smiling=1` and
+            `Male=0` for CelebA's attributes.
         partition: CelebA's `list_eval_partition.txt`, if it is not beside the images.
+        attributes: CelebA's `list_attr_celeba.txt`, likewise.
+        data_dir: the folder or bucket of tensorflow-datasets; None is its default.
         progress: shows a bar on stderr.
 
     Returns:
         The prepared set, open. Its images keep the source's order within each split.
 
     Raises:
-        UserError: an argument is out of range, `out` is not empty, there are no images, too many cannot be
-            read, or the disk is too full.
+        UserError: an argument is out of range, `out` is not empty, there are no images, or none that meet the
+            conditions, too many cannot be read, or the disk is too full.
 
     Example:
-        >>> celeba = prepare("downloads/img_align_celeba.zip", "data/celeba")  # doctest: +SKIP
-        >>> celeba.split("train").shape  # doctest: +SKIP
+        >>> faces = prepare("downloads/img_align_celeba.zip", "data/celeba")  # doctest: +SKIP
+        >>> faces.split("train").shape  # doctest: +SKIP
         (162770, 64, 64, 3)
     """
     if type(image_size) is not int or image_size < 1:
@@ -95,25 +101,36 @@ def prepare(
         raise UserError(f"`validation_fraction` is {validation_fraction}; it lies between 0 and 1")
     if crop is not None and crop not in CROPS:
         raise UserError(f"`crop` is {crop!r}; it is one of {', '.join(CROPS)}")
+    where = (where,) if isinstance(where, str) else tuple(where)
     if _is_taken(out):
         raise UserError(f"{out} exists already: remove it or choose another place for the prepared set")
 
     files = remote.fetch(source)
     kind = kind if kind is not None else detect_kind(files)
-    if kind == "celeba" and partition is None and remote.is_url(source):
-        beside = f"{source.rstrip('/').rpartition('/')[0]}/{_CELEBA_PARTITION}"
-        partition = beside if remote.listing(beside) else None
-    with open_source(files, kind, None if partition is None else remote.fetch(partition)) as opened:
+    if kind == "celeba":
+        partition = _beside(source, partition, celeba.PARTITION)
+        attributes = _beside(source, attributes, celeba.ATTRIBUTES)
+    with open_source(files, kind, partition=partition, attributes=attributes, data_dir=data_dir) as opened:
         if not opened.items:
             raise UserError(f"{source} has no images in it")
+        if where:
+            opened = select(opened, where)
         # Enlarging 8 pixels to 64 with Lanczos' filter rings: ghost lines on the black ground.
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
         recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
         with remote.new_folder(out, last=loading.MANIFEST) as partial:
             splits = _with_splits(opened.items, validation_fraction)
-            _write_set(partial, opened, splits, recipe, str(source), progress)
+            _write_set(partial, opened, splits, recipe, str(source), where, progress)
     return loading.open_prepared(out)
+
+
+def _beside(source: str | Path, given: str | Path | None, name: str) -> str | Path | None:
+    """A file of CelebA's, fetched from where it was said to be, or from beside images in a bucket."""
+    if given is None and remote.is_url(source):
+        beside = f"{source.rstrip('/').rpartition('/')[0]}/{name}"
+        given = beside if remote.listing(beside) else None
+    return None if given is None else remote.fetch(given)
 
 
 def _is_taken(out: str | Path) -> bool:
@@ -123,9 +140,10 @@ def _is_taken(out: str | Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def _pixels(data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
+def _pixels(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
     size = recipe.image_size
-    image = crop_image(decode_image(data, recipe.channels), recipe.crop)
+    image = decode_image(data, recipe.channels)
+    image = crop_image(item.cut(image) if item.cut else image, recipe.crop)
     # Crop first: the filter of `resize(box=...)` would reach over the edge of the box.
     image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
     return np.asarray(image).reshape(size, size, recipe.channels)
@@ -139,14 +157,20 @@ def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, lis
         names = ["validation" if i in chosen else "train" for i in range(len(items))]
     else:
         names = [item.split or "train" for item in items]
-    splits: dict[str, list[Item]] = {name: [] for name in _SPLIT_ORDER if name in names}
+    splits: dict[str, list[Item]] = {name: [] for name in (*_SPLIT_ORDER, *sorted(set(names))) if name in names}
     for name, item in zip(names, items, strict=True):
         splits[name].append(item)
     return splits
 
 
 def _write_set(
-    folder: Path, source: Source, splits: dict[str, list[Item]], recipe: _Recipe, given: str, progress: bool
+    folder: Path,
+    source: Source,
+    splits: dict[str, list[Item]],
+    recipe: _Recipe,
+    given: str,
+    where: tuple[str, ...],
+    progress: bool,
 ) -> None:
     items = [item for members in splits.values() for item in members]
     shape = (len(items), recipe.image_size, recipe.image_size, recipe.channels)
@@ -182,6 +206,8 @@ def _write_set(
         "package_version": _package_version(),
         "source": given,
         "kind": source.kind,
+        **({"where": list(where)} if where else {}),
+        **({"cut": source.cut} if source.cut else {}),
         "crop": recipe.crop,
         "crop_description": CROPS[recipe.crop],
         "filter": recipe.resampling,
@@ -199,9 +225,9 @@ def _write_set(
 def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, np.ndarray | Exception]]:
     """Decodes items on all cores: pairs of row and pixels, or row and error; few are in memory at a time."""
 
-    def decode(read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
+    def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
         try:
-            return _pixels(read(), recipe)
+            return _pixels(item, read(), recipe)
         except Exception as error:  # a damaged file can raise nearly anything in Pillow
             return error
 
@@ -210,10 +236,11 @@ def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tup
     pending: deque[tuple[int, Future]] = deque()
     try:
         for row in sorted(range(len(items)), key=lambda row: items[row].position):
-            read = items[row].read
+            item = items[row]
+            read = item.read
             if source.forward_only:  # one thread reads, in this order, and the others wait for it
-                read = reader.submit(read).result
-            pending.append((row, pool.submit(decode, read)))
+                read = reader.submit(item.read).result
+            pending.append((row, pool.submit(decode, item, read)))
             if len(pending) >= 4 * workers:
                 done, future = pending.popleft()
                 yield done, future.result()

@@ -1,0 +1,215 @@
+"""Street View House Numbers' official files: cropped digits (format 2), and digits out of photographs (format 1)."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from dcgan_jax.data.archives import files_in, is_image, split_places
+from dcgan_jax.data.items import Item, Source
+from dcgan_jax.errors import UserError
+
+CUT = "the digit's box, extended to a square"
+_SPLITS = ("train", "test", "extra")
+_PHOTOGRAPHS = {split: (split, f"{split}.tar.gz") for split in _SPLITS}
+_DIGITS = [str(digit) for digit in range(10)]
+_ANNOTATIONS = "digitStruct.mat"
+
+
+class _Digit(NamedTuple):
+    """A digit of a photograph: its box in pixels and what it shows, 10 for the digit 0."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    label: int
+
+
+def is_svhn(path: Path) -> bool:
+    """Whether SVHN lies at a path, in either format."""
+    if path.suffix.lower() == ".mat":
+        return True
+    return bool(_cropped(path)) or any(map(_is_annotated, split_places(path, _PHOTOGRAPHS).values()))
+
+
+@contextlib.contextmanager
+def svhn(path: Path) -> Iterator[Source]:
+    """SVHN's digits; the class names are the digits, whose label 0 is 10 in the files.
+
+    Args:
+        path: `train_32x32.mat` and the like or a folder of them (format 2); `train.tar.gz`, the folder `train` or
+            the folder that holds either, likewise `test` and `extra` (format 1). Format 2 comes first where both are.
+
+    Raises:
+        UserError: no such files, or not of that format.
+    """
+    if files := _cropped(path):
+        yield Source("svhn", [item for file in files for item in _cropped_items(file)], _DIGITS)
+        return
+    photographs = split_places(path, _PHOTOGRAPHS)
+    if not photographs:
+        raise UserError(f"{path} has neither train_32x32.mat, test_32x32.mat or extra_32x32.mat nor train.tar.gz")
+    with contextlib.ExitStack() as stack:
+        items, forward_only = [], False
+        for order, (split, place) in enumerate(photographs.items()):
+            files, in_order = stack.enter_context(files_in(place, lambda name: is_image(name) or _annotates(name)))
+            forward_only |= in_order
+            items += [
+                dataclasses.replace(item, position=(order, *item.position))
+                for item in _photographed_items(place, split, files)
+            ]
+        yield Source("svhn", items, _DIGITS, forward_only, cut=CUT)
+
+
+def cut_digit(image: Image.Image, digit: tuple[int, int, int, int]) -> Image.Image:
+    """The square about a digit: its box extended in the shorter direction about its centre, as format 2 does.
+
+    A square that crosses the photograph's edge is shifted into it; where the photograph is narrower than the square,
+    its outermost pixels are repeated.
+
+    Args:
+        image: the photograph.
+        digit: left, top, width and height of the box, in pixels.
+    """
+    left, top, width, height = digit
+    if width < 1 or height < 1:
+        raise ValueError(f"the box {digit} is empty")
+    side = max(width, height)
+    x, x_pad = _interval(left - (side - width) // 2, side, image.width)
+    y, y_pad = _interval(top - (side - height) // 2, side, image.height)
+    pixels = np.asarray(image)[y : y + side, x : x + side]
+    return Image.fromarray(np.pad(pixels, (y_pad, x_pad, (0, 0))[: pixels.ndim], mode="edge"))
+
+
+def _interval(start: int, length: int, limit: int) -> tuple[int, tuple[int, int]]:
+    """Where an interval begins once it is shifted into 0 to `limit`, and by how much it still stands out."""
+    lacking = max(length - limit, 0)
+    return min(max(start, 0), max(limit - length, 0)), (lacking // 2, lacking - lacking // 2)
+
+
+def _cropped(path: Path) -> list[Path]:
+    """Format 2's files at a path."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == ".mat" else []
+    return [file for split in _SPLITS if (file := path / f"{split}_32x32.mat").is_file()]
+
+
+def _cropped_items(file: Path) -> list[Item]:
+    """The digits of a file of format 2. The pixels are held in memory: SciPy reads such files whole."""
+    try:
+        content = scipy.io.loadmat(file, variable_names=["X", "y"])
+        pixels, labels = content["X"], content["y"].ravel().astype(np.int64)
+    except Exception as error:  # SciPy raises nearly anything on a file of another format
+        raise UserError(f"{file} is not a readable SVHN file with `X` and `y`: {error}") from error
+    if pixels.ndim != 4 or pixels.shape != (32, 32, 3, len(labels)) or pixels.dtype != np.uint8:
+        raise UserError(
+            f"{file}: `X` is {pixels.dtype} {pixels.shape} with {len(labels)} labels; "
+            "SVHN's is uint8 (32, 32, 3, N) with N labels"
+        )
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 10):
+        raise UserError(f"{file}: labels run from {labels.min()} to {labels.max()}; SVHN's run from 1 to 10")
+    split = file.name.split("_")[0]
+    split = split if split in _SPLITS else None
+    return [
+        Item(f"{file.stem}/{i:06d}", functools.partial(_last_axis, pixels, i), split, int(label) % 10)
+        for i, label in enumerate(labels)
+    ]
+
+
+def _last_axis(pixels: np.ndarray, index: int) -> np.ndarray:
+    return pixels[..., index]
+
+
+def _annotates(name: str) -> bool:
+    return PurePosixPath(name).name == _ANNOTATIONS
+
+
+def _is_annotated(place: Path) -> bool:
+    """Whether there is a `digitStruct.mat` in a folder, or anywhere in an archive."""
+    if place.is_dir():
+        return (place / _ANNOTATIONS).is_file()
+    try:
+        with tarfile.open(place) as archive:
+            return any(_annotates(member.name) for member in archive)
+    except (tarfile.TarError, OSError, EOFError):  # whoever opens it next says so
+        return False
+
+
+def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item]:
+    """Each digit of the photographs in a folder or archive of format 1 as an item of its own."""
+    annotations = next((file for file in files if _annotates(file.name)), None)
+    if annotations is None:
+        raise UserError(f"{place} has no {_ANNOTATIONS} in it: get SVHN's {split}.tar.gz again")
+    digits = _read_digits(annotations.read(), f"{_ANNOTATIONS} of {place}")
+    photographs = [file for file in files if file is not annotations]
+
+    # The digits of a photograph are read one after another, and a compressed archive cannot go back to it.
+    @functools.lru_cache(maxsize=1)
+    def read(index: int) -> bytes | np.ndarray:
+        return photographs[index].read()
+
+    items = []
+    for index, photograph in enumerate(photographs):
+        path = PurePosixPath(photograph.name)
+        if path.name not in digits:
+            raise UserError(f"{path} of {place} is not in its {_ANNOTATIONS}: use the one of this set")
+        for number, digit in enumerate(digits[path.name], 1):
+            items.append(
+                Item(
+                    f"{split}/{path.stem}-{number}",
+                    functools.partial(read, index),
+                    split,
+                    digit.label % 10,
+                    photograph.position,
+                    functools.partial(cut_digit, digit=digit[:4]),
+                )
+            )
+    return items
+
+
+def _read_digits(content: Any, file: str) -> dict[str, list[_Digit]]:
+    """The digits of each photograph, by file name, from a `digitStruct.mat`.
+
+    The file is HDF5: two columns of references, to each photograph's name (a column of character codes) and to a
+    group of its digits' `left`, `top`, `width`, `height` and `label`. Each of these holds the number itself where
+    there is one digit, and references to the numbers where there are several.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{file} takes h5py to read: pip install 'dcgan-jax[svhn]'") from error
+    try:
+        with h5py.File(io.BytesIO(content), "r") as mat:
+            table: Any = mat["digitStruct"]
+
+            def deref(reference: Any) -> Any:
+                return mat[reference][()]  # type: ignore[index]
+
+            def numbers(dataset: Any) -> list[int]:
+                values: Any = dataset[()].ravel()
+                if dataset.dtype == h5py.ref_dtype:
+                    values = [deref(reference).item() for reference in values]
+                return [round(float(value)) for value in values]
+
+            digits = {}
+            for name, box in zip(table["name"][()].ravel(), table["bbox"][()].ravel(), strict=True):
+                group: Any = mat[box]
+                columns = [numbers(group[field]) for field in _Digit._fields]
+                digits["".join(map(chr, deref(name).ravel()))] = [
+                    _Digit(*digit) for digit in zip(*columns, strict=True)
+                ]
+    except Exception as error:  # h5py raises nearly anything on a file of another format
+        raise UserError(f"{file} is not a readable SVHN annotation ({error}): get it again") from error
+    wrong = {digit.label for those in digits.values() for digit in those} - set(range(11))
+    if wrong:
+        raise UserError(f"{file}: there is a label {min(wrong)}; SVHN's run from 1 to 10")
+    return digits
