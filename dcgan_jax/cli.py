@@ -13,6 +13,7 @@ import numpy as np
 from dcgan_jax import cards, data, demo, evaluation, figures, masks, remote, reports, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.photographs import CROPS
 from dcgan_jax.prior import generate, load_prior, sample_latents
@@ -84,7 +85,7 @@ def _sample(options: argparse.Namespace) -> int:
     _check_counts(options)
     prior = load_prior(options.prior)
     images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out.parent)
     figures.save_png(options.out, figures.tile(np.asarray(images), columns=min(8, options.count)))
     return 0
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import whole_file
+from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.streaming import inpaint_stream
@@ -114,7 +114,7 @@ def table(evaluations: list[Evaluation]) -> str:
 
 def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> None:
     """Writes `table.md`, `scores.json` (every image's scores) and `figure.png` to a folder."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     of_masks = {
         e.mask: {
             **{

@@ -9,6 +9,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from dcgan_jax.errors import UserError
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are not there yet; `UserError` if that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {path} cannot be made ({error.strerror}): give another place") from error
+
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -27,7 +37,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not."""
     out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     with _termination_raises():
         partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
         try:

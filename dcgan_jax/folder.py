@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
+from dcgan_jax.files import make_folder
 from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.pairing import draw_hole, find_holes, find_images
@@ -107,7 +108,7 @@ def inpaint_folder(
     key = jax.random.key(seed)
     tasks, skipped = _plan(prior, images, mask, split, count, crop, key)
     _refuse_overwriting(out, [task.name for task in tasks], (images, Path(mask)))
-    _make_folder(out)
+    make_folder(out)
     complete = complete or mask in masks.NAMES
     pending: deque[Task] = deque()
 
@@ -260,10 +261,3 @@ def _refuse_overwriting(out, names, sources):
         for file in source.rglob("*") if source.is_dir() else [source]:
             if file.resolve() in results:
                 raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")
-
-
-def _make_folder(out):
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}") from error

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import whole_file
+from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.networks import Discriminator, Generator
 from dcgan_jax.training import GANState, draw_latents, generator_statistics
 
@@ -240,7 +240,7 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     tensors = {name: np.asarray(value) for name, value in flatten_dict(prior.params, sep="/").items()}
     if half:
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with whole_file(path) as partial:
         # Not `save_file`, whose files are readable by their owner alone.
         crop = {} if prior.crop is None else {"crop": prior.crop}

@@ -23,7 +23,7 @@ from dcgan_jax import checkpoints, figures, mirror, reports, sharding
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, UserError
-from dcgan_jax.files import whole_file
+from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.prior import generate, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
@@ -196,7 +196,7 @@ def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: Pre
     elif run.is_dir() and any(run.iterdir()):
         raise UserError(f"{run} is not empty and not a run's folder: give another folder")
     else:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         checkpoints.write_record(run, config, data)
     (run / "samples").mkdir(exist_ok=True)
     return data
