@@ -15,6 +15,7 @@ _PREPARATION = {
     "where": "part of it",
     "split": "split",
     "count": "training images",
+    "cut": "cut to",
     "crop": "crop",
     "sha256": "SHA-256 of the prepared pixels",
 }

@@ -195,12 +195,13 @@ def labelled(
     return np.asarray(canvas)
 
 
-def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"]) -> None:
+def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"], profile: bytes | None = None) -> None:
     """Writes a PNG file that is either whole or not there.
 
     Args:
         path: where; the folder must exist, an existing file is replaced.
         array: uint8, [h, w], [h, w, 1] or [h, w, 3].
+        profile: the ICC profile that the numbers are meant in; None for none, which viewers take as sRGB.
 
     Raises:
         ValueError: `array` has another shape or dtype.
@@ -215,7 +216,7 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"]) -
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3):
         raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; it takes uint8 [h, w], [h, w, 1] or [h, w, 3]")
     with whole_file(path) as partial:
-        Image.fromarray(array).save(partial, format="PNG")
+        Image.fromarray(array).save(partial, format="PNG", icc_profile=profile)
 
 
 def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], seconds: float) -> None:

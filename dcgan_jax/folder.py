@@ -30,7 +30,7 @@ from dcgan_jax.streaming import inpaint_stream
 
 _NOTES = {
     NOTHING_MISSING: "nothing is missing, it is left as it was",
-    NOTHING_KNOWN: "nothing is known, the completion is a free sample",
+    NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
 _GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
 
@@ -44,6 +44,7 @@ class Task:
     hole: Callable[[], Bool[np.ndarray, "h w"]]
     region: Region  # of the image, that the prior completes
     note: str | None  # what was changed in reading
+    profile: bytes | None  # ICC
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def inpaint_folder(
     if gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
     key = jax.random.key(seed)
-    tasks, skipped = _plan(prior, images, mask, split, count, crop, key)
+    leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
+    found = find_images(images, split, image_shape(prior), leave_out)
+    tasks, skipped = _plan(prior, dict(list(found.items())[:count]), mask, crop, key)
     _refuse_overwriting(out, [task.name for task in tasks], (images, Path(mask)))
     make_folder(out)
     complete = complete or mask in masks.NAMES
@@ -145,15 +148,14 @@ def inpaint_folder(
     return Report(len(tasks), not_finite, skipped, notes)
 
 
-def _plan(prior, images, mask, split, count, crop, key):
+def _plan(prior, found, mask, crop, key):
     """A task for each image that can be completed, and why the others cannot; everything is looked at once."""
     shape = image_shape(prior)
-    found = dict(list(find_images(images, split, shape).items())[:count])
     read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
     tasks, skipped = [], {}
     for name, read in found.items():
         try:
-            image, note = read()
+            image, note, profile = read()
             hole = np.zeros(image.shape[:2], bool) if read_hole is None else read_hole(name)
         except UserError as error:
             skipped[name] = str(error)
@@ -173,7 +175,7 @@ def _plan(prior, images, mask, split, count, crop, key):
             task_hole = _drawn_hole(mask, draw_key, shape[0], hole.shape, region)
         else:
             task_hole = functools.partial(read_hole, name)
-        tasks.append(Task(name, lambda read=read: read()[0], task_hole, region, note))
+        tasks.append(Task(name, lambda read=read: read().pixels, task_hole, region, note, profile))
     if not tasks:
         more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
         raise UserError(next(iter(skipped.values())) + more)
@@ -186,7 +188,7 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
     for path in (target, strip):
         path.parent.mkdir(parents=True, exist_ok=True)
     restored = restore(result, image, hole, task.region)
-    figures.save_png(target, restored)
+    figures.save_png(target, restored, task.profile)
     rows, columns = task.region.rows, task.region.columns
     figures.save_png(
         strip,
@@ -248,7 +250,7 @@ def _drawn_hole(mask, key, size, shape, region):
 
 def _number(name):
     """32 bits that depend on the name alone (Python's hash changes from process to process)."""
-    return zlib.crc32(name.encode())
+    return zlib.crc32(name.encode(errors="surrogateescape"))  # file names may hold stray bytes
 
 
 def _by(array):
@@ -256,8 +258,13 @@ def _by(array):
 
 
 def _refuse_overwriting(out, names, sources):
-    results = {(out / f"{name}.png").resolve() for name in names}
+    patterns = ("{}.png", "strips/{}.png", "gifs/{}.gif")
+    targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
+    results = {target.resolve() for target in targets}
+    if len(results) < len(targets):
+        raise UserError("images in a folder `strips` or `gifs` have results of the same names as others: rename it")
     for source in sources:
+        inside = source.resolve() in out.resolve().parents  # then what lies in `out` are results of before
         for file in source.rglob("*") if source.is_dir() else [source]:
-            if file.resolve() in results:
+            if file.resolve() in results and not (inside and file.resolve().is_relative_to(out.resolve())):
                 raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")

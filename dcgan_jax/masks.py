@@ -193,9 +193,11 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
             if file.mode[0] in "IF":  # Pillow would cut 16-bit values at 255, so that dark grey turned white
                 raise UserError(f"mask {path} has more than 8 bits a pixel ({file.mode}); save it as 8-bit greyscale")
             return np.asarray(ImageOps.exif_transpose(file).convert("L")) >= 128  # upright, as images are read
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything in Pillow
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"mask {path} cannot be read as an image: {reason}") from None
 

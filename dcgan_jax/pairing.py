@@ -1,8 +1,9 @@
 """Images and masks on disk: which belong together, by name, and how to read them."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,19 +16,27 @@ from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image
 from dcgan_jax.errors import UserError
 
 
+class Picture(NamedTuple):
+    """An image as it was read."""
+
+    pixels: UInt8[np.ndarray, "h w c"]
+    note: str | None = None  # what was changed in reading, in words
+    profile: bytes | None = None  # the ICC profile that its numbers are meant in
+
+
 def find_images(
-    source: Path, split: str | None, shape: tuple[int, int, int]
-) -> dict[str, Callable[[], tuple[UInt8[np.ndarray, "h w c"], str | None]]]:
+    source: Path, split: str | None, shape: tuple[int, int, int], leave_out: Sequence[Path] = ()
+) -> dict[str, Callable[[], Picture]]:
     """How to read each image of a folder, a file or a prepared set, by its name without suffix, in order.
 
     Args:
         source: the folder (with its subfolders), file or set.
         split: of a prepared set; None takes all of it.
         shape: of the prior's images; files are read with its channels, a prepared set must have it.
+        leave_out: folders inside a folder of images that hold something else: masks, results.
 
     Returns:
-        Functions that read an image; beside it, what was changed in reading, in words, or None. They raise
-        `UserError` for a file that cannot be read.
+        Functions that read an image; they raise `UserError` for a file that cannot be read.
 
     Raises:
         UserError: there is no image, two have one name, or the set has images of another size.
@@ -41,10 +50,10 @@ def find_images(
                 f"{_times(shape)}: prepare the set with image size {shape[0]} and {shape[2]} channels"
             )
         place = by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
-        return {name: lambda i=i: (np.array(prepared.images[i]), None) for name, i in place.items()}
+        return {name: lambda i=i: Picture(np.array(prepared.images[i])) for name, i in place.items()}
     if split is not None:
         raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
-    files = by_stem(_files(source), source)
+    files = by_stem(_files(source, leave_out), source)
     return {name: lambda file=file: _read_image(file, shape[2]) for name, file in files.items()}
 
 
@@ -89,7 +98,7 @@ def by_stem(pairs: Iterable[tuple[str, object]], source: Path) -> dict:
     return found
 
 
-def _files(source):
+def _files(source, leave_out=()):
     """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
     if source.is_file():
         return [(source.name, source)]
@@ -97,6 +106,8 @@ def _files(source):
         raise UserError(f"{source} does not exist: give a folder, an image file or a prepared set")
     files = [(file.relative_to(source).as_posix(), file) for file in sorted(source.rglob("*")) if file.is_file()]
     files = [(name, file) for name, file in files if is_image(name)]
+    inside = [folder.resolve() for folder in leave_out if source.resolve() in folder.resolve().parents]
+    files = [(name, file) for name, file in files if not any(map(file.resolve().is_relative_to, inside))]
     if not files:
         raise UserError(f"{source} holds no image (files that end in {', '.join(sorted(IMAGE_SUFFIXES))})")
     return files
@@ -108,13 +119,16 @@ def _read_image(file, channels):
         array = np.asarray(decode_image(data, channels))
         with Image.open(io.BytesIO(data)) as image:
             changes = []
-            if image.has_transparency_data:
+            if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
                 changes.append("transparent parts were laid on white")
             if channels == 1 and image.mode not in ("1", "L", "LA"):
                 changes.append("colours were made grey, as the prior's images are")
+            elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+                changes.append(f"{image.mode} was converted to RGB")
+            profile = image.info.get("icc_profile") if image.mode.startswith({1: "L", 3: "RGB"}[channels]) else None
     except Exception as error:  # a damaged file can raise nearly anything in Pillow
         raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
-    return array.reshape(*array.shape[:2], channels), "; ".join(changes) or None
+    return Picture(array.reshape(*array.shape[:2], channels), "; ".join(changes) or None, profile)
 
 
 def _times(shape):

@@ -73,10 +73,11 @@ def inpaint_photograph(
         hole: True where a pixel is missing; all of them inside the region.
         key: of the search.
         config: of the search.
-        crop: the region: "center" (the largest square that holds the hole, nearest to the centre), "face" (the face
-            that OpenCV's cascade finds, cut as CelebA's are; extra `photo`), "stretch" (the whole photograph, squeezed
-            into a square), or "LEFT,TOP,WIDTH,HEIGHT" in pixels. By default what suits the images that the prior was
-            trained on (`prior.crop`), and the whole of an image that is of the prior's size already.
+        crop: the region: "center" (the largest of the prior's proportions, a square as a rule, nearest to the centre
+            among those that hold the hole), "face" (the face that OpenCV's cascade finds, cut as CelebA's are; extra
+            `photo`), "stretch" (the whole photograph, squeezed into the prior's proportions), or
+            "LEFT,TOP,WIDTH,HEIGHT" in pixels. By default what suits the images that the prior was trained on
+            (`prior.crop`), and the whole of an image that is of the prior's size already.
         optimizer: see `inpaint`.
 
     Returns:
@@ -93,6 +94,7 @@ def inpaint_photograph(
         >>> result = dj.inpaint_photograph(prior, image, hole, jax.random.key(0))  # doctest: +SKIP
     """
     shape = image_shape(prior)
+    image, hole = np.asarray(image), np.asarray(hole)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != shape[2]:
         raise ValueError(f"`image` is {image.dtype}{list(image.shape)}; it takes uint8 [h, w, {shape[2]}]")
     if hole.dtype != bool or hole.shape != image.shape[:2]:
@@ -120,8 +122,14 @@ def find_region(
     if crop == "stretch":
         return Region(0, 0, width, height)
     if crop == "center":
-        side = min(width, height)
-        region = _square(width / 2, height / 2, side, hole.shape, _bounds(hole) if hole.any() else None)
+        h, w, _ = image_shape(prior)
+        scale = min(height / h, width / w)
+        region = _place(
+            (height / 2, width / 2),
+            (max(1, round(h * scale)), max(1, round(w * scale))),
+            hole.shape,
+            _bounds(hole) if hole.any() else None,
+        )
     elif crop == "face":
         region = _find_face(image, hole)
     else:
@@ -147,9 +155,12 @@ def shrink(
     if hole.shape == shape:
         return image, hole
     shown = np.where(hole[..., None], np.uint8(0), image)
-    # Hamming's filter is positive wherever it reaches, one small pixel far, so what a missing pixel touches shows.
-    small = [_resize(channel, shape, Image.Resampling.HAMMING) for channel in np.moveaxis(shown, -1, 0)]
-    touched = _resize(hole.astype(np.float32), shape, Image.Resampling.HAMMING) > 0
+    # Neither filter is negative anywhere, so what a missing pixel touches shows. A mean over the small pixel's own
+    # area loses the fewest of them; enlarging needs two neighbours.
+    smaller = hole.shape[0] >= shape[0] and hole.shape[1] >= shape[1]
+    resampling = Image.Resampling.BOX if smaller else Image.Resampling.HAMMING
+    small = [_resize(channel, shape, resampling) for channel in np.moveaxis(shown, -1, 0)]
+    touched = _resize(hole.astype(np.float32), shape, resampling) > 0
     return np.stack(small, axis=-1), touched
 
 
@@ -195,15 +206,15 @@ def _bounds(hole):
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _square(x, y, side, shape, bounds=None):
-    """The square about (x, y), moved no further than it must to hold the bounds and to lie in the image."""
+def _place(centre, size, shape, bounds=None):
+    """The region of a size about a centre, moved no further than it must to hold the bounds and to lie in the image."""
     starts = []
-    for axis, centre in enumerate((y, x)):
-        start = round(centre - side / 2)
+    for axis in (0, 1):
+        start = round(centre[axis] - size[axis] / 2)
         if bounds is not None:
-            start = min(max(start, bounds[axis].stop - side), bounds[axis].start)
-        starts.append(min(max(start, 0), shape[axis] - side))
-    return Region(starts[1], starts[0], side, side)
+            start = min(max(start, bounds[axis].stop - size[axis]), bounds[axis].start)
+        starts.append(min(max(start, 0), shape[axis] - size[axis]))
+    return Region(starts[1], starts[0], size[1], size[0])
 
 
 def _find_face(image, hole):
@@ -218,7 +229,7 @@ def _find_face(image, hole):
     if hole.all():
         raise UserError("no face is to be seen in an image that is missing as a whole: give another `crop`")
     scale = min(1.0, _DETECTION_SIDE / max(hole.shape))
-    size = (round(hole.shape[1] * scale), round(hole.shape[0] * scale))
+    size = (max(1, round(hole.shape[1] * scale)), max(1, round(hole.shape[0] * scale)))
     grey = np.where(hole, 0, image.mean(axis=-1)).astype(np.uint8)
     # What is missing is filled from around it, for the detector's eyes only.
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
@@ -232,7 +243,7 @@ def _find_face(image, hole):
     for left, top, width, height in faces:
         x, y = (left + width / 2) / scale, (top + height / 2 - _FACE_RISE * height) / scale
         side = min(round(_FACE_SIDE * width / scale), *hole.shape)
-        regions.append(_square(x, y, side, hole.shape))
+        regions.append(_place((y, x), (side, side), hole.shape))
     return max(regions, key=lambda region: hole[region.rows, region.columns].sum())  # of equals the largest face
 
 

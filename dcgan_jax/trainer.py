@@ -83,14 +83,15 @@ def train(
     with contextlib.ExitStack() as stack:
         copy = stack.enter_context(mirror.open_run(run))
         run = copy.folder
-        record = _claim_run(run, config, data, prepared, split)
+        shown = copy.url or str(run)  # what the person knows the run by
+        record = _claim_run(run, shown, config, data, prepared, split)
         manager = stack.enter_context(checkpoints.open_checkpoints(run))
         state = checkpoints.restore(manager, config, everywhere)
         if state is None:
             state = jax.jit(lambda key: init_state(config, key), out_shardings=everywhere)(init_key)
         start = int(state.step)
         if start > config.num_steps:
-            raise UserError(f"{run} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
+            raise UserError(f"{shown} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
         _check_window(profile_steps, start, config.num_steps)
         checkpoints.write_record(run, config, record)
         _forget_after(run / reports.METRICS, start)
@@ -165,7 +166,9 @@ def _check_window(window: range | None, start: int, end: int) -> None:
         )
 
 
-def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: PreparedSet, split: str) -> dict[str, Any]:
+def _claim_run(
+    run: Path, shown: str, config: TrainConfig, source: str | Path, prepared: PreparedSet, split: str
+) -> dict[str, Any]:
     """Records what a new run computes, or checks that it is what the folder records; returns the data's part."""
     manifest = prepared.manifest
     data = {
@@ -177,8 +180,7 @@ def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: Pre
         "count": len(prepared.split(split)),
         "sha256": manifest["sha256"],
     }
-    if "where" in manifest:
-        data["where"] = manifest["where"]
+    data |= {name: manifest[name] for name in ("cut", "where") if name in manifest}
     if (run / checkpoints.RECORD).is_file():
         recorded, recorded_data = checkpoints.read_record(run)
         old, new = _flat(recorded.to_json()), _flat(config.to_json())
@@ -190,11 +192,11 @@ def _claim_run(run: Path, config: TrainConfig, source: str | Path, prepared: Pre
         differing += [f"data {name}" for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
         if differing:
             raise UserError(
-                f"{run} holds a run that differs in {', '.join(differing)}: go on with its own settings, "
+                f"{shown} holds a run that differs in {', '.join(differing)}: go on with its own settings, "
                 "or give another folder"
             )
     elif run.is_dir() and any(run.iterdir()):
-        raise UserError(f"{run} is not empty and not a run's folder: give another folder")
+        raise UserError(f"{shown} is not empty and not a run's folder: give another folder")
     else:
         make_folder(run)
         checkpoints.write_record(run, config, data)

@@ -84,6 +84,19 @@ def test_celeba_image_without_partition_line(celeba: Path, tmp_path: Path) -> No
     assert listing(tmp_path) == {"celeba"}
 
 
+def test_celeba_s_files_without_its_images_or_partition(celeba: Path, tmp_path: Path) -> None:
+    partition = celeba / "list_eval_partition.txt"
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(encode(photo(0, 20, 20)))
+    with pytest.raises(UserError, match=r"files of CelebA's, and .* is of kind folder"):
+        quiet(tmp_path / "pictures", tmp_path / "out", partition=partition)
+    with zipfile.ZipFile(celeba / "img_align_celeba.zip") as archive:
+        archive.extractall(tmp_path / "alone")
+    assert quiet(tmp_path / "alone" / "img_align_celeba", tmp_path / "found", partition=partition).manifest["kind"] == (
+        "celeba"
+    )
+
+
 def test_celeba_crop_refuses_other_sizes(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", pictures("a.png", "b.png", width=218, height=178))
     with pytest.raises(UserError, match="218x178 pixels"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zlib
 
 import jax
@@ -374,7 +375,7 @@ def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
     assert report.notes == {
         "a": "transparent parts were laid on white",
         "b.1": "nothing is missing, it is left as it was",
-        "c": "nothing is known, the completion is a free sample",
+        "c": "nothing is known at the prior's size, the completion is a free sample",
     }
     for line in lines(tmp_path / "out"):
         assert line["note"] == report.notes[line["name"]]
@@ -405,3 +406,57 @@ def lines_of(image, mask, out):
     run(image, mask, out, batch_size=1)
     (line,) = lines(out)
     return line
+
+
+def test_masks_and_results_inside_the_folder_of_images_are_no_images(images, tmp_path):
+    (images / "masks").mkdir()
+    for name in NAMES:
+        Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
+    for _ in range(2):
+        assert run(images, images / "masks", images / "out").completed == 3
+    assert run(images, images / "masks", tmp_path / "out").skipped == {}
+    assert [line["name"] for line in lines(images / "out")] == list(NAMES)
+    assert run(images, "half", images.parent).completed == 3  # images inside the folder of the results
+
+
+@pytest.mark.parametrize(("folder", "out"), [("strips", "masks"), ("gifs", "masks")])
+def test_no_mask_is_overwritten(images, tmp_path, folder, out):
+    (tmp_path / "masks" / folder).mkdir(parents=True)
+    suffix = {"strips": "png", "gifs": "gif"}[folder]
+    for name in NAMES:
+        Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / folder / f"{name}.{suffix}")
+    before = {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*.*")}
+    with pytest.raises(UserError, match="would overwrite"):
+        run(images, tmp_path / "masks" / folder, tmp_path / out)
+    assert {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*.*")} == before
+
+
+def test_names_that_results_would_share(images, mask, tmp_path):
+    (images / "strips").mkdir()
+    Image.fromarray(PIXELS["a"]).save(images / "strips" / "a.png")
+    with pytest.raises(UserError, match="rename it"):
+        run(images, mask, tmp_path / "out")
+
+
+def test_a_name_with_stray_bytes(mask, tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    (tmp_path / "images").mkdir()
+    Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / f"{name}.png")
+    assert run(tmp_path / "images", mask, tmp_path / "out").completed == 1
+    assert (tmp_path / "out" / f"{name}.png").is_file()
+
+
+def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / "profile.png", icc_profile=b"a profile")
+    opaque = np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 255, np.uint8)])
+    Image.fromarray(opaque).save(tmp_path / "images" / "opaque.png")
+    Image.fromarray(PIXELS["a"]).convert("CMYK").save(tmp_path / "images" / "printed.jpg")
+    report = run(tmp_path / "images", mask, tmp_path / "out")
+    assert report.notes == {"printed": "CMYK was converted to RGB"}
+    found = {}
+    for name in ("profile", "opaque", "printed"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as image:
+            found[name] = image.info.get("icc_profile")
+    assert found == {"profile": b"a profile", "opaque": None, "printed": None}
+    assert (read(tmp_path / "out" / "opaque.png")[KNOWN] == PIXELS["a"][KNOWN]).all()

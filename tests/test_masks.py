@@ -147,6 +147,7 @@ def test_read_hole_refuses_in_one_line(tmp_path):
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "text.png").write_text("no image")
     Image.new("L", (64, 64)).save(tmp_path / "cut.png")
+    (tmp_path / "header.png").write_bytes((tmp_path / "cut.png").read_bytes()[:20])
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
     for name, reason in [
         ("alpha.png", "transparency"),
@@ -155,6 +156,7 @@ def test_read_hole_refuses_in_one_line(tmp_path):
         ("deep.png", "8 bits"),
         ("text.png", "cannot be read"),
         ("cut.png", "cannot be read"),
+        ("header.png", "cannot be read"),
         ("absent.png", "does not exist"),
         (".", "cannot be read"),
     ]:

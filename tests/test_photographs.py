@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +52,20 @@ def test_a_small_pixel_is_known_only_if_all_its_sources_are(shape):
     assert (shrink(other, hole, region, (SIZE, SIZE))[0] == small).all()
     grey = np.full((*shape, 3), 77, np.uint8)
     assert (shrink(grey, hole, region, (SIZE, SIZE))[0][~touched] == 77).all()
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_a_hole_of_whole_small_pixels_comes_back(factor):
+    small = RNG.random((SIZE, SIZE)) < 0.8
+    image = RNG.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    large, hole = (x.repeat(factor, axis=0).repeat(factor, axis=1) for x in (image, small))
+    found, touched = shrink(large, hole, Region(0, 0, *hole.shape[::-1]), (SIZE, SIZE))
+    assert (touched == small).all() and (found[~small] == image[~small]).all()
+
+
+def test_arrays_of_jax():
+    result = dj.inpaint_photograph(PRIOR, jnp.asarray(PHOTO), jnp.asarray(HOLE), KEY, CONFIG)
+    assert (result.images == dj.inpaint_photograph(PRIOR, PHOTO, HOLE, KEY, CONFIG).images).all()
 
 
 def test_of_the_prior_s_size_nothing_is_scaled():
@@ -126,6 +141,12 @@ def test_regions_that_cannot_be(crop, message):
         dj.inpaint_photograph(PRIOR, PHOTO, HOLE, KEY, CONFIG, crop=crop)
 
 
+def test_a_prior_that_is_not_square_has_regions_of_its_proportions():
+    prior = tanh_prior((4, 10, 3))
+    assert find_region(prior, PHOTO, HOLE, "center") == (0, 7, 37, 15)
+    assert find_region(prior, PHOTO[:, :10], HOLE[:, :10], "center") == (0, 12, 10, 4)
+
+
 def test_a_hole_wider_than_any_square():
     hole = np.zeros(PHOTO.shape[:2], bool)
     hole[3, :] = True
@@ -171,6 +192,8 @@ def test_a_face_is_found(scale):
 def test_no_face():
     with pytest.raises(UserError, match=r"no face was found .*LEFT,TOP,WIDTH,HEIGHT"):
         find_region(PRIOR, PHOTO.repeat(4, axis=0).repeat(4, axis=1), np.zeros((116, 148), bool), "face")
+    with pytest.raises(UserError, match="no face was found"):
+        find_region(PRIOR, np.zeros((1, 4000, 3), np.uint8), np.zeros((1, 4000), bool), "face")
     with pytest.raises(UserError, match="missing as a whole"):
         find_region(PRIOR, ASTRONAUT, np.ones((512, 512), bool), "face")
     hole = NOSE.copy()

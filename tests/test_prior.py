@@ -272,3 +272,8 @@ def test_bad_latents_are_refused(z, prior):
 def test_bad_images_are_refused(x, prior):
     with pytest.raises(ValueError, match="`x`"):
         dj.discriminate(prior, x)
+
+
+def test_the_packaged_priors_know_how_their_images_were_cut():
+    crops = {name: dj.load_prior(name).crop for name in prior_module.packaged_priors()}
+    assert crops == {"cars-64": "stretch", "digits-64": "center", "faces-64": "celeba"}

@@ -191,12 +191,12 @@ def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
-    assert trainer._claim_run(tmp_path / "run", CONFIG, part, "train")["where"] == ["label=1"]
-    assert trainer._claim_run(tmp_path / "run", CONFIG, part, "train")["where"] == ["label=1"]  # resumed
+    assert trainer._claim_run(tmp_path / "run", "run", CONFIG, "data", part, "train")["where"] == ["label=1"]
+    assert trainer._claim_run(tmp_path / "run", "run", CONFIG, "data", part, "train")["where"] == ["label=1"]  # resumed
     assert checkpoints.read_record(tmp_path / "run")[1]["where"] == ["label=1"]
     # A run recorded without conditions goes on.
     shutil.copytree(run, tmp_path / "old")
-    assert "where" not in trainer._claim_run(tmp_path / "old", CONFIG, prepared, "train")
+    assert "where" not in trainer._claim_run(tmp_path / "old", "old", CONFIG, "data", prepared, "train")
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_path):

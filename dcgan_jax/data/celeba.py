@@ -18,8 +18,7 @@ _SPLITS = {"0": "train", "1": "validation", "2": "test"}
 def is_celeba(path: Path) -> bool:
     """Whether CelebA's aligned faces lie at a path: their archive, their folder, or the folder of either."""
     if path.is_dir():
-        inside = (path / f"{IMAGES}.zip").exists() or (path / IMAGES).exists()
-        return inside or (path.name == IMAGES and (path.parent / PARTITION).exists())
+        return path.name == IMAGES or (path / f"{IMAGES}.zip").exists() or (path / IMAGES).exists()
     if path.suffix.lower() == ".zip" and path.is_file():
         with open_zip(path) as archive:
             images = [name for name in archive.namelist() if is_image(name)]

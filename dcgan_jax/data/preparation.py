@@ -110,6 +110,10 @@ def prepare(
     if kind == "celeba":
         partition = _beside(source, partition, celeba.PARTITION)
         attributes = _beside(source, attributes, celeba.ATTRIBUTES)
+    elif partition is not None or attributes is not None:
+        raise UserError(f"`partition` and `attributes` are files of CelebA's, and {source} is of kind {kind}")
+    elif kind == "folder" and remote.is_url(source) and Path(files).name.startswith(("cars_train", "cars_test")):
+        raise UserError(f"{source} is fetched without its annotations: give the folder that holds both, or `kind`")
     with open_source(files, kind, partition=partition, attributes=attributes, data_dir=data_dir) as opened:
         if not opened.items:
             raise UserError(f"{source} has no images in it")
