@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import zlib
 
 import jax
@@ -414,8 +415,9 @@ def test_masks_and_results_inside_the_folder_of_images_are_no_images(images, tmp
         Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
     for _ in range(2):
         assert run(images, images / "masks", images / "out").completed == 3
-    assert run(images, images / "masks", tmp_path / "out").skipped == {}
     assert [line["name"] for line in lines(images / "out")] == list(NAMES)
+    shutil.rmtree(images / "out")
+    shutil.rmtree(images / "masks")
     assert run(images, "half", images.parent).completed == 3  # images inside the folder of the results
 
 
