@@ -12,7 +12,7 @@ from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.figures import to_uint8
 from dcgan_jax.inpainting import NOT_FINITE, InpaintResult, inpaint
-from dcgan_jax.poisson import poisson_blend_sparse
+from dcgan_jax.poisson import poisson_blend, poisson_blend_sparse
 from dcgan_jax.prior import Prior, image_shape
 
 CROPS = ("center", "face", "stretch")
@@ -21,6 +21,8 @@ _SUITED = {"celeba": "face", "stretch": "stretch"}  # by the crop of the prior's
 # From the cascade's box to CelebA's crop: its side, and how far its centre lies above the box's, in sides of the box.
 # Medians over 382 faces found in 400 training images of CelebA; standard deviations 0.10 and 0.035.
 _FACE_SIDE, _FACE_RISE = 1.03, 0.137
+# A factorisation takes memory and time that grow faster than the hole; multigrid on the device compiles once a size.
+_SPARSE_MOST = 250_000  # missing pixels
 _DETECTION_SIDE = 1024  # larger photographs are searched for faces at this size
 
 
@@ -195,8 +197,8 @@ def restore(
     )
     place = np.ix_(rows, columns)
     known = image[place].astype(np.float32) / np.float32(127.5) - 1
-    blended = poisson_blend_sparse(completion[inside], known, hole[place])
-    restored[hole] = to_uint8(blended[hole[place]])
+    blend = poisson_blend_sparse if hole.sum() <= _SPARSE_MOST else poisson_blend
+    restored[hole] = to_uint8(np.asarray(blend(completion[inside], known, hole[place]))[hole[place]])
     return restored
 
 

@@ -13,6 +13,7 @@ from skimage.data import astronaut
 from tiny import constant_prior, tanh_prior
 
 import dcgan_jax as dj
+from dcgan_jax import photographs
 from dcgan_jax.errors import UserError
 from dcgan_jax.photographs import Region, enlarge, find_region, shrink
 
@@ -86,8 +87,10 @@ def test_known_pixels_keep_their_bits_and_hidden_ones_have_no_influence(crop):
     assert (dj.inpaint_photograph(PRIOR, other, HOLE, KEY, CONFIG, crop=crop).images == result.images).all()
 
 
-def test_blended_at_full_size():
+@pytest.mark.parametrize("limit", [photographs._SPARSE_MOST, 0])
+def test_blended_at_full_size(monkeypatch, limit):
     """Of the enlarged completion plus a constant, which the blend gives back, at the edges too."""
+    monkeypatch.setattr(photographs, "_SPARSE_MOST", limit)  # by a factorisation, and on the device
     completion = np.linspace(-0.6, 0.6, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3)
     prior = constant_prior(completion)
     for crop, corner in (("0,0,24,24", 0), ("5,3,24,24", 3)):
