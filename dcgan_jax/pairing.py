@@ -119,7 +119,7 @@ def _read_image(file, channels):
         array = np.asarray(decode_image(data, channels))
         with Image.open(io.BytesIO(data)) as image:
             changes = []
-            if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 changes.append("transparent parts were laid on white")
             if channels == 1 and image.mode not in ("1", "L", "LA"):
                 changes.append("colours were made grey, as the prior's images are")

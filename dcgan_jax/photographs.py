@@ -3,6 +3,7 @@
 from typing import NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Bool, Float, PRNGKeyArray, UInt8
@@ -197,8 +198,12 @@ def restore(
     )
     place = np.ix_(rows, columns)
     known = image[place].astype(np.float32) / np.float32(127.5) - 1
-    blend = poisson_blend_sparse if hole.sum() <= _SPARSE_MOST else poisson_blend
-    restored[hole] = to_uint8(np.asarray(blend(completion[inside], known, hole[place]))[hole[place]])
+    arrays = completion[inside], known, hole[place]
+    if hole.sum() <= _SPARSE_MOST:
+        blended = poisson_blend_sparse(*arrays)
+    else:
+        blended = np.asarray(poisson_blend(*map(jnp.asarray, arrays)))
+    restored[hole] = to_uint8(blended[hole[place]])
     return restored
 
 
