@@ -180,12 +180,17 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class InpaintConfig(Config):
-    """The latent search of Yeh et al. 2017."""
+    """The latent search of Yeh et al. 2017.
 
-    num_steps: int = option(1500, "steps of Adam a restart")
-    learning_rate: float = option(0.03, "Adam's rate on the latent; ours, the papers give none")
+    The defaults for `num_steps`, `learning_rate` and `window` are ours: on 48 held-out faces under `faces-64`, 300 steps
+    at rate 0.1 and window 15 have 0.8 dB more in a missing half and 0.4 dB more in a missing centre than 300 steps at
+    0.03 and the published window of 7, which sees three pixels beyond a hole. The presets keep what was published.
+    """
+
+    num_steps: int = option(300, "steps of Adam a restart")
+    learning_rate: float = option(0.1, "Adam's rate on the latent")
     prior_weight: float = option(0.003, "lambda, the weight of the prior loss")
-    window: int = option(7, "side in pixels of the window of the importance weights, odd")
+    window: int = option(15, "side in pixels of the window of the importance weights, odd")
     restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")
@@ -221,7 +226,8 @@ class InpaintConfig(Config):
 
 
 _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
-    "yeh2017": {"num_steps": 1500, "keep_best": False},
+    # Neither paper gives Adam's rate: 0.03 is ours.
+    "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
-    "he2018": {"num_steps": 200, "latent_bound": 1.0},
+    "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
 }
