@@ -20,6 +20,7 @@ from dcgan_jax import cli, mirror, remote, trainer
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.data import open_prepared, prepare
 from dcgan_jax.errors import UserError
+from dcgan_jax.folder import Report
 
 compiled_once = test_trainer.compiled_once
 
@@ -378,7 +379,7 @@ def test_the_command_works_on_buckets(bucket, digits, tmp_path, monkeypatch):
     assert record["data"]["path"] == "memory://b/set"
 
     seen = []
-    monkeypatch.setattr(cli, "inpaint_folder", lambda *args, **_: seen.append(args) or 0)
+    monkeypatch.setattr(cli, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, {}, {}))
     inpaint = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
     assert cli.main([*inpaint, "memory://b/mask.png", "--out", "out"]) == 0
     assert cli.main([*inpaint, "center", "--out", "out"]) == 0
