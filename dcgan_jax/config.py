@@ -182,9 +182,10 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 class InpaintConfig(Config):
     """The latent search of Yeh et al. 2017.
 
-    The defaults for `num_steps`, `learning_rate` and `window` are ours: on 48 held-out faces under `faces-64`, 300 steps
-    at rate 0.1 and window 15 have 0.8 dB more in a missing half and 0.4 dB more in a missing centre than 300 steps at
-    0.03 and the published window of 7, which sees three pixels beyond a hole. The presets keep what was published.
+    The defaults for `num_steps`, `learning_rate` and `window` are ours: on 48 held-out faces under `faces-64`, 300
+    steps at rate 0.1 and window 15 have 0.8 dB more in a missing half and 0.4 dB more in a missing centre than 300
+    steps at 0.03 and the published window of 7, which sees three pixels beyond a hole. The presets keep what was
+    published.
     """
 
     num_steps: int = option(300, "steps of Adam a restart")

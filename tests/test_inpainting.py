@@ -115,7 +115,7 @@ def run_searches(prior, config):
     def run(images, holes, keys):
         weights = masks.importance_weights(holes, config.window)
         images = jnp.where(holes[..., None], 0, images)
-        return jax.vmap(lambda *one: inpainting.search(prior, config, *one))(images, weights, keys)
+        return jax.vmap(lambda *one: inpainting.search(prior, config, *one)[:3])(images, weights, keys)
 
     keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(KEY, i), 0) for i in range(4)])
     return run(IMAGES, HOLES, keys)
@@ -369,12 +369,12 @@ def many(n):
 
 
 def write_results_on_all_devices(path):
-    arrays = {}
+    values = {}
     for n in (11, 16):
         result = dj.inpaint(UNIFORM, *many(n), KEY, CONFIG)
-        arrays |= {f"{name}_{n}": np.asarray(value) for name, value in arrays(result).items()}
-    arrays["devices"] = np.array([len(jax.local_devices()), len(result.images.sharding.device_set)])
-    np.savez(path, **arrays)
+        values |= {f"{name}_{n}": np.asarray(value) for name, value in arrays(result).items()}
+    values["devices"] = np.array([len(jax.local_devices()), len(result.images.sharding.device_set)])
+    np.savez(path, **values)
 
 
 # ------------------------------------------------------------------------------------------ values

@@ -74,9 +74,9 @@ def test_the_input_is_read_two_batches_ahead_at_most():
 def test_every_batch_has_the_shape_of_the_first(monkeypatch, count, sizes):
     seen = []
 
-    def record(prior, images, hole, key, config):
+    def record(prior, images, hole, key, *options):
         seen.append((len(images), len(hole), len(key)))
-        return dj.inpaint(prior, images, hole, key, config)
+        return dj.inpaint(prior, images, hole, key, *options)
 
     monkeypatch.setattr(streaming, "inpaint", record)
     list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))

@@ -93,6 +93,9 @@ def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, 
         "path": str(digits),
         "split": "train",
         "kind": "digits",
+        "source": "digits",
+        "crop": "center",
+        "count": 1438,
         "sha256": manifest["sha256"],
     }
     lines = metrics_of(run)
