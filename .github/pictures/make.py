@@ -39,7 +39,7 @@ def photograph() -> None:
     drawing = Image.new("L", (512, 512))
     draw = ImageDraw.Draw(drawing)
     draw.ellipse((208, 92, 248, 132), fill=255)
-    draw.line((168, 60, 205, 100, 196, 140), fill=255, width=7, joint="curve")
+    draw.line((178, 62, 205, 100, 196, 140), fill=255, width=7, joint="curve")
     draw.line((262, 64, 250, 88, 266, 128), fill=255, width=6, joint="curve")
     drawing.save(mask)
     with tempfile.TemporaryDirectory() as out:
