@@ -1,69 +1,130 @@
-"""A training run on disk: its record, and its checkpoints by Orbax, asynchronous, the newest few kept."""
+"""A training run on disk: its record, and its checkpoints, one safetensors file each, the newest few kept.
 
+A checkpoint appears whole or not at all and carries the SHA-256 of its content; reading one runs no code.
+"""
+
+import hashlib
 import json
+import os
+import re
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import LatestN
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save as serialize
 
 from dcgan_jax.config import TrainConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import whole_file
+from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.training import GANState, init_state
 
 RECORD, FOLDER = "config.json", "checkpoints"
 KEPT = 3
+FORMAT = "dcgan_jax checkpoint"
+# Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it computes.
+_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
 
 
-def open_checkpoints(run: Path) -> ocp.CheckpointManager:
-    """Opens a run's checkpoints, to be used as a context: leaving it waits for saves under way."""
-    options = ocp.CheckpointManagerOptions(preservation_policy=LatestN(KEPT), create=True)
-    return ocp.CheckpointManager((run / FOLDER).absolute(), options=options)
+class CheckpointWriter:
+    """Saves a run's checkpoints while training goes on; as a context it waits at the end for what is being written."""
+
+    def __init__(self, run: Path, config: TrainConfig):
+        self._run, self._config = run, config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def save(self, state: GANState) -> None:
+        """Starts to save a state; its arrays are copied before this returns, the disk is written after.
+
+        Raises:
+            UserError: the checkpoint before could not be written.
+        """
+        self.wait()
+        # Copies: on a CPU NumPy would look at the very buffers that the next step may reuse.
+        arrays = {name: np.array(x) for name, x in _named(state).items()}
+        self._written = self._thread.submit(_write, self._run, int(state.step), arrays, self._config)
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is on disk; `UserError` if it could not be written."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
 
-def save(manager: ocp.CheckpointManager, state: GANState) -> None:
-    """Starts to save a state under its step; the arrays are copied before this returns, the disk is written after."""
-    manager.save(int(state.step), args=ocp.args.StandardSave(state))
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint by its name in the run's folder; None for any other file."""
+    found = re.fullmatch(rf"{FOLDER}/(\d+)\.safetensors", name)
+    return int(found[1]) if found else None
 
 
-def restore(manager: ocp.CheckpointManager, config: TrainConfig, sharding: jax.sharding.Sharding) -> GANState | None:
-    """Restores the newest state onto devices, or returns None where none was saved.
+def checkpoint_files(run: Path) -> dict[int, Path]:
+    """A run's checkpoints by step, oldest first, damaged ones among them."""
+    found = {checkpoint_step(f"{FOLDER}/{path.name}"): path for path in (run / FOLDER).glob("*.safetensors")}
+    return {step: found[step] for step in sorted(step for step in found if step is not None)}
+
+
+def restore(run: Path, config: TrainConfig, sharding: jax.sharding.Sharding) -> GANState | None:
+    """Restores a run's newest whole state onto devices, or returns None where none was saved.
+
+    A damaged checkpoint is named in a warning, and the one before is used.
 
     Raises:
-        UserError: the checkpoint is damaged or of another configuration.
+        UserError: all are damaged, or the checkpoint is of another configuration.
     """
-    step = manager.latest_step()
-    if step is None:
-        return None
-    abstract = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-    try:
-        return cast(GANState, manager.restore(step, args=ocp.args.StandardRestore(abstract)))
-    except Exception as error:  # Orbax and its storage raise many kinds
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        first_line = first_line.split(". See full TensorStore")[0]
-        raise UserError(
-            f"checkpoint {step} in {manager.directory} cannot be restored ({first_line}): it is damaged or of another "
-            "configuration; remove it to fall back on the one before, or restore with the package that wrote it"
-        ) from error
+    damaged = []
+    for path in reversed(checkpoint_files(run).values()):
+        try:
+            arrays, recorded = _read(path)
+        except _Damaged as error:
+            damaged.append(f"{path} is damaged ({error})")
+            continue
+        differing = differences(recorded, config)
+        if differing:
+            raise UserError(f"{path} is of another run, which differs in {', '.join(differing)}: remove it")
+        for what in damaged:
+            warnings.warn(f"{what}: going on from {path.name}", stacklevel=2)
+        return _place(path, arrays, config, sharding)
+    if damaged:
+        before = ", and so are those before it" if len(damaged) > 1 else ""
+        raise UserError(f"{damaged[0]}{before}: put one back from a copy, or remove {run / FOLDER} to begin anew")
+    return None
 
 
 def load_state(run: Path) -> tuple[GANState, TrainConfig]:
-    """Restores the newest state of a run onto this process's first device, and its configuration.
+    """Restores the newest whole state of a run onto this process's first device, and its configuration.
 
     Raises:
-        UserError: the folder is not a run's, has no checkpoint, or one that cannot be restored.
+        UserError: the folder is not a run's, has no checkpoint, or none that can be restored.
     """
     config, _ = read_record(run)
-    state = None
-    if (run / FOLDER).is_dir():
-        with open_checkpoints(run) as manager:
-            state = restore(manager, config, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    state = restore(run, config, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     if state is None:
         raise UserError(f"{run} holds no checkpoint yet: let `dcgan-jax train` run until it has saved one")
     return state, config
+
+
+def differences(there: TrainConfig, here: TrainConfig) -> list[str]:
+    """The fields, with both values, in which two configurations compute different runs."""
+    old, new = (flatten_dict(config.to_json(), sep=".") for config in (there, here))
+    return [
+        f"{name} ({old[name]!r} there, {new[name]!r} here)"
+        for name in new
+        if name not in _RESUMABLE and old[name] != new[name]
+    ]
 
 
 def write_record(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
@@ -87,3 +148,63 @@ def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
         return TrainConfig.from_json(record["config"]), record["data"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): put it back, or train the run anew") from error
+
+
+class _Damaged(Exception):
+    """A file that is not what was written."""
+
+
+def _named(state: GANState) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def _digest(arrays: dict[str, np.ndarray], config: str) -> str:
+    digest = hashlib.sha256(config.encode())
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {x.dtype} {x.shape}".encode())
+        digest.update(x.data)
+    return digest.hexdigest()
+
+
+def _write(run: Path, step: int, arrays: dict[str, np.ndarray], config: TrainConfig) -> None:
+    path, text = run / FOLDER / f"{step:07d}.safetensors", json.dumps(config.to_json())
+    content = serialize(arrays, {"format": FORMAT, "config": text, "sha256": _digest(arrays, text)})
+    try:
+        make_folder(path.parent)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a machine that vanishes must not leave a name without its content
+    except OSError as error:
+        kept = [other for other in checkpoint_files(run) if other < step]
+        safe = f"that of step {kept[-1]} is whole" if kept else "there is none before it"
+        raise UserError(f"{path} cannot be written ({error.strerror}); {safe}: make room and start again") from error
+    before = [path for other, path in checkpoint_files(run).items() if other < step]
+    for path in before[: 1 - KEPT]:
+        path.unlink()
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], TrainConfig]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("format") != FORMAT:
+            raise _Damaged("it was not written by `dcgan-jax train`")
+        if metadata.get("sha256") != _digest(arrays, metadata["config"]):
+            raise _Damaged("its content does not match its SHA-256")
+        return arrays, TrainConfig.from_json(json.loads(metadata["config"]))
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _Damaged(str(error)) from error
+
+
+def _place(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig, sharding) -> GANState:
+    expected = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
+    names = _named(expected)
+    for name in sorted({*names, *arrays}):
+        here, there = ((x.shape, x.dtype) if (x := tree.get(name)) is not None else None for tree in (names, arrays))
+        if here != there:
+            raise UserError(f"{path} holds {there} as {name}, not {here} as here: use the version that wrote it")
+    return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names]), sharding)

@@ -5,6 +5,7 @@ import dataclasses
 import sys
 import types
 import typing
+import warnings
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, 1 if an image failed, 2 for wrong input, 3 for divergence."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
     try:
         return options.command(options)
     except (UserError, DivergedError) as error:

@@ -35,11 +35,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not."""
+    """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not.
+
+    It vanishes on SIGTERM too, unless the program has a handler of its own for that signal.
+    """
     out = out.resolve()
     make_folder(out.parent)
-    with _termination_raises():
-        partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
+    partial = out.with_name(f".{out.name}.partial-{uuid.uuid4().hex[:8]}")
+    with _removed_on_termination(partial):
         try:
             partial.mkdir()
             yield partial
@@ -49,18 +52,28 @@ def whole_folder(out: Path) -> Iterator[Path]:
             raise
 
 
+_unfinished: set[Path] = set()
+
+
 @contextlib.contextmanager
-def _termination_raises() -> Iterator[None]:
-    """Makes SIGTERM an exception, so that the clean-up runs; Python lets only the main thread do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    previous = signal.signal(signal.SIGTERM, stop) or signal.SIG_DFL
+def _removed_on_termination(folder: Path) -> Iterator[None]:
+    """Removes the folder if SIGTERM ends the process; Python lets only the main thread set that up."""
+    main = threading.current_thread() is threading.main_thread()
+    installs = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    _unfinished.add(folder)
+    if installs:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if installs:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _unfinished.discard(folder)
+
+
+def _terminate(*_) -> None:
+    # Not by an exception: Python drops one that is raised while a callback of the garbage collector runs.
+    for folder in _unfinished:
+        shutil.rmtree(folder, ignore_errors=True)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
 from dcgan_jax import checkpoints, figures, mirror, reports, sharding
@@ -28,8 +27,6 @@ from dcgan_jax.prior import generate, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
 SAMPLES = 64  # images in a grid of samples
-# Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it computes.
-_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
 
 
 def train(
@@ -85,8 +82,7 @@ def train(
         run = copy.folder
         shown = copy.url or str(run)  # what the person knows the run by
         record = _claim_run(run, shown, config, data, prepared, split)
-        manager = stack.enter_context(checkpoints.open_checkpoints(run))
-        state = checkpoints.restore(manager, config, everywhere)
+        state = checkpoints.restore(run, config, everywhere)
         if state is None:
             state = jax.jit(lambda key: init_state(config, key), out_shardings=everywhere)(init_key)
         start = int(state.step)
@@ -98,6 +94,7 @@ def train(
         copy.push()
         if start == config.num_steps:
             return state
+        writer = stack.enter_context(checkpoints.CheckpointWriter(run, config))
         log = stack.enter_context((run / reports.METRICS).open("a", encoding="utf-8"))
         events = stack.enter_context(open_events(run, config.model, start))
         profiler = stack.enter_context(reports.Profiler(run, profile_steps))
@@ -106,7 +103,7 @@ def train(
         )
 
         # ------------------------------------------------------------ the loop
-        previous = None
+        previous, saved = None, start or None
         clock, seconds, reported = time.perf_counter(), 0.0, start
         for t in range(start, config.num_steps):
             profiler.before(t, previous)
@@ -121,7 +118,7 @@ def train(
             sampling = last or done % config.sample_every == 0
             saving = last or done % config.checkpoint_every == 0
             if done % config.log_every == 0 or sampling or saving:
-                line = _read_metrics(metrics, done, manager.latest_step())
+                line = _read_metrics(metrics, done, saved)
                 now = time.perf_counter()
                 seconds += now - clock
                 if done % config.log_every == 0 or last:
@@ -133,14 +130,15 @@ def train(
                 bar.set_postfix(D=f"{line['discriminator_loss']:.2f}", G=f"{line['generator_loss']:.2f}")
                 if saving:
                     # The last update comes after the losses, and running statistics may overflow behind finite ones.
-                    _refuse_non_finite(_finite(state._asdict()), done, manager.latest_step())
-                    checkpoints.save(manager, state)
+                    _refuse_non_finite(_finite(state._asdict()), done, saved)
+                    writer.save(state)
+                    saved = done
                 if sampling:
                     grid = figures.tile(np.asarray(generate(prior_from_state(state, config), latents)), columns=8)
                     figures.save_png(run / "samples" / f"{done:07d}.png", grid)
                     events.image("samples", grid, done)
                 if saving and copy.url:
-                    manager.wait_until_finished()
+                    writer.wait()
                     copy.push()
                 clock = time.perf_counter()  # samples and saves are not training time
     return state
@@ -183,12 +181,7 @@ def _claim_run(
     data |= {name: manifest[name] for name in ("cut", "where") if name in manifest}
     if (run / checkpoints.RECORD).is_file():
         recorded, recorded_data = checkpoints.read_record(run)
-        old, new = _flat(recorded.to_json()), _flat(config.to_json())
-        differing = [
-            f"{name} ({old.get(name)!r} there, {new[name]!r} here)"
-            for name in new
-            if name not in _RESUMABLE and old.get(name) != new[name]
-        ]
+        differing = checkpoints.differences(recorded, config)
         differing += [f"data {name}" for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
         if differing:
             raise UserError(
@@ -202,11 +195,6 @@ def _claim_run(
         checkpoints.write_record(run, config, data)
     (run / "samples").mkdir(exist_ok=True)
     return data
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's fields, those of the model named `model.FIELD`."""
-    return flatten_dict(config, sep=".")  # type: ignore[return-value]
 
 
 def _forget_after(path: Path, step: int) -> None:

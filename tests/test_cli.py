@@ -178,7 +178,7 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
         ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
         (
             "inpaint --prior TRUNCATED --images DATA --masks center --out new",
-            "TRUNCATED/checkpoints cannot be restored",
+            "TRUNCATED/checkpoints/0000004.safetensors is damaged",
         ),
         ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
         ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),

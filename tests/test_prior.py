@@ -205,8 +205,8 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         with pytest.raises(UserError, match="holds no checkpoint yet"):
             dj.load_prior(tmp_path)
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
-    with checkpoints.open_checkpoints(tmp_path) as manager:
-        checkpoints.save(manager, plain.some_state(CONFIG))
+    with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
+        writer.save(plain.some_state(CONFIG))
     assert dj.load_prior(tmp_path).model == MODEL
 
 

@@ -197,10 +197,8 @@ def run_folder(folder, steps):
     for name in ("config.json", "metrics.jsonl", f"samples/{steps}.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} {'x' * steps}")
-    for name in ("_METADATA", "default/d/1", "default/.zarray"):
-        path = folder / "checkpoints" / str(steps) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{name} {steps}")
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / f"{steps:07d}.safetensors").write_text(f"checkpoint {steps}")
     (folder / ".config.json.123.partial").write_text("being written")
 
 
@@ -219,9 +217,8 @@ def test_a_run_goes_up_and_comes_down(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "other cache"))
     with mirror.open_run("memory://b/run") as copy:
         assert sorted(local_content(copy.folder)) == [
-            "checkpoints/2/_METADATA",
-            "checkpoints/2/default/.zarray",
-            "checkpoints/2/default/d/1",
+            "checkpoints/0000001.safetensors",
+            "checkpoints/0000002.safetensors",
             "config.json",
             "metrics.jsonl",
             "samples/1.png",
@@ -234,9 +231,7 @@ def test_a_run_goes_up_and_comes_down(bucket, monkeypatch, tmp_path):
         copy.push()
     assert local_content(mirror.fetch_prior("memory://b/run")) == {
         "config.json": b"config.json xxx",
-        "checkpoints/3/_METADATA": b"_METADATA 3",
-        "checkpoints/3/default/.zarray": b"default/.zarray 3",
-        "checkpoints/3/default/d/1": b"default/d/1 3",
+        "checkpoints/0000003.safetensors": b"checkpoint 3",
     }
 
 
@@ -247,7 +242,7 @@ def test_a_run_killed_anywhere_stays_usable(bucket, monkeypatch):
     with monkeypatch.context() as patch:
         calls = counted(patch, *OPERATIONS)
         push_checkpoints(4)
-    assert len(calls) == 3 + 3 + 1 + 4
+    assert [name for name, _ in calls] == ["put_file"] * 4 + ["rm_file"]
     newest_seen = []
     for kill_after in range(len(calls)):
         bucket.store.clear()
@@ -259,21 +254,19 @@ def test_a_run_killed_anywhere_stays_usable(bucket, monkeypatch):
         prior = local_content(mirror.fetch_prior("memory://b/run"))
         with mirror.open_run("memory://b/run") as copy:
             found = local_content(copy.folder)
-        (newest,) = {name.split("/")[1] for name in found if name.startswith("checkpoints/")}
+        (newest,) = {int(name[-19:-12]) for name in prior if name.startswith("checkpoints/")}
+        assert newest == max(int(name[-19:-12]) for name in found if name.startswith("checkpoints/"))
         for files in (found, prior):
-            checkpoint = {name for name in files if name.startswith("checkpoints/")}
-            assert checkpoint == {f"checkpoints/{newest}/{x}" for x in ("_METADATA", "default/d/1", "default/.zarray")}
-            assert all(files[name].decode().endswith(f" {newest}") for name in checkpoint)
-        assert len(found["metrics.jsonl"].split()[1]) >= int(newest) and "config.json" in found
-        newest_seen.append(int(newest))
+            assert files[f"checkpoints/{newest:07d}.safetensors"] == f"checkpoint {newest}".encode()
+        assert len(found["metrics.jsonl"].split()[1]) >= newest and "config.json" in found
+        newest_seen.append(newest)
         push_checkpoints(4)  # goes on
-        steps = {name.split("/")[4] for name in content(bucket) if "/checkpoints/" in name}
-        assert steps == {"2", "3", "4"}
-    assert newest_seen == [3] * 7 + [4] * 4
+        assert {int(name[-19:-12]) for name in content(bucket) if "/checkpoints/" in name} == {2, 3, 4}
+    assert newest_seen == [3] * 4 + [4]
 
 
 def test_the_first_push_killed_anywhere_leaves_a_run_to_begin(bucket, monkeypatch):
-    for kill_after in range(7):
+    for kill_after in range(4):
         bucket.store.clear()
         with monkeypatch.context() as patch:
             counted(patch, *OPERATIONS, kill_after=kill_after)
@@ -295,20 +288,6 @@ def test_other_files_are_not_taken_for_a_run(bucket, tmp_path):
     assert content(bucket) == {"/b/run/letter.txt": b"dear"}
 
 
-def test_a_run_copied_by_other_means_is_not_begun_anew(bucket):
-    push_checkpoints(1, 2)
-    for step in (1, 2):
-        bucket.rm(f"/b/run/checkpoints/{step}/uploaded.txt")
-    before = content(bucket)
-    with pytest.raises(UserError, match=r"memory://b/run has checkpoints without uploaded\.txt"):
-        with mirror.open_run("memory://b/run"):
-            pass
-    assert content(bucket) == before
-    bucket.touch("/b/run/checkpoints/2/uploaded.txt")
-    with mirror.open_run("memory://b/run") as copy:
-        assert "checkpoints/2/_METADATA" in local_content(copy.folder)
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
@@ -317,14 +296,13 @@ def uninterrupted(digits, tmp_path_factory):
 
 
 def test_a_run_resumed_elsewhere_is_the_uninterrupted_one(bucket, digits, uninterrupted, monkeypatch, tmp_path):
-    """Killed while the second of three checkpoints goes up; then another machine goes on."""
+    """Killed before the second of three checkpoints goes up; then another machine goes on."""
     run, state, config = uninterrupted
     there = "memory://b/runs/digits"
     send = remote.send
 
     def kill(url, folder, names):
-        if any(name.startswith("checkpoints/4/") for name in names):
-            send(url, folder, names[:3])
+        if "checkpoints/0000004.safetensors" in names:
             raise Killed
         send(url, folder, names)
 
@@ -351,8 +329,6 @@ def test_a_run_resumed_elsewhere_is_the_uninterrupted_one(bucket, digits, uninte
 def test_a_finished_run_and_its_prior(bucket, uninterrupted, digits, tmp_path, capsys):
     run, state, config = uninterrupted
     bucket.put(str(run), "/b/run", recursive=True)
-    for step in (2, 4, 6):
-        bucket.touch(f"/b/run/checkpoints/{step}/uploaded.txt")
     before = content(bucket)
     test_trainer.assert_same(trainer.train(config, digits, "memory://b/run", progress=False), state)
     assert content(bucket) == before
