@@ -1,6 +1,7 @@
 """What every test shares: exact float32 products, and tiny models."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,12 @@ from dcgan_jax.data import prepare
 
 # GPUs multiply float32 in TF32 by default, which no oracle would accept.
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Many tests compile the same training step, some of them in processes of their own.
+_CACHE = tempfile.TemporaryDirectory()
+for name, value in {"compilation_cache_dir": _CACHE.name, "persistent_cache_min_compile_time_secs": 0.5}.items():
+    jax.config.update(f"jax_{name}", value)
+    os.environ[f"JAX_{name.upper()}"] = str(value)
 
 
 @pytest.fixture(scope="session")
