@@ -6,9 +6,10 @@ image y there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. 
 the two others are its transposes, so the three are primitives of their own: every transformation works, in any order,
 and every derivative is again one of the three, in the form chosen here.
 
-XLA would choose worse. As its transpose it takes a convolution over an input dilated with zeros, up to fifty times
-slower on a CPU (jax#23783); and inside a loop its CPU backend has a fast path for kernels laid out HWIO only, while the
-derivative of a plain convolution asks for HWOI.
+What XLA makes of a plain convolution's derivatives is good on GPUs and TPUs and poor on CPUs. There the transpose is a
+convolution over an input dilated with zeros, up to fifty times slower (jax#23783); and inside a loop there is a fast
+path for kernels laid out HWIO only, while the derivative asks for HWOI. So on a CPU `up` is four stride-1
+convolutions, and between many channels all three maps are Winograd's.
 """
 
 import jax
@@ -18,6 +19,8 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from dcgan_jax import winograd
 
 KERNEL_SIZE = 5
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -34,7 +37,7 @@ def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Fl
     """
     if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: sides must be even, channels agree")
-    return _down.bind(x, kernel)
+    return _down_p.bind(x, kernel)
 
 
 def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
@@ -47,16 +50,46 @@ def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Floa
     """
     if x.shape[3] != kernel.shape[3]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: the last axes must agree")
-    return _up.bind(x, kernel)
+    return _up_p.bind(x, kernel)
 
 
-def _down_rule(x, kernel):
+def _down(x, kernel):
     return lax.conv_general_dilated(
         x, kernel, window_strides=(2, 2), padding=((1, 2), (1, 2)), dimension_numbers=_DIMENSIONS
     )
 
 
-def _up_rule(y, kernel):
+def _up(y, kernel):
+    large = jax.ShapeDtypeStruct((y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[2]), y.dtype)
+    return jax.linear_transpose(lambda x: _down(x, kernel), large)(y)[0]
+
+
+def _kernel(x, y):
+    """Σ x[2i + k − 1] y[i] over images and places: the gradient of ⟨down(x, w), y⟩ in w."""
+    kernel = jax.ShapeDtypeStruct((KERNEL_SIZE, KERNEL_SIZE, x.shape[3], y.shape[3]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _down(x, kernel), kernel)(y)[0]
+
+
+def _cpu_down(x, kernel):
+    return (winograd.down if _winograd_pays(x.shape, kernel.shape[3]) else _down)(x, kernel)
+
+
+def _cpu_up(y, kernel):
+    large = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[2])
+    return (winograd.up if _winograd_pays(large, y.shape[3]) else _up_in_phases)(y, kernel)
+
+
+def _cpu_kernel(x, y):
+    return (winograd.kernel_gradient if _winograd_pays(x.shape, y.shape[3]) else _kernel)(x, y)
+
+
+def _winograd_pays(large, channels):
+    """Between many channels its products outweigh its sums; the limit was measured on two cores with AVX-512."""
+    _, height, width, others = large
+    return height % 4 == 0 and width % 4 == 0 and others * channels >= 2**15
+
+
+def _up_in_phases(y, kernel):
     """Four stride-1 convolutions, one for each parity of row and column, interleaved.
 
     An even m meets only the odd taps k = 1, 3 and an odd m only the even ones 0, 2, 4.
@@ -79,15 +112,12 @@ def _up_rule(y, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
-def _kernel_rule(x, y):
-    """Σ x[2i + k − 1] y[i] over images and places: the gradient of ⟨down(x, w), y⟩ in w."""
-    kernel = jax.ShapeDtypeStruct((KERNEL_SIZE, KERNEL_SIZE, x.shape[3], y.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda kernel: _down_rule(x, kernel), kernel)(y)[0]
-
-
-def _primitive(name, rule, shape):
-    """A primitive that lowers to what `rule` traces; `shape` gives the output's shape from those of the arguments."""
+def _primitive(name, plain, cpu, shape):
+    """A primitive that computes `plain`, on a CPU by way of `cpu`; `shape` gives the output's from the arguments'."""
     primitive = Primitive(name)
+
+    def rule(a, b):
+        return lax.platform_dependent(a, b, cpu=cpu, default=plain)
 
     def abstract(a, b):
         if a.dtype != b.dtype or a.ndim != 4 or b.ndim != 4:
@@ -96,7 +126,7 @@ def _primitive(name, rule, shape):
 
     def batch(arguments, axes):
         (a, b), (a_axis, b_axis) = arguments, axes
-        if b_axis is None and primitive is not _kernel:  # one kernel for all: the images are just more images
+        if b_axis is None and primitive is not _kernel_p:  # one kernel for all: the images are just more images
             a = jnp.moveaxis(a, a_axis, 0)
             out = primitive.bind(a.reshape(-1, *a.shape[2:]), b)
             return out.reshape(*a.shape[:2], *out.shape[1:]), 0
@@ -109,10 +139,10 @@ def _primitive(name, rule, shape):
     return primitive
 
 
-_down = _primitive("conv_down", _down_rule, lambda x, k: (x[0], x[1] // 2, x[2] // 2, k[3]))
-_up = _primitive("conv_up", _up_rule, lambda y, k: (y[0], y[1] * 2, y[2] * 2, k[2]))
-_kernel = _primitive("conv_kernel", _kernel_rule, lambda x, y: (KERNEL_SIZE, KERNEL_SIZE, x[3], y[3]))
+_down_p = _primitive("conv_down", _down, _cpu_down, lambda x, k: (x[0], x[1] // 2, x[2] // 2, k[3]))
+_up_p = _primitive("conv_up", _up, _cpu_up, lambda y, k: (y[0], y[1] * 2, y[2] * 2, k[2]))
+_kernel_p = _primitive("conv_kernel", _kernel, _cpu_kernel, lambda x, y: (KERNEL_SIZE, KERNEL_SIZE, x[3], y[3]))
 
-ad.defbilinear(_down, lambda y, _, k: _up.bind(y, k), lambda y, x, _: _kernel.bind(x, y))
-ad.defbilinear(_up, lambda x, _, k: _down.bind(x, k), lambda x, y, _: _kernel.bind(x, y))
-ad.defbilinear(_kernel, lambda k, _, y: _up.bind(y, k), lambda k, x, _: _down.bind(x, k))
+ad.defbilinear(_down_p, lambda y, _, k: _up_p.bind(y, k), lambda y, x, _: _kernel_p.bind(x, y))
+ad.defbilinear(_up_p, lambda x, _, k: _down_p.bind(x, k), lambda x, y, _: _kernel_p.bind(x, y))
+ad.defbilinear(_kernel_p, lambda k, _, y: _up_p.bind(y, k), lambda k, x, _: _down_p.bind(x, k))

@@ -7,6 +7,7 @@ import plain
 import pytest
 from jax import lax
 
+from dcgan_jax import convolution
 from dcgan_jax.convolution import conv_down, conv_up
 
 # Height, width, channels towards the image, channels away from it.
@@ -74,6 +75,17 @@ def test_conv_up_is_its_transpose(shape, float64):
     assert_close(found, loop_up(y, kernel))
     assert_close(found, plain_up(y, kernel))
     assert_close(jnp.sum(found * x), jnp.sum(y * conv_down(jnp.asarray(x), jnp.asarray(kernel))))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_other_platforms_compute_is_the_same(shape, float64):
+    """XLA's own forms, which GPUs and TPUs take; here on the CPU."""
+    x, y, kernel = (jnp.asarray(a) for a in draw(shape))
+    assert_close(convolution._down(x, kernel), conv_down(x, kernel))
+    assert_close(convolution._up(y, kernel), conv_up(y, kernel))
+    assert_close(convolution._kernel(x, y), jax.vjp(conv_down, x, kernel)[1](y)[1])
+    text = jax.jit(conv_up).trace(y, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.convolution") == 1
 
 
 def test_float32_agrees_with_the_loops():
