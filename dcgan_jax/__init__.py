@@ -15,6 +15,7 @@ from dcgan_jax.prior import (
     prior_from_state,
     sample_latents,
     save_prior,
+    with_compute_dtype,
 )
 from dcgan_jax.streaming import inpaint_stream
 from dcgan_jax.training import GANState, init_state, make_train_step
@@ -43,4 +44,5 @@ __all__ = [
     "sample_latents",
     "save_prior",
     "ssim",
+    "with_compute_dtype",
 ]

@@ -17,7 +17,7 @@ from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.photographs import CROPS
-from dcgan_jax.prior import generate, load_prior, sample_latents
+from dcgan_jax.prior import COMPUTE_DTYPES, generate, load_prior, sample_latents, with_compute_dtype
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +103,7 @@ def _inpaint(options: argparse.Namespace) -> int:
     """Completes images from disk."""
     _check_counts(options)
     report = inpaint_folder(
-        load_prior(options.prior),
+        with_compute_dtype(load_prior(options.prior), options.compute_dtype),
         Path(remote.fetch(options.images)),
         str(remote.fetch(options.masks)),
         options.out,
@@ -128,7 +128,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     _check_counts(options)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder: give another one as `out`")
-    prior, prepared, config = load_prior(options.prior), data.open_prepared(options.data), _search(options)
+    prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
+    prepared, config = data.open_prepared(options.data), _search(options)
     images = prepared.split(options.split)[: options.count]
     evaluations = evaluation.evaluate(
         prior,
@@ -256,6 +257,9 @@ def _add_search(parser):
     parser.add_argument("--count", type=int, default=None, help="the first so many images; all if not given")
     parser.add_argument("--seed", type=int, default=0, help="of holes and searches (0)")
     parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
+    parser.add_argument(
+        "--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help="the networks' arithmetic (float32)"
+    )
     parser.add_argument("--preset", default=None, help="yeh2017 or he2018; options override it field by field")
     _add_fields(parser, InpaintConfig)
 

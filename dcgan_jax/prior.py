@@ -25,19 +25,21 @@ from dcgan_jax.networks import Discriminator, Generator
 from dcgan_jax.training import GANState, draw_latents, generator_statistics
 
 FORMAT = "dcgan_jax prior"
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class _DCGAN:
-    """A model's functions."""
+    """A model's functions, computed in `dtype`, or in the weights' own type where it is None."""
 
     model: ModelConfig
+    dtype: jnp.dtype | None
 
     def generate(self, params: Any, z: Array) -> Array:
-        return Generator(self.model).apply(params["generator"], z, train=False)  # type: ignore[return-value]
+        return Generator(self.model, self.dtype).apply(params["generator"], z, train=False)  # type: ignore[return-value]
 
     def discriminate(self, params: Any, x: Array) -> Array:
-        return Discriminator(self.model).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
+        return Discriminator(self.model, self.dtype).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
 
     def sample_latents(self, key: PRNGKeyArray, n: int) -> Array:
         return draw_latents(self.model, key, n)
@@ -169,7 +171,7 @@ _jitted_statistics = jax.jit(generator_statistics, static_argnums=0)
 
 
 def _from_params(params: Any, model: ModelConfig) -> Prior:
-    dcgan = _dcgan(model)
+    dcgan = _dcgan(model, None)
     return Prior(
         params=params,
         generate=dcgan.generate,
@@ -180,11 +182,36 @@ def _from_params(params: Any, model: ModelConfig) -> Prior:
     )
 
 
+def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
+    """The same prior with its networks computed in another type, images and logits still in float32.
+
+    The latent and the optimiser of a search stay in float32. How much time it saves is a matter of the hardware: on two
+    cores with AVX512-BF16 an eighth.
+
+    Args:
+        prior: one made by `load_prior` or `prior_from_state`.
+        dtype: "float32" or "bfloat16".
+
+    Raises:
+        UserError: the prior is not a DCGAN, or the type is another.
+
+    Example:
+        >>> import dcgan_jax as dj
+        >>> prior = dj.with_compute_dtype(dj.load_prior("digits-64"), "bfloat16")
+    """
+    if prior.model is None:
+        raise UserError("`prior` has a decoder of your own: compute in another type inside its functions")
+    if dtype not in COMPUTE_DTYPES:
+        raise UserError(f"`dtype` is {dtype!r}; it takes {' or '.join(COMPUTE_DTYPES)}")
+    dcgan = _dcgan(prior.model, None if dtype == "float32" else jnp.dtype(dtype))
+    return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate)
+
+
 @functools.cache
-def _dcgan(model: ModelConfig) -> _DCGAN:
+def _dcgan(model: ModelConfig, dtype: jnp.dtype | None) -> _DCGAN:
     # Bound methods are equal only if their objects are identical: one object a model lets every prior of that model
     # share compiled programs.
-    return _DCGAN(model)
+    return _DCGAN(model, dtype)
 
 
 def load_prior(source: str | Path) -> Prior:

@@ -96,7 +96,7 @@ def _mix(matrix: np.ndarray, grid: _Grid, dtype) -> _Grid:
 def _combine(factors, arrays):
     terms = [
         x if factor == 1 else -x if factor == -1 else factor * x
-        for factor, x in zip(factors, arrays, strict=False)
+        for factor, x in zip(factors, arrays, strict=True)
         if factor
     ]
     return sum(terms[1:], start=terms[0])

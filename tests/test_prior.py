@@ -210,6 +210,23 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     assert dj.load_prior(tmp_path).model == MODEL
 
 
+def test_in_bfloat16_images_and_logits_are_nearly_the_same(prior):
+    z = dj.sample_latents(prior, jax.random.key(0), 8)
+    half = dj.with_compute_dtype(prior, "bfloat16")
+    for found, expected in (
+        (dj.generate(half, z), dj.generate(prior, z)),
+        (dj.discriminate(half, dj.generate(prior, z)), dj.discriminate(prior, dj.generate(prior, z))),
+    ):
+        assert found.dtype == jnp.float32
+        error = float(jnp.max(jnp.abs(found - expected)))
+        assert 0 < error < 0.03 * float(jnp.max(jnp.abs(expected)))
+    assert dj.with_compute_dtype(half, "float32").generate == prior.generate
+    with pytest.raises(UserError, match="`dtype` is 'float16'; it takes float32 or bfloat16"):
+        dj.with_compute_dtype(prior, "float16")
+    with pytest.raises(UserError, match="decoder of your own"):
+        dj.with_compute_dtype(OWN, "bfloat16")
+
+
 def test_what_cannot_be_saved_is_refused(prior, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         dj.save_prior(prior, tmp_path / "prior.npz")

@@ -1,0 +1,33 @@
+"""`python -m benchmarks NAME`: measures, prints a table, and leaves NAME.json, NAME.md and NAME.png."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from benchmarks import harness
+
+ALL = ("train_step", "search", "poisson", "data", "scaling")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("name", choices=(*ALL, "all", "gpu"))
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each case, in alternation (7)")
+    parser.add_argument("--base-width", type=int, default=64, help="of the networks (64)")
+    parser.add_argument("--batch-size", type=int, default=64, help="of a step (64)")
+    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder (benchmark-results)")
+    options = parser.parse_args()
+    for name in ALL if options.name == "all" else [options.name]:
+        print(f"{name}:", flush=True)
+        module = importlib.import_module(f"benchmarks.{name}")
+        cases = module.cases(options.base_width, options.batch_size)
+        records = harness.measure(cases, options.rounds, lambda line: print(line, flush=True), together=name == "gpu")
+        harness.compare(records)
+        notes = module.notes(records)
+        print(harness.write(name, records, notes, options.out))
+        for key, value in notes.items():
+            print(f"{key}: {value}")
+
+
+if __name__ == "__main__":
+    main()

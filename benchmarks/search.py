@@ -1,0 +1,119 @@
+"""A step of the latent search: forward through generator and discriminator, and back to the latents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dcgan_jax as dj
+from benchmarks import networks
+from benchmarks.harness import Case, Ready
+from dcgan_jax.inpainting import init_search, search_step
+
+DTYPES = ("float32", "bfloat16")
+# After ten steps of Adam, which makes a step of any gradient and so magnifies rounding: 1.4e-3 was seen.
+TOLERANCE = {"float32": 5e-3, "bfloat16": 3e-2}
+STEPS = 10  # in a run
+WHOLE_STEPS = 300
+WHOLE = f"search of {WHOLE_STEPS} steps and blend"
+CONFIG = dj.InpaintConfig()
+
+
+def cases(base_width: int, batch_size: int) -> list[Case]:
+    # Half as wide as the others, which is what the priors in the package are.
+    half = {"base_width": base_width // 2, "batch_size": batch_size}
+    whole = [
+        Case(WHOLE, "dcgan_jax, its steps alone", "search:ours", half | {"dtype": "float32"}),
+        Case(WHOLE, "dcgan_jax", "search:whole", half, rounds=2),
+    ]
+    return step_cases(base_width, batch_size) + whole + networks.limits(DTYPES)
+
+
+def step_cases(base_width: int, batch_size: int) -> list[Case]:
+    same = {"base_width": base_width, "batch_size": batch_size}
+    found = []
+    for dtype in DTYPES:
+        group = f"search step, width {base_width}, batch {batch_size}, {dtype}"
+        found.append(Case(group, "dcgan_jax", "search:ours", same | {"dtype": dtype}))
+        for mode in ("eager", "channels_last", "compiled"):
+            arguments = same | {"dtype": dtype, "mode": mode}
+            found.append(Case(group, f"PyTorch, {mode}", "search:torch", arguments, TOLERANCE[dtype]))
+    return found
+
+
+def notes(records) -> dict:
+    alone, whole = (r["median_seconds"] / r["steps"] for r in records if r["group"] == WHOLE)
+    return {"whole search over the sum of its steps": whole / alone}
+
+
+def prior_of(base_width: int, dtype: str) -> dj.Prior:
+    config = networks.train_config(base_width, 64, "float32")
+    return dj.with_compute_dtype(dj.prior_from_state(networks.state(config), config), dtype)
+
+
+def problem(batch_size: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
+    """Images in [−1, 1], holes and keys."""
+    holes = np.broadcast_to(np.asarray(dj.masks.center(64)), (batch_size, 64, 64))
+    images = np.float32(networks.images(batch_size)) / 127.5 - 1
+    return np.where(holes[..., None], 0, images), holes, jax.random.split(jax.random.key(networks.SEED), batch_size)
+
+
+def ours(base_width: int, batch_size: int, dtype: str) -> Ready:
+    prior, (images, holes, keys) = prior_of(base_width, dtype), problem(batch_size)
+    weights = dj.importance_weights(jnp.asarray(holes), window=CONFIG.window)
+    searches = jax.vmap(lambda key: init_search(prior, CONFIG, key))(keys)
+
+    @jax.jit
+    def advance(prior, searches, images, weights):
+        def step(_, searches):
+            return jax.vmap(lambda x, w, s: search_step(prior, CONFIG, x, w, s))(images, weights, searches)
+
+        return jax.lax.fori_loop(0, STEPS, step, searches)
+
+    program, seconds = networks.compiled(advance, prior, searches, images, weights)
+    answer = {"least loss": program(prior, searches, images, weights).best_loss}
+    work = STEPS * batch_size * networks.gflop_search_step(networks.train_config(base_width, 64, dtype))
+
+    def run():
+        jax.block_until_ready(program(prior, searches, images, weights))
+
+    return Ready(run, batch_size * STEPS, work, steps=STEPS, compile_seconds=seconds, answer=answer)
+
+
+def torch(base_width: int, batch_size: int, dtype: str, mode: str) -> Ready:
+    import torch
+
+    from benchmarks import torch_peer
+
+    prior, (images, holes, keys) = prior_of(base_width, "float32"), problem(batch_size)
+    latents = jax.vmap(lambda key: prior.sample_latents(key, 1)[0])(keys)
+    importance = dj.importance_weights(jnp.asarray(holes), window=CONFIG.window)
+    config = networks.train_config(base_width, batch_size, dtype)
+    how = torch_peer.Mode(dtype, mode)
+    weights = {name: prior.params[name]["params"] for name in ("generator", "discriminator")} | {
+        f"{name}_statistics": prior.params[name]["batch_stats"] for name in ("generator", "discriminator")
+    }
+    start = torch_peer.search_step(config, CONFIG, weights, how)
+    images = how.place(torch_peer.mirrored(images))
+    importance = how.place(torch_peer.mirrored(importance[..., None]))
+    latents = torch.from_numpy(np.array(latents))
+
+    def advance():
+        step = start(latents)
+        losses = [step(images, importance) for _ in range(STEPS)]
+        how.finish()
+        return torch.stack(losses)
+
+    answer = {"least loss": advance().amin(0).float().cpu().numpy()}
+    work = STEPS * batch_size * networks.gflop_search_step(config)
+    return Ready(advance, batch_size * STEPS, work, steps=STEPS, answer=answer)
+
+
+def whole(base_width: int, batch_size: int) -> Ready:
+    """`inpaint` as users call it, the blend included."""
+    prior, (images, holes, keys) = prior_of(base_width, "float32"), problem(batch_size)
+    config = dj.InpaintConfig(num_steps=WHOLE_STEPS)
+
+    def run():
+        jax.block_until_ready(dj.inpaint(prior, images, holes, keys, config))
+
+    return Ready(run, batch_size, steps=WHOLE_STEPS)

@@ -1,0 +1,80 @@
+"""The benchmarks' own arithmetic, and that a wrong answer has no time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dcgan_jax as dj
+from benchmarks import harness, networks, poisson, scaling
+from benchmarks.harness import Case
+from dcgan_jax.networks import Discriminator
+
+
+def test_the_arithmetic_is_counted_as_xla_counts_it():
+    """XLA leaves out the taps on padding, a quarter of those at the smallest layer, and counts element-wise passes."""
+    config = networks.train_config(base_width=64, batch_size=4, dtype="float32")
+    network, first, dense = networks.gflop_forward(config)
+    assert first == pytest.approx(2 * 25 * 3 * 64 * 32 * 32 / 1e9) and dense == pytest.approx(2 * 100 * 8192 / 1e9)
+    discriminator, images = Discriminator(config.model), jnp.zeros((4, 64, 64, 3))
+    variables = jax.eval_shape(lambda: discriminator.init(jax.random.key(0), images, train=False))
+    judge = jax.jit(lambda variables, images: discriminator.apply(variables, images, train=False))
+    counted = judge.trace(variables, images).lower(lowering_platforms=("cuda",)).cost_analysis()
+    assert 0.8 * 4 * network < counted["flops"] / 1e9 < 1.1 * 4 * network
+    assert networks.gflop_train_step(config) / 4 == pytest.approx(3.6, rel=0.1)  # DESIGN's figure
+    assert networks.gflop_search_step(config) == pytest.approx(1.3, rel=0.1)
+
+
+def test_the_dense_blend_agrees_with_scipy():
+    completion, image, holes = poisson.problem("pattern")
+    found = poisson.spsolve(completion[:2], image[:2], holes[:2])
+    for i in range(2):
+        np.testing.assert_allclose(poisson.dense(completion[i], image[i], holes[i]), found[i], atol=1e-9)
+    pasted = np.where(holes[0][..., None], completion[0], image[0])
+    assert poisson.residual(pasted, completion[0], image[0], holes[0]) == 1
+    assert poisson.residual(found[0], completion[0], image[0], holes[0]) < 1e-12
+
+
+def test_what_all_reduce_sends_is_counted():
+    text = """
+      %all-reduce.1 = f32[5,5,64,128]{3,2,1,0} all-reduce(%x), channel_id=1
+      %all-reduce.2 = (f32[10]{0}, bf16[3]{0}) all-reduce-start(%y, %z), channel_id=2
+      %add = f32[7]{0} add(%all-reduce.1, %b)
+    """
+    assert scaling.bytes_reduced(text) == 4 * 25 * 64 * 128 + 40 + 6
+
+
+def test_cases_are_timed_and_wrong_ones_are_not():
+    exact, rounded = {"framework": "jax", "dtype": "float32"}, {"framework": "jax", "dtype": "bfloat16"}
+    cases = [
+        Case("product", "dcgan_jax", "networks:product", exact),
+        Case("product", "a peer", "networks:product", rounded, tolerance=0.1),
+        Case("product", "too coarse", "networks:product", rounded, tolerance=1e-6),
+        Case("product", "unknown", "networks:quotient"),
+    ]
+    records = harness.measure(cases, rounds=2, say=lambda line: None)
+    harness.compare(records)
+    assert [len(record.get("seconds", [])) for record in records] == [2, 2, 0, 0]
+    assert "wrong answer: product" in records[2]["error"] and "AttributeError" in records[3]["error"]
+    ours, theirs = records[:2]
+    assert ours["over_best_peer"] == pytest.approx(theirs["median_seconds"] / ours["median_seconds"])
+    table = harness.table(records)
+    assert table.count("\n") == 5 and "wrong answer" in table and "over the best peer" in table
+
+
+def test_the_torch_peer_computes_the_same():
+    torch_peer = pytest.importorskip("benchmarks.torch_peer", exc_type=ImportError)
+    import torch
+
+    config = networks.train_config(base_width=4, batch_size=4, dtype="float32")
+    state, batch, key = networks.state(config), networks.images(4), jax.random.key(1)
+    _, metrics = jax.jit(dj.make_train_step(config))(state, batch, key)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+    first, second = (
+        torch.from_numpy(np.array(dj.training.draw_latents(config.model, k, 4))) for k in (keys[2], keys[1])
+    )
+    weights = {"generator": state.generator, "discriminator": state.discriminator}
+    step = torch_peer.train_step(config, weights, torch_peer.Mode("float32", "eager"))
+    losses = step(torch_peer.mirrored(batch), first, second)
+    expected = metrics["discriminator_loss"], metrics["generator_loss"]
+    np.testing.assert_allclose([float(x) for x in losses], [float(x) for x in expected], rtol=1e-4)
