@@ -25,7 +25,7 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
 
 
 def notes(records) -> dict:
-    """Seconds a search of 200 steps of the largest batch takes, from its steps."""
+    """Images a second that searches of 200 steps would complete, from the time of a step."""
     steps = {
         r["group"]: r["images_per_second"] for r in records if r["case"] == "dcgan_jax" and "images_per_second" in r
     }

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-# Memory that is freed stays with the process, in pages of 2 MiB: without it both frameworks spend a tenth to a third of
-# their time on page faults. `launch/local.sh` sets the same.
+# Memory that is freed stays with the process, in pages of 2 MiB. Where it goes back to the system and is faulted in
+# anew, steps of both frameworks took a sixth to two fifths longer. `launch/local.sh` sets the same.
 ENVIRONMENT = {
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=8589934592")

@@ -71,7 +71,6 @@ def small(kind: str, by: str) -> Ready:
     }[by]
     holes = np.broadcast_to(hole, (BATCH, SIDE, SIDE))
     found = blend(completion, image, hole)
-    error = 0.0
     if not by.startswith("seamless"):
         error = max(np.abs(found[i] - dense(completion[i], image[i], holes[i])).max() for i in range(0, BATCH, 16))
         if not error <= 1e-3:

@@ -84,7 +84,7 @@ class Mode:
 
 
 def load(generator: Generator, discriminator: Discriminator, weights: dict[str, Any]) -> None:
-    """Copies weights of this library: {"generator": params, "discriminator": params}, and "statistics" where kept."""
+    """Copies weights of this library: the parameters "generator" and "discriminator", and "..._statistics" if any."""
     g, d = weights["generator"], weights["discriminator"]
     with torch.no_grad():
         width = generator.norms[0].num_features
@@ -145,9 +145,9 @@ def train_step(config: TrainConfig, weights: dict[str, Any], mode: Mode) -> Call
 
 
 def search_step(config: TrainConfig, search: InpaintConfig, weights: dict[str, Any], mode: Mode) -> Callable:
-    """step(images [n, c, h, w], importance weights [n, 1, h, w]) -> losses [n], moving latents of its own.
+    """start(latents [n, latent_dim]) -> step(images [n, c, h, w], importance weights [n, 1, h, w]) -> losses [n].
 
-    `step.latents` is a leaf [n, latent_dim] that the caller may set before the first step.
+    Each start has an optimiser and a best iterate of its own, which its steps move.
     """
     generator, discriminator = Generator(config), Discriminator(config)
     load(generator, discriminator, weights)

@@ -179,7 +179,7 @@ def _write(run: Path, step: int, arrays: dict[str, np.ndarray], config: TrainCon
             os.fsync(file.fileno())  # a machine that vanishes must not leave a name without its content
     except OSError as error:
         kept = [other for other in checkpoint_files(run) if other < step]
-        safe = f"that of step {kept[-1]} is whole" if kept else "there is none before it"
+        safe = f"the last one is of step {kept[-1]}" if kept else "there is none before it"
         raise UserError(f"{path} cannot be written ({error.strerror}); {safe}: make room and start again") from error
     before = [path for other, path in checkpoint_files(run).items() if other < step]
     for path in before[: 1 - KEPT]:

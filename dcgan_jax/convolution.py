@@ -6,7 +6,7 @@ image y there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. 
 the two others are its transposes, so the three are primitives of their own: every transformation works, in any order,
 and every derivative is again one of the three, in the form chosen here.
 
-What XLA makes of a plain convolution's derivatives is good on GPUs and TPUs and poor on CPUs. There the transpose is a
+GPUs and TPUs get what XLA makes of a plain convolution and its derivatives. On CPUs that is poor: the transpose is a
 convolution over an input dilated with zeros, up to fifty times slower (jax#23783); and inside a loop there is a fast
 path for kernels laid out HWIO only, while the derivative asks for HWOI. So on a CPU `up` is four stride-1
 convolutions, and between many channels all three maps are Winograd's.

@@ -352,7 +352,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"0000006.* \(No space left on device\); that of step 3 is whole: make room"):
+    with pytest.raises(UserError, match=r"0000006.* \(No space left on device\); the last one is of step 3: make room"):
         with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
             writer.save(state)
     assert contents(tmp_path) == before
