@@ -1,11 +1,10 @@
 """Inpainting by latent search: the latent whose image agrees with what is known, blended into the hole.
 
-The search has the shape of every iterative method here: `init_search`, `search_step` and `search` for one image; a
-batch is their `vmap` under one `jit`.
+A batch is searched by the `vmap` of `search.search` over images and restarts, under one `jit` with the blend.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax import sharding
 from dcgan_jax.config import InpaintConfig
-from dcgan_jax.losses import context_loss, prior_loss
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.search import Found, Trace, search
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
 STATUS = ("ok", "not finite", "nothing missing", "nothing known")
-
-
-class Trace(NamedTuple):
-    """How a search went: its iterates at the start, after every `trace_every` steps, and at the end."""
-
-    num_steps: Int[Array, "*b t"]  # updates done
-    context_loss: Float[Array, "*b t"]
-    prior_loss: Float[Array, "*b t"]
-    latents: Float[Array, "*b t latent"]
 
 
 class InpaintResult(NamedTuple):
@@ -42,18 +32,9 @@ class InpaintResult(NamedTuple):
     latents: Float[Array, "b latent"]  # ẑ
     context_loss: Float[Array, " b"]
     prior_loss: Float[Array, " b"]
-    num_steps: Int[Array, " b"]  # updates of the latent in each restart
+    num_steps: Int[Array, " b"]  # updates of the latent, in the restart that was kept
     status: Int[Array, " b"]  # index into `STATUS`
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
-
-
-class Search(NamedTuple):
-    """The search of one image: the iterate and the best one so far."""
-
-    latent: Float[Array, " latent"]
-    optimizer: optax.OptState
-    best_latent: Float[Array, " latent"]
-    best_loss: Float[Array, ""]  # infinite before the first step
 
 
 def inpaint(
@@ -108,9 +89,7 @@ def inpaint(
             f"`images` is {list(images.shape)}; this prior completes images of [b, {', '.join(map(str, shape))}]: "
             "scale them to its size"
         )
-    held = jax.dtypes.canonicalize_dtype(images.dtype)  # JAX cuts float64 to float32, bits of known pixels with it
-    if images.dtype != np.uint8 and (held != images.dtype or not jnp.issubdtype(held, jnp.floating)):
-        raise ValueError(f"`images` is {images.dtype}; it takes uint8, or float32 in [-1, 1]")
+    check_type("`images`", images.dtype)
     n, (h, w, _) = images.shape[0], shape
     if hole.dtype != bool or hole.shape not in ((h, w), (n, h, w)):
         raise ValueError(
@@ -124,116 +103,45 @@ def inpaint(
         return _inpaint(prior, images, hole, keys, config, optimizer)
     if images.dtype != np.uint8:
         _refuse_non_finite(images, hole)
-    prior, (images, hole, keys) = _spread(prior, (images, hole, keys))
+    prior, (images, hole, keys) = spread(prior, (images, hole, keys))
     result = _inpaint(prior, images, hole, keys, config, optimizer)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
-def init_search(
-    prior: Prior, config: InpaintConfig, key: PRNGKeyArray, optimizer: optax.GradientTransformation | None = None
-) -> Search:
-    """Starts the search of one image from a latent drawn from the prior."""
-    latent = prior.sample_latents(key, 1)[0]
-    if config.latent_bound is not None:
-        latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
-    return Search(
-        latent,
-        _optimizer(config, optimizer).init(latent),
-        latent,
-        jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32)),
-    )
+def known_part(
+    config: InpaintConfig, images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
+    """What a search is given: images in [−1, 1], grey in the hole, and their importance weights."""
+    images, hole = jnp.asarray(images), jnp.asarray(hole)
+    floats = images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
+    return jnp.where(hole[..., None], 0, floats), importance_weights(hole, window=config.window)
 
 
-def search_step(
+def restart_keys(config: InpaintConfig, key: PRNGKeyArray) -> PRNGKeyArray:
+    """The keys of an image's searches."""
+    return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
+
+
+def complete(
     prior: Prior,
-    config: InpaintConfig,
-    image: Float[Array, "h w c"],
-    weights: Float[Array, "h w"],
-    search: Search,
-    optimizer: optax.GradientTransformation | None = None,
-) -> Search:
-    """One step: judges the iterate, keeps it if it is the best so far, and moves on, within the bounds."""
-
-    def objective(z):
-        return sum(_losses(prior, config, image, weights, z))
-
-    loss, gradient = jax.value_and_grad(objective)(search.latent)
-    best_latent, best_loss = _better(search, loss)
-    updates, state = _optimizer(config, optimizer).update(
-        gradient, search.optimizer, search.latent, value=loss, grad=gradient, value_fn=objective
-    )
-    latent = _clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates)))
-    return Search(latent, state, best_latent, best_loss)
-
-
-def search(
-    prior: Prior,
-    config: InpaintConfig,
-    image: Float[Array, "h w c"],
-    weights: Float[Array, "h w"],
-    key: PRNGKeyArray,
-    optimizer: optax.GradientTransformation | None = None,
-) -> tuple[Float[Array, " latent"], Float[Array, ""], Float[Array, ""], Trace | None]:
-    """Searches for one image from one start.
+    images: Shaped[Array | np.ndarray, "b h w c"],
+    hole: Bool[Array | np.ndarray, "b h w"],
+    y: Float[Array, "b h w c"],
+    found: Found,
+) -> InpaintResult:
+    """Keeps the best of each image's searches and blends what it found into the hole.
 
     Args:
-        image: in [−1, 1], finite in the hole.
-        weights: importance weights, 0 in the hole.
-        optimizer: see `inpaint`.
-
-    Returns:
-        The latent kept (the best iterate, the last one counted, or the last one), its context and its prior loss, and
-        the trace if `config` asks for one.
+        y: of `known_part`.
+        found: of every restart of every image, two axes in front of each field.
     """
-
-    def advance(state: Search, steps: int) -> Search:
-        def step(_, state):
-            return search_step(prior, config, image, weights, state, optimizer)
-
-        return jax.lax.fori_loop(0, steps, step, state)
-
-    def point(state: Search, done) -> Trace:
-        return Trace(jnp.asarray(done), *_losses(prior, config, image, weights, state.latent), state.latent)
-
-    state, trace = init_search(prior, config, key, optimizer), None
-    if config.trace_every:
-        whole, rest = divmod(config.num_steps, config.trace_every)
-        state, trace = jax.lax.scan(
-            lambda state, i: (advance(state, config.trace_every), point(state, i * config.trace_every)),
-            state,
-            jnp.arange(whole),
-        )
-        ends = [point(state, whole * config.trace_every)]
-        if rest:
-            state = advance(state, rest)
-            ends.append(point(state, config.num_steps))
-        trace = jax.tree.map(lambda x, *last: jnp.concatenate([x, jnp.stack(last)]), trace, *ends)
-    else:
-        state = advance(state, config.num_steps)
-    latent = state.latent
-    if config.keep_best:
-        last_loss = sum(_losses(prior, config, image, weights, latent))
-        latent, _ = _better(state, last_loss)
-    return latent, *_losses(prior, config, image, weights, latent), trace
-
-
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
-def _inpaint(prior, images, hole, keys, config, optimizer):
-    floats = images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
-    y = jnp.where(hole[..., None], 0, floats)
-    weights = importance_weights(hole, window=config.window)
-
-    def one(image, weights, key):
-        starts = jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
-        found = jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
-        loss = found[1] + found[2]
-        best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf))
-        return jax.tree.map(lambda x: x[best], found)
-
-    latents, context, prior_term, trace = jax.vmap(one)(y, weights, keys)
-    completions = prior.generate(prior.params, latents)
+    images, hole = jnp.asarray(images), jnp.asarray(hole)
+    loss = found.context_loss + found.prior_loss
+    best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf), axis=1)
+    found = jax.vmap(lambda restarts, i: jax.tree.map(lambda x: x[i], restarts))(found, best)
+    completions = prior.generate(prior.params, found.latent)
     blended = jnp.clip(poisson_blend(completions.astype(y.dtype), y, hole), -1.0, 1.0)
-    finite = jnp.isfinite(context + prior_term) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
+    finite = jnp.isfinite(found.context_loss + found.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)
     if images.dtype == jnp.uint8:
         blended = jnp.floor(blended * 127.5 + 128.0)  # the nearest level, as `figures.to_uint8` has it
@@ -242,39 +150,24 @@ def _inpaint(prior, images, hole, keys, config, optimizer):
     return InpaintResult(
         images=jnp.where(hole[..., None], blended.astype(images.dtype), images),
         completions=completions,
-        latents=latents,
-        context_loss=context,
-        prior_loss=prior_term,
-        num_steps=jnp.full(images.shape[0], config.num_steps, jnp.int32),
+        latents=found.latent,
+        context_loss=found.context_loss,
+        prior_loss=found.prior_loss,
+        num_steps=found.num_steps,
         status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
-        trace=trace,
+        trace=found.trace,
     )
 
 
-def _losses(prior, config, image, weights, z):
-    completion = prior.generate(prior.params, z[None])
-    context = context_loss(completion, image[None], weights[None])[0]
-    if prior.discriminate is None or config.prior_weight == 0:
-        return context, jnp.zeros_like(context)
-    return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"))
+def _inpaint(prior, images, hole, keys, config, optimizer):
+    y, weights = known_part(config, images, hole)
 
+    def one(image, weights, key):
+        starts = restart_keys(config, key)
+        return jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
 
-def _better(state: Search, loss):
-    better = loss < state.best_loss
-    best_loss = jnp.where(better, loss.astype(state.best_loss.dtype), state.best_loss)  # a loop keeps its types
-    return jnp.where(better, state.latent, state.best_latent), best_loss
-
-
-def _clip(prior, config, latent):
-    bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
-    return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
-
-
-def _optimizer(config, optimizer):
-    if optimizer is None:
-        # Far below any gradient that counts: without it Adam's square root has no derivative where a gradient is 0.
-        optimizer = optax.adam(config.learning_rate, eps_root=1e-30)
-    return optax.with_extra_args_support(optimizer)  # line searches take the loss and its function
+    return complete(prior, images, hole, y, jax.vmap(one)(y, weights, keys))
 
 
 def _refuse_non_finite(images, hole):
@@ -290,24 +183,38 @@ def _spoilt(images, hole):
     return jnp.any(~hole[..., None] & ~jnp.isfinite(images), axis=(1, 2, 3))
 
 
-def _image_keys(key, n):
-    """A typed key for each image, from one key or n, typed or of the older kind."""
+def check_type(name: str, dtype: np.dtype) -> None:
+    """Refuses images whose known pixels would not come back bit for bit."""
+    held = jax.dtypes.canonicalize_dtype(dtype)  # JAX cuts float64 to float32
+    if dtype != np.uint8 and (held != dtype or not jnp.issubdtype(held, jnp.floating)):
+        raise ValueError(f"{name} is {dtype}; it takes uint8, or float32 in [-1, 1]")
+
+
+def typed_key(key: PRNGKeyArray | Array) -> PRNGKeyArray:
+    """A random key, or an array of them, given as such or in the older kind."""
     key = jnp.asarray(key)
     if key.dtype == jnp.uint32 and key.ndim:
         key = jax.random.wrap_key_data(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(f"`key` is {key.dtype}{list(key.shape)}; it takes a random key, such as jax.random.key(0)")
+    return key
+
+
+def _image_keys(key, n):
+    """A typed key for each image, from one key or n."""
+    key = typed_key(key)
     if key.shape not in ((), (n,)):
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
 
 
-def _spread(prior, batch):
+def spread(prior: Prior, batch: tuple[Any, ...]) -> tuple[Prior, tuple[Any, ...]]:
     """Pads a batch to a multiple of this process's devices and spreads it over them; one device changes nothing."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return prior, batch
     mesh = sharding.data_mesh(devices)
-    missing = -batch[0].shape[0] % mesh.size
-    padded = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], missing, axis=0)]), batch)
-    return jax.device_put(prior, sharding.replicated(mesh)), jax.device_put(padded, sharding.along_batch(mesh))
+    missing = -jax.tree.leaves(batch)[0].shape[0] % mesh.size
+    if missing:
+        batch = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], missing, axis=0)]), batch)
+    return jax.device_put(prior, sharding.replicated(mesh)), jax.device_put(batch, sharding.along_batch(mesh))

@@ -1,17 +1,20 @@
-"""Inpainting any number of images in constant memory: batches of one shape, results in order."""
+"""Inpainting any number of images in constant memory: a batch whose slots are kept busy, results in order."""
 
-import itertools
+import functools
+from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.config import InpaintConfig
-from dcgan_jax.inpainting import InpaintResult, inpaint
+from dcgan_jax.inpainting import InpaintResult, check_type, complete, known_part, restart_keys, spread, typed_key
 from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.search import end_search, init_search, search_step
 
 
 def inpaint_stream(
@@ -24,23 +27,27 @@ def inpaint_stream(
 ) -> Iterator[InpaintResult]:
     """Completes an endless or finite row of images, `batch_size` at a time, and yields a result for each in order.
 
-    The device searches for one batch while the caller works on the results of the one before. The last batch is padded
-    to the shape of the others, so one program is compiled; padding changes no image's result.
+    Every slot of the batch is kept busy: where `config.tolerance` lets a search stop early, the next image takes its
+    slot, and nothing waits for the slowest. The device searches while the caller works on the results of before. One
+    program is compiled, for `config.patience` steps a call; what it finds is what `inpaint` finds in a batch of the
+    same number of slots, whatever else is in the batch.
 
     Args:
         prior: see `inpaint`.
         pairs: of (image [h, w, c], hole [h, w]), or (image, hole, key) to give an image a key of its own; all images
-            float in [−1, 1] or all uint8.
+            float in [−1, 1] or all uint8. It is read `batch_size` images ahead.
         key: image i uses fold_in(key, i) where it brings no key.
         config: see `inpaint`.
-        batch_size: searches at a time.
+        batch_size: slots; on several local devices, up to the next multiple of their number. A shorter row gets as many
+            as it has images.
         optimizer: see `inpaint`.
 
     Yields:
         `InpaintResult` of one image: NumPy arrays without the batch axis.
 
     Raises:
-        ValueError: an image or a hole does not fit; the message gives its place in the row.
+        ValueError: an image or a hole does not fit; the message gives its place in the row. The results of the images
+            before it are yielded first, as they are where `pairs` itself raises.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -49,36 +56,138 @@ def inpaint_stream(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
-    shape = image_shape(prior)
-    numbered, waiting = enumerate(pairs), None
-    while batch := list(itertools.islice(numbered, batch_size)):
-        items = [_check(i, item, shape, key) for i, item in batch]
-        padding = batch_size - len(items) if waiting is not None else 0  # a lone short batch keeps its shape
-        image, _, item_key = items[0]
-        items += [(image, np.zeros(shape[:2], bool), item_key)] * padding
-        images, holes, keys = zip(*items, strict=True)
-        if len({image.dtype for image in images}) > 1:
-            raise ValueError(f"images {batch[0][0]} to {batch[-1][0]} of `pairs` are of different types: make them one")
-        result = inpaint(prior, np.stack(images), np.stack(holes), jnp.stack(keys), config, optimizer)
-        if waiting is not None:
-            yield from _rows(*waiting)
-        waiting = result, len(batch)
-    if waiting is not None:
-        yield from _rows(*waiting)
+    config, key = InpaintConfig() if config is None else config, typed_key(key)
+    if key.shape:
+        raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
+    ahead = _Ahead(pairs, image_shape(prior), key)
+    ahead.read(batch_size)
+    if ahead.waiting:
+        yield from _search_all(prior, config, optimizer, key, ahead, batch_size)
+    if ahead.failure is not None:
+        raise ahead.failure
 
 
-def _check(i, item, shape, key):
-    image, hole = np.asarray(item[0]), np.asarray(item[1])
-    if image.shape != shape:
-        raise ValueError(f"image {i} of `pairs` is {list(image.shape)}; this prior completes images of {list(shape)}")
-    if hole.shape != shape[:2] or hole.dtype != bool:
-        raise ValueError(
-            f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(shape[:2])}, True = missing"
-        )
-    return image, hole, item[2] if len(item) > 2 else jax.random.fold_in(key, i)
+_EMPTY = -1
 
 
-def _rows(result, count):
-    result = jax.device_get(result)
-    for i in range(count):
-        yield jax.tree.map(lambda x, i=i: x[i], result)
+class _Item(NamedTuple):
+    """An image to complete; as slots, with one axis more."""
+
+    number: Int[Array | np.ndarray, ""]  # its place in the row; `_EMPTY` in a slot that has none
+    image: Shaped[Array | np.ndarray, "h w c"]
+    hole: Bool[Array | np.ndarray, "h w"]
+    own_key: UInt32[Array | np.ndarray, " k"]  # the data of the key that it brings
+    has_key: Bool[Array | np.ndarray, ""]  # whether it brings one
+
+
+class _Ahead:
+    """Reads and checks items ahead. What goes wrong there is kept until those before it are done."""
+
+    def __init__(self, pairs, shape, key):
+        self.waiting: deque[_Item] = deque()
+        self.failure: Exception | None = None
+        self._rest, self._shape, self._key, self._type = enumerate(pairs), shape, key, None
+        self._no_key = np.zeros_like(jax.random.key_data(key))
+
+    def read(self, count: int) -> None:
+        """Reads until `count` are waiting or there are no more."""
+        try:
+            while self.failure is None and len(self.waiting) < count:
+                self.waiting.append(self._check(*next(self._rest)))
+        except StopIteration:
+            pass
+        except Exception as failure:
+            self.failure = failure
+
+    def _check(self, i, pair) -> _Item:
+        image, hole = np.asarray(pair[0]), np.asarray(pair[1])
+        if image.shape != self._shape:
+            raise ValueError(
+                f"image {i} of `pairs` is {list(image.shape)}; this prior completes images of {list(self._shape)}"
+            )
+        check_type(f"image {i} of `pairs`", image.dtype)
+        self._type = self._type or image.dtype
+        if image.dtype != self._type:
+            raise ValueError(f"image {i} of `pairs` is {image.dtype} and the first is {self._type}: make them one type")
+        if hole.shape != self._shape[:2] or hole.dtype != bool:
+            raise ValueError(
+                f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(self._shape[:2])}, "
+                "True = missing"
+            )
+        if not np.isfinite(image[~hole]).all():
+            raise ValueError(
+                f"image {i} of `pairs` has known pixels that are not finite: mark them as missing in its hole"
+            )
+        data, has_key = self._no_key, len(pair) > 2
+        if has_key:
+            own = typed_key(pair[2])
+            if own.shape or own.dtype != self._key.dtype:
+                raise ValueError(f"key {i} of `pairs` is {own.dtype}{list(own.shape)}; it takes one like `key`")
+            data = np.asarray(jax.random.key_data(own))
+        return _Item(np.asarray(i, np.int32), image, hole, data, np.asarray(has_key))
+
+
+def _search_all(prior, config, optimizer, key, ahead: _Ahead, batch_size) -> Iterator[InpaintResult]:
+    """Searches until nothing waits and every slot is empty."""
+    devices = len(jax.local_devices())
+    count = -(-len(ahead.waiting) // devices) * devices
+    slots = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), ahead.waiting[0])
+    slots = slots._replace(number=np.full(count, _EMPTY, np.int32))
+    started = jax.eval_shape(lambda key: _start(prior, config, optimizer, key), key)
+    searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
+    finished: dict[int, InpaintResult] = {}
+    following = 0
+
+    def hand_out(output, leaving):
+        nonlocal following
+        rows = jax.device_get(output)
+        for place, number in leaving:
+            finished[number] = jax.tree.map(lambda x, place=place: np.array(x[place]), rows)
+        while following in finished:
+            yield finished.pop(following)
+            following += 1
+
+    slots, fresh = _fill(slots, ahead.waiting)
+    last = None, []
+    while (slots.number != _EMPTY).any():
+        prior, (on_device, fresh, searches) = spread(prior, (slots, fresh, searches))
+        searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches)
+        yield from hand_out(*last)  # while the device is at work
+        ahead.read(batch_size)
+        gone = (slots.number != _EMPTY) & ~np.asarray(running)
+        last = output, [(place, int(slots.number[place])) for place in np.flatnonzero(gone)]
+        slots, fresh = _fill(slots._replace(number=np.where(gone, _EMPTY, slots.number)), ahead.waiting)
+    yield from hand_out(*last)
+
+
+def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, " b"]]:
+    """Puts waiting images into empty slots, of a copy: the device may still read the arrays; says which are fresh."""
+    slots, fresh = jax.tree.map(np.copy, slots), np.zeros(len(slots.number), bool)
+    for place in np.flatnonzero(slots.number == _EMPTY)[: len(waiting)]:
+        for field, value in zip(slots, waiting.popleft(), strict=True):
+            field[place] = value
+        fresh[place] = True
+    return slots, fresh
+
+
+def _start(prior, config, optimizer, key):
+    return jax.vmap(lambda start: init_search(prior, config, start, optimizer))(restart_keys(config, key))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="searches")
+def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches):
+    """Starts the searches of fresh slots, does the steps of a call in all, and completes what they have come to."""
+    y, weights = known_part(config, slots.image, slots.hole)
+    steps = config.patience if config.tolerance else config.num_steps
+
+    def one(slot, image, weights, fresh, searches):
+        own_key = jax.random.wrap_key_data(slot.own_key, impl=jax.random.key_impl(key))
+        slot_key = jnp.where(slot.has_key, own_key, jax.random.fold_in(key, slot.number))
+        started = _start(prior, config, optimizer, slot_key)
+        searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
+        step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
+        searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)
+        return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
+
+    searches, found = jax.vmap(one)(slots, y, weights, fresh, searches)
+    return searches, complete(prior, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)

@@ -15,6 +15,7 @@ from tiny import arrays
 
 import dcgan_jax as dj
 from dcgan_jax import inpainting, masks
+from dcgan_jax.search import search
 
 H, W, C, LATENT = 4, 3, 2, 4  # not square: rows and columns cannot be mistaken for one another
 KEY = jax.random.key(11)
@@ -55,6 +56,7 @@ IMAGES = RNG.uniform(-0.9, 0.9, (4, H, W, C)).astype(np.float32)
 HOLES = RNG.random((4, H, W)) < np.array([0.15, 0.3, 0.5, 0.7])[:, None, None]
 # The setting of most tests, so that they share compiled programs. Its large weight makes the prior loss count.
 CONFIG = dj.InpaintConfig(num_steps=12, learning_rate=0.2, prior_weight=0.5, window=3)
+EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.1, patience=4)  # stops at different steps
 
 
 # ------------------------------------------------------------------------------------------ the oracle
@@ -115,7 +117,7 @@ def run_searches(prior, config):
     def run(images, holes, keys):
         weights = masks.importance_weights(holes, config.window)
         images = jnp.where(holes[..., None], 0, images)
-        return jax.vmap(lambda *one: inpainting.search(prior, config, *one)[:3])(images, weights, keys)
+        return jax.vmap(lambda *one: search(prior, config, *one)[:3])(images, weights, keys)
 
     keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(KEY, i), 0) for i in range(4)])
     return run(IMAGES, HOLES, keys)
@@ -136,6 +138,53 @@ def check(result, expected, images=IMAGES, holes=HOLES):
 
 
 # ------------------------------------------------------------------------------------------ the search
+
+
+def stop(iterates, config):
+    """The iterates up to the step at which the rule stops the search."""
+    best = [np.min([context + prior for _, context, prior in iterates[: t + 1]]) for t in range(len(iterates))]
+    for t in range(2 * config.patience, config.num_steps + 1, config.patience):
+        if best[t - config.patience - 1] - best[t - 1] <= config.tolerance * abs(best[t - 1]):
+            return iterates[: t + 1]
+    return iterates
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_search_stops_where_its_loss_no_longer_falls(keep_best):
+    config = dataclasses.replace(EARLY, keep_best=keep_best)
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
+    searches = [stop(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i), (-1, 1)), config) for i in range(4)]
+    steps = [len(iterates) - 1 for iterates in searches]
+    assert len(set(steps)) > 2 and all(step % config.patience == 0 for step in steps)
+    assert np.asarray(result.num_steps).tolist() == steps
+    expected = [kept(iterates, keep_best) for iterates in searches]
+    np.testing.assert_allclose(result.latents, [z for z, _, _ in expected], atol=2e-3)
+    np.testing.assert_allclose(result.context_loss, [context for _, context, _ in expected], rtol=1e-2)
+
+
+def test_each_restart_stops_by_itself_and_its_trace_ends_where_it_does():
+    config = dataclasses.replace(EARLY, restarts=3, trace_every=3)
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
+    ends = set()
+    for i in range(4):
+        searches = [
+            stop(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i, r), (-1, 1)), config) for r in range(3)
+        ]
+        best = min(searches, key=lambda iterates: sum(kept(iterates)[1:]))
+        end = len(best) - 1
+        points = [min(t, end) for t in [*range(0, config.num_steps, 3), config.num_steps]]
+        assert int(result.num_steps[i]) == end and np.asarray(result.trace.num_steps[i]).tolist() == points
+        np.testing.assert_allclose(result.trace.latents[i], [best[t][0] for t in points], atol=2e-3)
+        np.testing.assert_allclose(result.trace.context_loss[i], [best[t][1] for t in points], rtol=2e-2)
+        ends.add(end)
+    assert len(ends) > 1
+
+
+def test_a_search_that_meets_nan_stops():
+    broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
+    result = dj.inpaint(broken, IMAGES, HOLES, KEY, EARLY)
+    assert np.asarray(result.num_steps).tolist() == [EARLY.patience] * 4
+    assert (np.asarray(result.status) == inpainting.NOT_FINITE).all()
 
 
 @pytest.mark.parametrize("every", [1, 5, 12, 20])
@@ -357,6 +406,10 @@ def test_on_eight_devices(tmp_path):
     subprocess.run([sys.executable, __file__, tmp_path / "results.npz"], check=True, env=environment)
     with np.load(tmp_path / "results.npz") as found:
         assert (found["devices"] == 8).all()
+        # As many slots as `inpaint` has rows, in whatever order images take them.
+        for name in ("latents", "images", "num_steps"):
+            assert (found[f"streamed_{name}"] == found[f"early_{name}"]).all(), name
+        assert len(set(found["early_num_steps"])) > 1
         expected = dj.inpaint(UNIFORM, *many(16), KEY, CONFIG)
         for n in (11, 16):
             for name, value in arrays(expected).items():
@@ -365,6 +418,7 @@ def test_on_eight_devices(tmp_path):
 
 
 def many(n):
+    """Images and holes; a search of `EARLY` stops early on some."""
     return np.concatenate([IMAGES, -IMAGES, IMAGES / 2, -IMAGES / 2])[:n], np.concatenate([HOLES, ~HOLES] * 2)[:n]
 
 
@@ -373,6 +427,11 @@ def write_results_on_all_devices(path):
     for n in (11, 16):
         result = dj.inpaint(UNIFORM, *many(n), KEY, CONFIG)
         values |= {f"{name}_{n}": np.asarray(value) for name, value in arrays(result).items()}
+    early = dj.inpaint(UNIFORM, *many(16), KEY, EARLY)
+    streamed = list(dj.inpaint_stream(UNIFORM, zip(*many(16), strict=True), KEY, EARLY, batch_size=16))
+    for name in ("latents", "images", "num_steps"):
+        values[f"early_{name}"] = np.asarray(getattr(early, name))
+        values[f"streamed_{name}"] = np.stack([getattr(item, name) for item in streamed])
     values["devices"] = np.array([len(jax.local_devices()), len(result.images.sharding.device_set)])
     np.savez(path, **values)
 

@@ -1,5 +1,6 @@
 """Any number of images, in order, in constant memory, each as `inpaint` completes it."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -14,7 +15,7 @@ from dcgan_jax import streaming
 SIZE, BATCH = 4, 3
 KEY = jax.random.key(2)
 CONFIG = dj.InpaintConfig(num_steps=5, learning_rate=0.2, window=3)
-
+EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.05, patience=4)  # stops at different steps
 
 RNG = np.random.default_rng(0)
 PRIOR = tanh_prior((SIZE, SIZE, 1))
@@ -23,8 +24,8 @@ HOLES = RNG.random((8, SIZE, SIZE)) < 0.4
 KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(8)])
 
 
-def stream(pairs, batch_size=BATCH, key=KEY):
-    return dj.inpaint_stream(PRIOR, pairs, key, CONFIG, batch_size)
+def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
+    return dj.inpaint_stream(PRIOR, pairs, key, config, batch_size)
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5, 2 * BATCH + 2])
@@ -70,35 +71,75 @@ def test_the_input_is_read_two_batches_ahead_at_most():
         assert read == (i // BATCH + 2) * BATCH
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [3]), (5, [3, 3]), (7, [3, 3, 3])])
-def test_every_batch_has_the_shape_of_the_first(monkeypatch, count, sizes):
-    seen = []
+def test_one_program_does_it_all():
+    before = streaming._advance._cache_size()
+    list(stream(zip(IMAGES[:7], HOLES[:7], strict=True), config=dataclasses.replace(EARLY, num_steps=30)))
+    assert streaming._advance._cache_size() == before + 1
 
-    def record(prior, images, hole, key, *options):
-        seen.append((len(images), len(hole), len(key)))
-        return dj.inpaint(prior, images, hole, key, *options)
 
-    monkeypatch.setattr(streaming, "inpaint", record)
-    list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))
-    assert seen == [(size,) * 3 for size in sizes]
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_searches_that_stop_early_make_room(monkeypatch, restarts):
+    config = dataclasses.replace(EARLY, restarts=restarts, trace_every=7)
+    expected = [
+        dj.inpaint(PRIOR, IMAGES[[i] * BATCH], HOLES[[i] * BATCH], KEYS[np.array([i] * BATCH)], config)
+        for i in range(8)
+    ]
+    calls, advance = [], streaming._advance
+    monkeypatch.setattr(streaming, "_advance", lambda *arguments: calls.append(1) or advance(*arguments))
+    items = list(stream(zip(IMAGES, HOLES, strict=True), config=config))
+    assert len(items) == 8
+    for item, one in zip(items, expected, strict=True):
+        same = jax.tree.map(lambda x, row: (x == np.asarray(row[0])).all(), item, one)
+        assert all(jax.tree.leaves(same)), same
+    if restarts == 1:
+        # Each slot takes the next image when its own is done.
+        ends, steps = [0] * BATCH, [int(item.num_steps) for item in items]
+        for each in steps:
+            ends[int(np.argmin(ends))] += each
+        assert len(calls) == max(ends) // config.patience
+        fixed = sum(max(steps[i : i + BATCH]) for i in range(0, 8, BATCH)) // config.patience
+        assert len(calls) < fixed
 
 
 @pytest.mark.parametrize(
     ("place", "item", "message"),
     [
-        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "images 3 to 5 "),
-        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "images 3 to 5 "),
+        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16 and the first is float32"),
+        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8 and the first is float32"),
+        (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; it takes"),
         (4, (IMAGES[0][:, :, 0], HOLES[0]), "image 4 "),
         (0, (IMAGES[0][:2], HOLES[0]), "image 0 "),
         (6, (IMAGES[0], HOLES[0][:2]), "hole 6 "),
         (1, (IMAGES[0], HOLES[0].astype(np.uint8)), "hole 1 "),
+        (5, (np.full_like(IMAGES[0], np.nan), HOLES[0]), "image 5 of `pairs` has known pixels that are not finite"),
+        (2, (IMAGES[0], HOLES[0], KEYS), "key 2 of `pairs` is .* it takes one like `key`"),
+        (3, (IMAGES[0], HOLES[0], jax.random.key(0, impl="rbg")), "key 3 of `pairs` is key<rbg>"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_place(place, item, message):
+def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(place, item, message):
     pairs = [(IMAGES[i % 8], HOLES[i % 8]) for i in range(7)]
     pairs[place] = item
+    items = stream(pairs)
+    for i in range(place):
+        assert (next(items).images[~HOLES[i]] == IMAGES[i][~HOLES[i]]).all()
     with pytest.raises(ValueError, match=message):
-        list(stream(pairs))
+        next(items)
+
+
+def test_what_the_row_itself_raises_comes_after_the_results_before_it():
+    def broken():
+        yield from zip(IMAGES[:4], HOLES[:4], strict=True)
+        raise OSError("the disk is gone")
+
+    items = stream(broken())
+    assert sum(1 for _ in itertools.islice(items, 4)) == 4
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+
+
+def test_bad_key():
+    with pytest.raises(ValueError, match="`key` holds"):
+        next(stream([], key=KEYS))
 
 
 def test_bad_batch_size():

@@ -1,0 +1,214 @@
+"""The latent search of one image; a batch is its `vmap`.
+
+It has the shape of every iterative method here: `init_search`, `search_step`, `end_search`, and `search`, which is all
+three.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dcgan_jax.config import InpaintConfig
+from dcgan_jax.losses import context_loss, prior_loss
+from dcgan_jax.prior import Prior
+
+
+class Trace(NamedTuple):
+    """How a search went: its iterates at the start, after every `trace_every` steps, and at the end.
+
+    Where a search stopped early, its end fills the places that are left.
+    """
+
+    num_steps: Int[Array, "*b t"]  # updates done
+    context_loss: Float[Array, "*b t"]
+    prior_loss: Float[Array, "*b t"]
+    latents: Float[Array, "*b t latent"]
+
+
+class Search(NamedTuple):
+    """A search under way: the iterate and the best one so far."""
+
+    num_steps: Int[Array, ""]  # updates done
+    running: Bool[Array, ""]  # neither out of steps nor stopped
+    latent: Float[Array, " latent"]
+    optimizer: optax.OptState
+    best_latent: Float[Array, " latent"]
+    best_loss: Float[Array, ""]  # infinite before the first step
+    earlier_loss: Float[Array, ""]  # the best one when the stopping rule last looked
+    trace: Trace | None  # filled as far as the search has come; None unless `trace_every` is set
+
+
+class Found(NamedTuple):
+    """What a search has found."""
+
+    latent: Float[Array, " latent"]  # the best iterate, the last one counted, or the last one
+    context_loss: Float[Array, ""]
+    prior_loss: Float[Array, ""]
+    num_steps: Int[Array, ""]
+    trace: Trace | None
+
+
+def search(
+    prior: Prior,
+    config: InpaintConfig,
+    image: Float[Array, "h w c"],
+    weights: Float[Array, "h w"],
+    key: PRNGKeyArray,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Found:
+    """Searches for one image from one start.
+
+    Args:
+        image: in [−1, 1], finite in the hole.
+        weights: importance weights, 0 in the hole.
+        optimizer: see `inpaint`.
+    """
+
+    def step(state):
+        return search_step(prior, config, image, weights, state, optimizer)
+
+    state = init_search(prior, config, key, optimizer)
+    if config.tolerance:
+        state = jax.lax.while_loop(lambda state: state.running, step, state)
+    else:  # a count that is known beforehand can be differentiated in reverse
+        state = jax.lax.fori_loop(0, config.num_steps, lambda _, state: step(state), state)
+    return end_search(prior, config, image, weights, state)
+
+
+def init_search(
+    prior: Prior, config: InpaintConfig, key: PRNGKeyArray, optimizer: optax.GradientTransformation | None = None
+) -> Search:
+    """Starts from a latent drawn from the prior."""
+    latent = prior.sample_latents(key, 1)[0]
+    if config.latent_bound is not None:
+        latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
+    no_loss = jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32))
+    trace = None
+    if config.trace_every:
+        points = len(_traced_steps(config))
+        losses = jnp.zeros(points, no_loss.dtype)
+        trace = Trace(jnp.zeros(points, jnp.int32), losses, losses, jnp.zeros((points, *latent.shape), latent.dtype))
+    return Search(
+        num_steps=jnp.zeros((), jnp.int32),
+        running=jnp.asarray(config.num_steps > 0),
+        latent=latent,
+        optimizer=_optimizer(config, optimizer).init(latent),
+        best_latent=latent,
+        best_loss=no_loss,
+        earlier_loss=no_loss,
+        trace=trace,
+    )
+
+
+def search_step(
+    prior: Prior,
+    config: InpaintConfig,
+    image: Float[Array, "h w c"],
+    weights: Float[Array, "h w"],
+    search: Search,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Search:
+    """One step: judges the iterate, keeps it if it is the best so far, and moves on, within the bounds.
+
+    With a `tolerance`, a search that no longer runs stays as it is.
+    """
+
+    def objective(z):
+        losses = _losses(prior, config, image, weights, z)
+        return sum(losses), losses
+
+    (loss, losses), gradient = jax.value_and_grad(objective, has_aux=True)(search.latent)
+    best_latent, best_loss = _better(search, loss)
+    updates, state = _optimizer(config, optimizer).update(
+        gradient, search.optimizer, search.latent, value=loss, grad=gradient, value_fn=lambda z: objective(z)[0]
+    )
+    num_steps = search.num_steps + 1
+    running, earlier_loss = num_steps < config.num_steps, search.earlier_loss
+    if config.tolerance:
+        look = num_steps % config.patience == 0
+        falls = earlier_loss - best_loss > config.tolerance * jnp.abs(best_loss)
+        running &= falls | ~look
+        earlier_loss = jnp.where(look, best_loss, earlier_loss)
+    moved = Search(
+        num_steps=num_steps,
+        running=running,
+        latent=_clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates))),
+        optimizer=state,
+        best_latent=best_latent,
+        best_loss=best_loss,
+        earlier_loss=earlier_loss,
+        trace=_record(config, search, losses),
+    )
+    if config.tolerance:
+        moved = jax.tree.map(lambda new, old: jnp.where(search.running, new, old), moved, search)
+    return moved
+
+
+def end_search(
+    prior: Prior,
+    config: InpaintConfig,
+    image: Float[Array, "h w c"],
+    weights: Float[Array, "h w"],
+    search: Search,
+) -> Found:
+    """What the search has found so far."""
+    latent = search.latent
+    context, prior_term = _losses(prior, config, image, weights, latent)
+    end = Trace(search.num_steps, context, prior_term, latent)
+    if config.keep_best:
+        latent, _ = _better(search, context + prior_term)
+    trace = search.trace
+    if trace is not None:
+        recorded = jnp.asarray(_traced_steps(config)) < search.num_steps
+
+        def fill(points, last):
+            return jnp.where(recorded.reshape(-1, *[1] * (points.ndim - 1)), points, last)
+
+        trace = jax.tree.map(fill, trace, end)
+    return Found(latent, *_losses(prior, config, image, weights, latent), search.num_steps, trace)
+
+
+def _traced_steps(config):
+    return [*range(0, config.num_steps, config.trace_every), config.num_steps]
+
+
+def _record(config, search, losses):
+    """The trace with the iterate of `search` in it, if it is due."""
+    if search.trace is None:
+        return None
+    place, rest = jnp.divmod(search.num_steps, config.trace_every)
+    place = jnp.where(rest == 0, place, len(_traced_steps(config)))  # beyond the end: dropped
+    return jax.tree.map(
+        lambda points, point: points.at[place].set(point, mode="drop"),
+        search.trace,
+        Trace(search.num_steps, losses[0], losses[1], search.latent),
+    )
+
+
+def _losses(prior, config, image, weights, z):
+    completion = prior.generate(prior.params, z[None])
+    context = context_loss(completion, image[None], weights[None])[0]
+    if prior.discriminate is None or config.prior_weight == 0:
+        return context, jnp.zeros_like(context)
+    return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+
+
+def _better(search: Search, loss):
+    better = loss < search.best_loss
+    best_loss = jnp.where(better, loss.astype(search.best_loss.dtype), search.best_loss)  # a loop keeps its types
+    return jnp.where(better, search.latent, search.best_latent), best_loss
+
+
+def _clip(prior, config, latent):
+    bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
+    return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
+
+
+def _optimizer(config, optimizer):
+    if optimizer is None:
+        # Far below any gradient that counts: without it Adam's square root has no derivative where a gradient is 0.
+        optimizer = optax.adam(config.learning_rate, eps_root=1e-30)
+    return optax.with_extra_args_support(optimizer)  # line searches take the loss and its function
