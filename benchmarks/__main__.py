@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks import harness
 
-ALL = ("train_step", "search", "poisson", "data", "scaling")
+ALL = ("train_step", "search", "stream", "poisson", "data", "scaling")
 
 
 def main() -> None:

@@ -1,0 +1,62 @@
+"""Many images whose searches stop early: `inpaint_stream`, which refills their slots, beside fixed batches."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+import dcgan_jax as dj
+from benchmarks import networks
+from benchmarks.harness import Case, Ready
+
+COUNT = 64
+CONFIG = dj.InpaintConfig(tolerance=0.05)
+
+
+def cases(base_width: int, batch_size: int) -> list[Case]:
+    del base_width  # that of the prior in the package
+    slots = min(batch_size, 16)
+    group = f"{COUNT} images, {slots} slots, tolerance {CONFIG.tolerance}"
+    return [
+        Case(group, "dcgan_jax", "stream:streamed", {"slots": slots}),
+        Case(group, "inpaint, batch by batch", "stream:in_batches", {"slots": slots}, tolerance=1e-6),
+        Case(group, f"the same, all {CONFIG.num_steps} steps", "stream:in_batches", {"slots": slots, "tolerance": 0.0}),
+    ]
+
+
+def notes(records) -> dict:
+    return {f"steps an image, {record['case']}": record["figure"] for record in records if "figure" in record}
+
+
+def problem() -> tuple[dj.Prior, np.ndarray, np.ndarray, jax.Array]:
+    """Images that `faces-64` generates, with every kind of mask in turn."""
+    prior = dj.load_prior("faces-64")
+    keys = jax.random.split(jax.random.key(networks.SEED), COUNT)
+    images = np.asarray(dj.generate(prior, dj.sample_latents(prior, jax.random.key(1), COUNT)))
+    kinds = np.stack([dj.masks.by_name(name, keys, 64) for name in dj.masks.NAMES])
+    holes = kinds[np.arange(COUNT) % len(kinds), np.arange(COUNT)]
+    return prior, images, holes, keys
+
+
+def streamed(slots: int) -> Ready:
+    prior, images, holes, keys = problem()
+
+    def run():
+        return list(dj.inpaint_stream(prior, zip(images, holes, keys, strict=True), keys[0], CONFIG, slots))
+
+    items = run()
+    loss, steps = ([getattr(item, name) for item in items] for name in ("context_loss", "num_steps"))
+    return Ready(run, COUNT, answer={"context loss": np.stack(loss)}, figure=float(np.mean(steps)))
+
+
+def in_batches(slots: int, tolerance: float = CONFIG.tolerance) -> Ready:
+    prior, images, holes, keys = problem()
+    config = dataclasses.replace(CONFIG, tolerance=tolerance)
+
+    def run():
+        rows = [slice(i, i + slots) for i in range(0, COUNT, slots)]
+        return [jax.device_get(dj.inpaint(prior, images[r], holes[r], keys[r], config)) for r in rows]
+
+    batches = run()
+    loss, steps = (np.concatenate([getattr(b, name) for b in batches]) for name in ("context_loss", "num_steps"))
+    return Ready(run, COUNT, answer={"context loss": loss} if tolerance else {}, figure=float(np.mean(steps)))
