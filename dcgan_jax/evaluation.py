@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from tqdm import tqdm
 
 from dcgan_jax import figures, masks
@@ -30,6 +30,7 @@ class Evaluation:
     psnr_hole: Float[np.ndarray, " n"]  # of the missing pixels alone, dB
     ssim: Float[np.ndarray, " n"]
     ssim_hole: Float[np.ndarray, " n"]
+    num_steps: Int[np.ndarray, " n"]  # updates of the latent
     not_finite: int  # searches that met a loss that is not finite
     seconds: float  # wall time, compilation included
     strips: UInt8[np.ndarray, "h w 3"]  # original, masked, completion, blended
@@ -92,6 +93,7 @@ def evaluate(
                 Evaluation(
                     mask=name,
                     **composite_scores(results, images, holes),
+                    num_steps=np.stack([item.num_steps for item in items]),
                     not_finite=sum(int(item.status) != 0 for item in items),
                     seconds=seconds,
                     strips=strips,
@@ -103,12 +105,12 @@ def evaluate(
 def table(evaluations: list[Evaluation]) -> str:
     """Means over the images as a Markdown table."""
     lines = [
-        "| mask | PSNR, whole (dB) | PSNR, hole (dB) | SSIM, whole | SSIM, hole | seconds an image |",
-        "|---|---|---|---|---|---|",
+        "| mask | PSNR, whole (dB) | PSNR, hole (dB) | SSIM, whole | SSIM, hole | steps | seconds an image |",
+        "|---|---|---|---|---|---|---|",
     ]
     for e in evaluations:
         scores = f"{e.psnr.mean():.2f} | {e.psnr_hole.mean():.2f} | {e.ssim.mean():.3f} | {e.ssim_hole.mean():.3f}"
-        lines.append(f"| {e.mask} | {scores} | {e.seconds / len(e.psnr):.3f} |")
+        lines.append(f"| {e.mask} | {scores} | {e.num_steps.mean():.0f} | {e.seconds / len(e.psnr):.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +122,7 @@ def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> Non
             **{
                 name: list(map(finite_or_none, getattr(e, name))) for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")
             },
+            "num_steps": e.num_steps.tolist(),
             "not_finite": e.not_finite,
             "seconds": round(e.seconds, 2),
         }

@@ -86,7 +86,8 @@ def test_files_and_means(evaluations, tmp_path):
             mean = sum(scores[name]) / COUNT
             assert float(cell) == pytest.approx(mean, abs=0.0051 if "psnr" in name else 0.00051)
         assert scores["not_finite"] == 0
-        assert float(cells[5]) == pytest.approx(scores["seconds"] / COUNT, abs=0.003)
+        assert scores["num_steps"] == [CONFIG.num_steps] * COUNT and cells[5] == str(CONFIG.num_steps)
+        assert float(cells[6]) == pytest.approx(scores["seconds"] / COUNT, abs=0.003)
     with Image.open(out / "figure.png") as figure:
         pixels = np.asarray(figure)
     strips = np.concatenate([e.strips for e in evaluations], axis=1)
