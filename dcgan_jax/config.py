@@ -185,8 +185,8 @@ class InpaintConfig(Config):
     The defaults for `num_steps`, `learning_rate` and `window` are ours: on 48 held-out faces under `faces-64`, 300
     steps at rate 0.1 and window 15 have 0.8 dB more in a missing half and 0.4 dB more in a missing centre than 300
     steps at 0.03 and the published window of 7, which sees three pixels beyond a hole. The presets keep what was
-    published. On the same faces a `tolerance` of 0.05 stops after 127 of the 300 steps in the mean and costs 0.04 dB
-    in the hole (mean of four masks); 0.01 stops after 224 and costs 0.02 dB.
+    published. On the same faces a `tolerance` of 0.05 stops after 124 of the 300 steps in the mean, and costs 0.1 to
+    0.3 dB in the hole.
     """
 
     num_steps: int = option(300, "steps of Adam a restart, at the most where `tolerance` is set")
