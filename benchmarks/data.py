@@ -62,7 +62,7 @@ def batches() -> Ready:
     def run():
         placed, first = None, STEPS * next(runs)
         for step in range(first, first + STEPS):
-            placed = sharding.put_batch(mesh, images[batch_indices(step, BATCH, len(images), seed=0)])
+            placed = sharding.put_batch(mesh, images, batch_indices(step, BATCH, len(images), seed=0))
         jax.block_until_ready(placed)
         assert folder  # keeps the files
 

@@ -1,9 +1,7 @@
 """Every figure of a GPU in one call: training, search and blending, at the sizes that fill it.
 
-Cases are built together, which wants a dozen cores; `XLA_PYTHON_CLIENT_PREALLOCATE=false` lets them share the memory.
+Cases are built together, which wants a dozen cores.
 """
-
-import os
 
 from benchmarks import networks, poisson, search, train_step
 from benchmarks.harness import Case
@@ -12,7 +10,6 @@ STEPS = 20  # a run, so that the launch of one step does not count
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     found = []
     for width in (64, 128):
         for batch in (64, 128, 1024):

@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 
-# Memory that is freed stays with the process, in pages of 2 MiB. Where it goes back to the system and is faulted in
-# anew, steps of both frameworks took a sixth to two fifths longer. `launch/local.sh` sets the same.
+# On a GPU the processes share its memory. On a CPU memory that is freed stays with the process, in pages of 2 MiB: if
+# it goes back to the system and is faulted in anew, steps of both frameworks took a sixth to two fifths longer.
+# `launch/local.sh` sets the same.
 ENVIRONMENT = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_max=0", "arena_max=1", "trim_threshold=8589934592")
-    )
+    ),
 }
 
 

@@ -51,6 +51,7 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
     import time
 
     import jax
+    import numpy as np
 
     import dcgan_jax as dj
     from benchmarks import networks
@@ -68,7 +69,8 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
     program = step.lower(*arguments).compile()
     seconds = time.perf_counter() - start
     state, batch, key = arguments
-    placed = jax.device_put(state, everywhere), sharding.put_batch(mesh, batch), jax.device_put(key, everywhere)
+    batch = sharding.put_batch(mesh, batch, np.arange(batch_size))
+    placed = jax.device_put(state, everywhere), batch, jax.device_put(key, everywhere)
     loss = float(program(*placed)[1]["generator_loss"])
     print(seconds, loss, bytes_reduced(program.as_text()))
 

@@ -19,7 +19,7 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
     group = f"{COUNT} images, {slots} slots, tolerance {CONFIG.tolerance}"
     return [
         Case(group, "dcgan_jax", "stream:streamed", {"slots": slots}),
-        Case(group, "inpaint, batch by batch", "stream:in_batches", {"slots": slots}, tolerance=1e-6),
+        Case(group, "inpaint, batch by batch", "stream:in_batches", {"slots": slots}, tolerance=0.0),
         Case(group, f"the same, all {CONFIG.num_steps} steps", "stream:in_batches", {"slots": slots, "tolerance": 0.0}),
     ]
 
@@ -45,8 +45,8 @@ def streamed(slots: int) -> Ready:
         return list(dj.inpaint_stream(prior, zip(images, holes, keys, strict=True), keys[0], CONFIG, slots))
 
     items = run()
-    loss, steps = ([getattr(item, name) for item in items] for name in ("context_loss", "num_steps"))
-    return Ready(run, COUNT, answer={"context loss": np.stack(loss)}, figure=float(np.mean(steps)))
+    steps = [item.num_steps for item in items]
+    return Ready(run, COUNT, answer={"images": np.stack([item.images for item in items])}, figure=float(np.mean(steps)))
 
 
 def in_batches(slots: int, tolerance: float = CONFIG.tolerance) -> Ready:
@@ -58,5 +58,5 @@ def in_batches(slots: int, tolerance: float = CONFIG.tolerance) -> Ready:
         return [jax.device_get(dj.inpaint(prior, images[r], holes[r], keys[r], config)) for r in rows]
 
     batches = run()
-    loss, steps = (np.concatenate([getattr(b, name) for b in batches]) for name in ("context_loss", "num_steps"))
-    return Ready(run, COUNT, answer={"context loss": loss} if tolerance else {}, figure=float(np.mean(steps)))
+    found, steps = (np.concatenate([getattr(b, name) for b in batches]) for name in ("images", "num_steps"))
+    return Ready(run, COUNT, answer={"images": found} if tolerance else {}, figure=float(np.mean(steps)))

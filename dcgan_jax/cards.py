@@ -34,7 +34,7 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
     """
     run = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
     state, config = checkpoints.load_state(run)
-    _, data = checkpoints.read_record(run)
+    _, data, _ = checkpoints.read_record(run)
     save_prior(dataclasses.replace(prior_from_state(state, config), crop=data.get("crop")), path, half=half)
     with whole_file(path.with_suffix(".md")) as partial:
         partial.write_text(model_card(path.stem, config, data, int(state.step), half), encoding="utf-8")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ RECORD, FOLDER = "config.json", "checkpoints"
 KEPT = 3
 FORMAT = "dcgan_jax checkpoint"
 # Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it computes.
-_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every")
+_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every", "rollbacks")
 
 
 class CheckpointWriter:
@@ -77,8 +78,8 @@ def checkpoint_files(run: Path) -> dict[int, Path]:
     return {step: found[step] for step in sorted(step for step in found if step is not None)}
 
 
-def restore(run: Path, config: TrainConfig, sharding: jax.sharding.Sharding) -> GANState | None:
-    """Restores a run's newest whole state onto devices, or returns None where none was saved.
+def restore(run: Path, config: TrainConfig) -> GANState | None:
+    """Reads a run's newest whole state, in NumPy's arrays; None where none was saved.
 
     A damaged checkpoint is named in a warning, and the one before is used.
 
@@ -97,7 +98,7 @@ def restore(run: Path, config: TrainConfig, sharding: jax.sharding.Sharding) -> 
             raise UserError(f"{path} is of another run, which differs in {', '.join(differing)}: remove it")
         for what in damaged:
             warnings.warn(f"{what}: going on from {path.name}", stacklevel=2)
-        return _place(path, arrays, config, sharding)
+        return _build(path, arrays, config)
     if damaged:
         before = ", and so are those before it" if len(damaged) > 1 else ""
         raise UserError(f"{damaged[0]}{before}: put one back from a copy, or remove {run / FOLDER} to begin anew")
@@ -110,11 +111,11 @@ def load_state(run: Path) -> tuple[GANState, TrainConfig]:
     Raises:
         UserError: the folder is not a run's, has no checkpoint, or none that can be restored.
     """
-    config, _ = read_record(run)
-    state = restore(run, config, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    config, _, _ = read_record(run)
+    state = restore(run, config)
     if state is None:
         raise UserError(f"{run} holds no checkpoint yet: let `dcgan-jax train` run until it has saved one")
-    return state, config
+    return jax.device_put(state, jax.local_devices()[0]), config
 
 
 def differences(there: TrainConfig, here: TrainConfig) -> list[str]:
@@ -127,14 +128,15 @@ def differences(there: TrainConfig, here: TrainConfig) -> list[str]:
     ]
 
 
-def write_record(run: Path, config: TrainConfig, data: dict[str, Any]) -> None:
-    """Writes what a run computes, and from which data, to its folder."""
+def write_record(run: Path, config: TrainConfig, data: dict[str, Any], rollbacks: Sequence[int] = ()) -> None:
+    """Writes what a run computes, from which data, and the steps at which it went back, to its folder."""
+    record = {"config": config.to_json(), "data": data, "rollbacks": list(rollbacks)}
     with whole_file(run / RECORD) as partial:
-        partial.write_text(json.dumps({"config": config.to_json(), "data": data}, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
-    """Reads a run's configuration and the record of its data.
+def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any], list[int]]:
+    """Reads a run's configuration, the record of its data, and the steps at which it went back to a checkpoint.
 
     Raises:
         UserError: the folder is not a run's, or its record is damaged.
@@ -145,8 +147,9 @@ def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any]]:
         raise UserError(f"{run} is not a run's folder ({what}): make one with `dcgan-jax train`")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return TrainConfig.from_json(record["config"]), record["data"]
-    except (ValueError, KeyError, TypeError) as error:
+        rollbacks = [int(step) for step in record.get("rollbacks", [])]
+        return TrainConfig.from_json(record["config"]), record["data"], rollbacks
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): put it back, or train the run anew") from error
 
 
@@ -200,11 +203,11 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TrainConfig]:
         raise _Damaged(str(error)) from error
 
 
-def _place(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig, sharding) -> GANState:
+def _build(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig) -> GANState:
     expected = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
     names = _named(expected)
     for name in sorted({*names, *arrays}):
         here, there = ((x.shape, x.dtype) if (x := tree.get(name)) is not None else None for tree in (names, arrays))
         if here != there:
             raise UserError(f"{path} holds {there} as {name}, not {here} as here: use the version that wrote it")
-    return jax.device_put(jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names]), sharding)
+    return jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])

@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax import cards, data, demo, evaluation, figures, masks, remote, reports, trainer
+from dcgan_jax import cards, data, demo, distributed, evaluation, figures, masks, remote, reports, trainer
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
-from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.photographs import CROPS
@@ -21,21 +21,26 @@ from dcgan_jax.prior import COMPUTE_DTYPES, generate, load_prior, sample_latents
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 if an image failed, 2 for wrong input, 3 for divergence."""
+    """Runs one command and returns its exit status.
+
+    0; 1 if an image failed; 2 for wrong input; 3 for divergence; 75 where SIGTERM stopped a training run that the same
+    command goes on with.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
     try:
-        return options.command(options)
-    except (UserError, DivergedError) as error:
+        status = options.command(options)
+    except (UserError, DivergedError, Preempted) as error:
         print(f"dcgan-jax: {error}", file=sys.stderr)
-        return error.exit_status
+        status = error.exit_status
     except OSError as error:
         print(f"dcgan-jax: {error}", file=sys.stderr)
-        return 2
+        status = 2
     except KeyboardInterrupt:
         print("dcgan-jax: interrupted", file=sys.stderr)
-        return 130
+        status = 130
+    return distributed.leave(status)
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -70,6 +75,7 @@ def _train(options: argparse.Namespace) -> int:
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
     window = None if options.profile_steps is None else reports.parse_window(options.profile_steps)
+    distributed.join(training=True)
     trainer.train(
         config, options.data, options.run, split=options.split, profile_steps=window, progress=not options.quiet
     )
@@ -102,6 +108,7 @@ def _export(options: argparse.Namespace) -> int:
 def _inpaint(options: argparse.Namespace) -> int:
     """Completes images from disk."""
     _check_counts(options)
+    distributed.join(training=False)
     report = inpaint_folder(
         with_compute_dtype(load_prior(options.prior), options.compute_dtype),
         Path(remote.fetch(options.images)),
@@ -118,6 +125,12 @@ def _inpaint(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     where = options.out / "results.jsonl"
+    if report.before:
+        again = f"to do them again, remove their lines from {where}"
+        print(
+            f"dcgan-jax: {report.before} images were completed before and are left as they are; {again}",
+            file=sys.stderr,
+        )
     _say([f"{name}: {note}" for name, note in report.notes.items()], where)
     _say([f"{name} is skipped: {reason}" for name, reason in report.skipped.items()], where)
     return _report_failed(report.not_finite, where) or int(bool(report.skipped))

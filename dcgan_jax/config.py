@@ -121,6 +121,9 @@ class TrainConfig(Config):
     log_every: int = option(50, "steps between lines of metrics.jsonl")
     sample_every: int = option(1000, "steps between grids of samples from fixed latents")
     checkpoint_every: int = option(1000, "steps between checkpoints")
+    rollbacks: int = option(
+        0, "times that a run goes back to its last checkpoint, with a new data order, when a loss is not finite"
+    )
 
     def __post_init__(self):
         self._check_fields()
@@ -138,6 +141,7 @@ class TrainConfig(Config):
         for name in ("beta1", "beta2", "average_decay"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
         self._check("noise", self.noise >= 0, "0 or more")
+        self._check("rollbacks", self.rollbacks >= 0, "0 or more")
         self._check("seed", 0 <= self.seed < 2**63, "0 to 2**63 - 1")
 
     @classmethod

@@ -3,8 +3,9 @@
 A 5×5 stride-2 convolution reads y[i] = Σ_k x[2i + k − 1] w[k] in each direction (padding "SAME"), and its transpose
 x[m] = Σ_{2i + k − 1 = m} y[i] w[k]. With ⟨down(x, w), y⟩ as a trilinear form of large image x, kernel w and small
 image y there are three maps: `down(x, w)`, `up(y, w)` and the kernel gradient. Each is linear in both its arguments and
-the two others are its transposes, so the three are primitives of their own: every transformation works, in any order,
-and every derivative is again one of the three, in the form chosen here.
+the two others are its transposes, so the three are primitives of their own: `jvp`, `grad` and `vmap` work in any order,
+and derivatives are again among the three, in the form chosen here (but for a derivative of a `vmap` over kernels, which
+is XLA's; and a gradient inside `shard_map` wants its `check_vma=False`).
 
 GPUs and TPUs get what XLA makes of a plain convolution and its derivatives. On CPUs that is poor: the transpose is a
 convolution over an input dilated with zeros, up to fifty times slower (jax#23783); and inside a loop there is a fast
@@ -35,6 +36,7 @@ def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Fl
     Raises:
         ValueError: height or width is odd, or the channels of image and kernel differ.
     """
+    _check(x, kernel)
     if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: sides must be even, channels agree")
     return _down_p.bind(x, kernel)
@@ -48,9 +50,19 @@ def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Floa
     Raises:
         ValueError: the channels of image and kernel differ.
     """
+    _check(x, kernel)
     if x.shape[3] != kernel.shape[3]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: the last axes must agree")
     return _up_p.bind(x, kernel)
+
+
+def _check(x, kernel):
+    if jnp.ndim(x) != 4 or jnp.ndim(kernel) != 4 or kernel.shape[:2] != (KERNEL_SIZE, KERNEL_SIZE):
+        raise ValueError(
+            f"`x` is {jnp.shape(x)} and `kernel` {jnp.shape(kernel)}; they take [b, h, w, c] and [5, 5, a, b]"
+        )
+    if not (jnp.issubdtype(x.dtype, jnp.floating) and x.dtype == kernel.dtype):
+        raise ValueError(f"`x` is {x.dtype} and `kernel` {kernel.dtype}; they take floats of one type")
 
 
 def _down(x, kernel):

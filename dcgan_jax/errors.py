@@ -11,3 +11,9 @@ class DivergedError(RuntimeError):
     """A training run met a loss that is not finite."""
 
     exit_status = 3
+
+
+class Preempted(RuntimeError):
+    """A training run was asked to stop, and has saved its state: the same command goes on."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: start me again

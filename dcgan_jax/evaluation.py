@@ -14,6 +14,7 @@ from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file
+from dcgan_jax.inpainting import NOT_FINITE
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.streaming import inpaint_stream
@@ -94,7 +95,7 @@ def evaluate(
                     mask=name,
                     **composite_scores(results, images, holes),
                     num_steps=np.stack([item.num_steps for item in items]),
-                    not_finite=sum(int(item.status) != 0 for item in items),
+                    not_finite=sum(int(item.status) == NOT_FINITE for item in items),
                     seconds=seconds,
                     strips=strips,
                 )

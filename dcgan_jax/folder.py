@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import glob
+import hashlib
 import json
 import zlib
 from collections import deque
@@ -19,19 +21,20 @@ from tqdm import tqdm
 from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import make_folder
+from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.pairing import draw_hole, find_holes, find_images
 from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, restore, shrink
 from dcgan_jax.poisson import poisson_blend_sparse
-from dcgan_jax.prior import Prior, generate, image_shape
+from dcgan_jax.prior import Prior, fingerprint, generate, image_shape
 from dcgan_jax.streaming import inpaint_stream
 
 _NOTES = {
     NOTHING_MISSING: "nothing is missing, it is left as it was",
     NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
+_PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif")  # what is written for an image
 _GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
 
 
@@ -40,6 +43,7 @@ class Task:
     """One image to complete. Photographs are large, so they are read again whenever they are needed."""
 
     name: str  # as in the input, without suffix; the outputs' name
+    key: str  # digits that change with image, hole, prior and search: the result belongs to them
     read: Callable[[], UInt8[np.ndarray, "h w c"]]
     hole: Callable[[], Bool[np.ndarray, "h w"]]
     region: Region  # of the image, that the prior completes
@@ -52,7 +56,8 @@ class Report:
     """What became of the images of a folder."""
 
     completed: int
-    not_finite: int  # of those completed, the searches that met a loss that is not finite
+    not_finite: int  # of those completed, now and before, the searches that met a loss that is not finite
+    before: int  # images that a call before this one had completed
     skipped: dict[str, str]  # names of images that could not be completed, and why
     notes: dict[str, str]  # names of images about which there is something to say
 
@@ -82,6 +87,10 @@ def inpaint_folder(
     Holes and searches are seeded by the images' names, so in batches of one shape a result does not depend on the rest
     of the folder.
 
+    The same call goes on where one was ended, by whatever: an image whose results and line are there, of the same
+    image, hole, prior and search, is not completed again. Of several processes of a job each takes every n-th image and
+    writes lines of its own, `results-P-of-N.jsonl`.
+
     Args:
         prior: see `inpaint`.
         images: a folder, a file, or a prepared set of the prior's size.
@@ -108,22 +117,33 @@ def inpaint_folder(
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
     key = jax.random.key(seed)
     leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
-    found = find_images(images, split, image_shape(prior), leave_out)
-    tasks, skipped = _plan(prior, dict(list(found.items())[:count]), mask, crop, key)
+    found = dict(list(find_images(images, split, image_shape(prior), leave_out).items())[:count])
+    read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
+    complete = complete or mask in masks.NAMES
+    job = json.dumps([fingerprint(prior), config.to_json(), crop, complete, gif, seed])
+    number, processes = jax.process_index(), jax.process_count()
+    share = dict(list(found.items())[number::processes])
+    tasks, skipped = _plan(prior, share, mask, read_hole, crop, key, job, complete)
     _refuse_overwriting(out, [task.name for task in tasks], (images, Path(mask)))
     make_folder(out)
-    complete = complete or mask in masks.NAMES
+    lines = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
+    before = _go_on(out, lines, tasks, gif)
+    tasks = [task for task in tasks if task.name not in before]
+    not_finite, notes = sum(status == STATUS[NOT_FINITE] for status in before.values()), {}
     pending: deque[Task] = deque()
+    # As many slots whatever is left to do, and to whom: in batches of one shape a result is always the same.
+    slots = min(batch_size, len(found))
 
     def pairs() -> Iterator[tuple]:
         for task in tasks:
             pending.append(task)
             small, hole = shrink(task.read(), task.hole(), task.region, image_shape(prior)[:2])
             yield small, hole, jax.random.fold_in(key, _number(task.name))
+        nothing = np.zeros(image_shape(prior), np.uint8), np.zeros(image_shape(prior)[:2], bool)
+        yield from [nothing] * (slots - len(tasks) if tasks else 0)
 
-    not_finite, notes = 0, {}
     with (
-        (out / "results.jsonl").open("w", encoding="utf-8") as log,
+        lines.open("a", encoding="utf-8") as log,
         tqdm(total=len(tasks), unit="image", disable=not progress, dynamic_ncols=True) as bar,
     ):
 
@@ -133,7 +153,7 @@ def inpaint_folder(
 
         for name, reason in skipped.items():
             write_line({"name": name, "status": "skipped", "note": reason})
-        for result in inpaint_stream(prior, pairs(), key, config, batch_size):
+        for _, result in zip(range(len(tasks)), inpaint_stream(prior, pairs(), key, config, slots), strict=False):
             task = pending.popleft()
             image, hole = task.read(), task.hole()
             line = _write(task, image, hole, result, out, complete)
@@ -145,13 +165,38 @@ def inpaint_folder(
             write_line(line)
             not_finite += int(result.status) == NOT_FINITE
             bar.update()
-    return Report(len(tasks), not_finite, skipped, notes)
+    return Report(len(tasks), not_finite, len(before), skipped, notes)
 
 
-def _plan(prior, found, mask, crop, key):
+def _go_on(out: Path, lines: Path, tasks: list[Task], gif: bool) -> dict[str, str]:
+    """Names and status of the images that are done, after clearing away the rest: other lines, files half written."""
+    keys = {task.name: task.key for task in tasks}
+    patterns = _PATTERNS if gif else _PATTERNS[:2]
+    done, own = {}, []
+    for file in {lines, *out.glob("results*.jsonl")}:
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
+            try:
+                record = json.loads(line)
+                name = record["name"]
+                whole = record["key"] == keys[name] and all((out / p.format(name)).is_file() for p in patterns)
+            except (ValueError, KeyError, TypeError):  # cut off while it was written, or of another image
+                continue
+            if whole and name not in done:
+                done[name] = record["status"]
+                own += [line] if file == lines else []
+    with whole_file(lines) as partial:
+        partial.write_text("".join(f"{line}\n" for line in own), encoding="utf-8")
+    for name in keys:
+        for pattern in _PATTERNS:
+            path = out / pattern.format(glob.escape(name))
+            for partial in path.parent.glob(f".{path.name}.*.partial"):
+                partial.unlink()
+    return done
+
+
+def _plan(prior, found, mask, read_hole, crop, key, job, complete):
     """A task for each image that can be completed, and why the others cannot; everything is looked at once."""
     shape = image_shape(prior)
-    read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
     tasks, skipped = [], {}
     for name, read in found.items():
         try:
@@ -175,8 +220,13 @@ def _plan(prior, found, mask, crop, key):
             task_hole = _drawn_hole(mask, draw_key, shape[0], hole.shape, region)
         else:
             task_hole = functools.partial(read_hole, name)
-        tasks.append(Task(name, lambda read=read: read().pixels, task_hole, region, note, profile))
-    if not tasks:
+        digest = hashlib.sha256(f"{job} {mask if read_hole is None else ''} {region} {image.shape}".encode())
+        digest.update(image.tobytes() if complete else np.where(hole[..., None], 0, image).tobytes())
+        digest.update(hole.tobytes())
+        tasks.append(
+            Task(name, digest.hexdigest()[:16], lambda read=read: read().pixels, task_hole, region, note, profile)
+        )
+    if found and not tasks:
         more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
         raise UserError(next(iter(skipped.values())) + more)
     return tasks, skipped
@@ -201,6 +251,7 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
     )
     line = {
         "name": task.name,
+        "key": task.key,
         "missing": int(hole.sum()),
         "region": list(task.region),
         "context_loss": finite_or_none(float(result.context_loss)),
@@ -258,8 +309,7 @@ def _by(array):
 
 
 def _refuse_overwriting(out, names, sources):
-    patterns = ("{}.png", "strips/{}.png", "gifs/{}.gif")
-    targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
+    targets = [out / pattern.format(name) for name in names for pattern in _PATTERNS] + [out / "results.jsonl"]
     results = {target.resolve() for target in targets}
     if len(results) < len(targets):
         raise UserError("images in a folder `strips` or `gifs` have results of the same names as others: rename it")

@@ -56,7 +56,7 @@ def inpaint(
         images: float in [−1, 1] or uint8, of the prior's size.
         hole: True where a pixel is missing (the paper's M is its opposite); one for each image, or one [h, w] for all.
         key: one key, of which image i uses fold_in(key, i), or an array of b keys.
-        config: by default `InpaintConfig()`.
+        config: by default `InpaintConfig()`. With a `tolerance` there is no gradient in reverse through the search.
         optimizer: any of optax, line searches included, in place of Adam at `config.learning_rate`. Make it once:
             optax's functions compare by identity, and a new one means a new compilation.
 
@@ -100,11 +100,11 @@ def inpaint(
         raise ValueError("`images` holds no image")
     hole = jnp.broadcast_to(hole, (n, h, w))
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
-        return _inpaint(prior, images, hole, keys, config, optimizer)
+        return inpaint_batch(prior, images, hole, keys, config, optimizer)
     if images.dtype != np.uint8:
         _refuse_non_finite(images, hole)
     prior, (images, hole, keys) = spread(prior, (images, hole, keys))
-    result = _inpaint(prior, images, hole, keys, config, optimizer)
+    result = inpaint_batch(prior, images, hole, keys, config, optimizer)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
@@ -160,7 +160,15 @@ def complete(
 
 
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
-def _inpaint(prior, images, hole, keys, config, optimizer):
+def inpaint_batch(
+    prior: Prior,
+    images: Shaped[Array | np.ndarray, "b h w c"],
+    hole: Bool[Array | np.ndarray, "b h w"],
+    keys: PRNGKeyArray,
+    config: InpaintConfig,
+    optimizer: optax.GradientTransformation | None,
+) -> InpaintResult:
+    """What `inpaint` does once it has checked its arguments."""
     y, weights = known_part(config, images, hole)
 
     def one(image, weights, key):
@@ -187,7 +195,7 @@ def check_type(name: str, dtype: np.dtype) -> None:
     """Refuses images whose known pixels would not come back bit for bit."""
     held = jax.dtypes.canonicalize_dtype(dtype)  # JAX cuts float64 to float32
     if dtype != np.uint8 and (held != dtype or not jnp.issubdtype(held, jnp.floating)):
-        raise ValueError(f"{name} is {dtype}; it takes uint8, or float32 in [-1, 1]")
+        raise ValueError(f"{name} is {dtype}; it takes uint8, or float32 (also a shorter float) in [-1, 1]")
 
 
 def typed_key(key: PRNGKeyArray | Array) -> PRNGKeyArray:

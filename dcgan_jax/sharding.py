@@ -5,6 +5,7 @@ One axis, "data": batches are split along it, weights are on every device. `jax.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,15 +30,29 @@ def along_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def put_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array:
-    """Places a batch of the host along the mesh.
+def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
+    """Places the images of a global batch along the mesh; each process reads those of its own devices alone.
+
+    Args:
+        images: all there are, in memory or on disk.
+        indices: which of them make the batch.
 
     Raises:
         UserError: the devices do not divide it evenly.
     """
-    if batch.shape[0] % mesh.size:
+    if len(indices) % mesh.size:
         raise UserError(
-            f"a batch of {batch.shape[0]} images does not divide over {mesh.size} devices: "
+            f"a batch of {len(indices)} images does not divide over {mesh.size} devices: "
             f"make `batch_size` a multiple of {mesh.size}"
         )
-    return jax.device_put(batch, along_batch(mesh))
+
+    def read(index):
+        return images[indices[index[0]]]
+
+    return jax.make_array_from_callback((len(indices), *images.shape[1:]), along_batch(mesh), read)
+
+
+def put_everywhere(mesh: Mesh, tree: Any) -> Any:
+    """Places arrays that every process has whole onto every device."""
+    place = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda index: x[index]), tree)

@@ -12,7 +12,16 @@ import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.config import InpaintConfig
-from dcgan_jax.inpainting import InpaintResult, check_type, complete, known_part, restart_keys, spread, typed_key
+from dcgan_jax.inpainting import (
+    InpaintResult,
+    check_type,
+    complete,
+    inpaint_batch,
+    known_part,
+    restart_keys,
+    spread,
+    typed_key,
+)
 from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.search import end_search, init_search, search_step
 
@@ -29,13 +38,14 @@ def inpaint_stream(
 
     Every slot of the batch is kept busy: where `config.tolerance` lets a search stop early, the next image takes its
     slot, and nothing waits for the slowest. The device searches while the caller works on the results of before. One
-    program is compiled, for `config.patience` steps a call; what it finds is what `inpaint` finds in a batch of the
-    same number of slots, whatever else is in the batch.
+    program is compiled, which does all steps, or with a tolerance `config.patience` steps a call. What it finds is what
+    `inpaint` finds in a batch of the same number of slots, whatever else is in the batch.
 
     Args:
         prior: see `inpaint`.
         pairs: of (image [h, w, c], hole [h, w]), or (image, hole, key) to give an image a key of its own; all images
-            float in [−1, 1] or all uint8. It is read `batch_size` images ahead.
+            float in [−1, 1] or all uint8. As many as there are slots are read ahead, and results that wait for a slow
+            image before them are at most four times as many.
         key: image i uses fold_in(key, i) where it brings no key.
         config: see `inpaint`.
         batch_size: slots; on several local devices, up to the next multiple of their number. A shorter row gets as many
@@ -60,14 +70,16 @@ def inpaint_stream(
     if key.shape:
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
     ahead = _Ahead(pairs, image_shape(prior), key)
-    ahead.read(batch_size)
+    devices = len(jax.local_devices())
+    ahead.read(_multiple(batch_size, devices))
     if ahead.waiting:
-        yield from _search_all(prior, config, optimizer, key, ahead, batch_size)
+        yield from _search_all(prior, config, optimizer, key, ahead, _multiple(len(ahead.waiting), devices))
     if ahead.failure is not None:
         raise ahead.failure
 
 
 _EMPTY = -1
+_WAITING = 4  # batches of results that may wait for a slow image before them
 
 
 class _Item(NamedTuple):
@@ -100,6 +112,8 @@ class _Ahead:
             self.failure = failure
 
     def _check(self, i, pair) -> _Item:
+        if len(pair) not in (2, 3):
+            raise ValueError(f"item {i} of `pairs` has {len(pair)} parts; it takes (image, hole) or (image, hole, key)")
         image, hole = np.asarray(pair[0]), np.asarray(pair[1])
         if image.shape != self._shape:
             raise ValueError(
@@ -118,7 +132,7 @@ class _Ahead:
             raise ValueError(
                 f"image {i} of `pairs` has known pixels that are not finite: mark them as missing in its hole"
             )
-        data, has_key = self._no_key, len(pair) > 2
+        data, has_key = self._no_key, len(pair) > 2 and pair[2] is not None
         if has_key:
             own = typed_key(pair[2])
             if own.shape or own.dtype != self._key.dtype:
@@ -127,20 +141,20 @@ class _Ahead:
         return _Item(np.asarray(i, np.int32), image, hole, data, np.asarray(has_key))
 
 
-def _search_all(prior, config, optimizer, key, ahead: _Ahead, batch_size) -> Iterator[InpaintResult]:
-    """Searches until nothing waits and every slot is empty."""
-    devices = len(jax.local_devices())
-    count = -(-len(ahead.waiting) // devices) * devices
+def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator[InpaintResult]:
+    """Searches in `count` slots until nothing waits and every slot is empty."""
     slots = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), ahead.waiting[0])
     slots = slots._replace(number=np.full(count, _EMPTY, np.int32))
-    started = jax.eval_shape(lambda key: _start(prior, config, optimizer, key), key)
-    searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
+    searches = None
+    if config.tolerance:
+        started = jax.eval_shape(lambda key: _start(prior, config, optimizer, key), key)
+        searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
     finished: dict[int, InpaintResult] = {}
     following = 0
 
     def hand_out(output, leaving):
         nonlocal following
-        rows = jax.device_get(output)
+        rows = jax.device_get(output) if leaving else None
         for place, number in leaving:
             finished[number] = jax.tree.map(lambda x, place=place: np.array(x[place]), rows)
         while following in finished:
@@ -151,12 +165,19 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, batch_size) -> Ite
     last = None, []
     while (slots.number != _EMPTY).any():
         prior, (on_device, fresh, searches) = spread(prior, (slots, fresh, searches))
-        searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches)
+        if searches is None:  # all stop together: they are a batch
+            keys = _slot_keys(key, on_device)
+            output, running = inpaint_batch(prior, on_device.image, on_device.hole, keys, config, optimizer), False
+        else:
+            steps = min(config.patience, config.num_steps)
+            searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches, steps)
         yield from hand_out(*last)  # while the device is at work
-        ahead.read(batch_size)
+        ahead.read(count)
         gone = (slots.number != _EMPTY) & ~np.asarray(running)
         last = output, [(place, int(slots.number[place])) for place in np.flatnonzero(gone)]
-        slots, fresh = _fill(slots._replace(number=np.where(gone, _EMPTY, slots.number)), ahead.waiting)
+        slots = slots._replace(number=np.where(gone, _EMPTY, slots.number))
+        full = len(finished) >= _WAITING * count and (slots.number != _EMPTY).any()
+        slots, fresh = _fill(slots, deque() if full else ahead.waiting)
     yield from hand_out(*last)
 
 
@@ -174,20 +195,33 @@ def _start(prior, config, optimizer, key):
     return jax.vmap(lambda start: init_search(prior, config, start, optimizer))(restart_keys(config, key))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="searches")
-def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches):
-    """Starts the searches of fresh slots, does the steps of a call in all, and completes what they have come to."""
-    y, weights = known_part(config, slots.image, slots.hole)
-    steps = config.patience if config.tolerance else config.num_steps
+@jax.jit
+def _slot_keys(key, slots: _Item):
+    def one(slot):
+        own = jax.random.wrap_key_data(slot.own_key, impl=jax.random.key_impl(key))
+        return jnp.where(slot.has_key, own, jax.random.fold_in(key, slot.number))
 
-    def one(slot, image, weights, fresh, searches):
-        own_key = jax.random.wrap_key_data(slot.own_key, impl=jax.random.key_impl(key))
-        slot_key = jnp.where(slot.has_key, own_key, jax.random.fold_in(key, slot.number))
-        started = _start(prior, config, optimizer, slot_key)
+    return jax.vmap(one)(slots)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="searches")
+def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps):
+    """Starts the searches of fresh slots, does `steps` steps of all, and completes what they have come to.
+
+    Their number is not static: XLA takes a loop of one step apart, and then rounds in another way than in `inpaint`.
+    """
+    y, weights = known_part(config, slots.image, slots.hole)
+
+    def one(key, image, weights, fresh, searches):
+        started = _start(prior, config, optimizer, key)
         searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
         step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
         searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)
         return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
 
-    searches, found = jax.vmap(one)(slots, y, weights, fresh, searches)
+    searches, found = jax.vmap(one)(_slot_keys(key, slots), y, weights, fresh, searches)
     return searches, complete(prior, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
+
+
+def _multiple(count, of):
+    return -(-count // of) * of

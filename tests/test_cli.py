@@ -38,7 +38,7 @@ def prior_file(digits_prior, tmp_path_factory):
 
 
 def test_training_leaves_a_run(digits_run):
-    config, data = read_record(digits_run.run)
+    config, data, _ = read_record(digits_run.run)
     assert config == dj.TrainConfig(
         model=dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8),
         batch_size=8,
@@ -294,7 +294,7 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
 
     def record(prior, images, mask, out, config, **options):
         seen.append((config, options))
-        return Report(0, 0, {}, {})
+        return Report(0, 0, 0, {}, {})
 
     monkeypatch.setattr(cli, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")

@@ -88,7 +88,7 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
         assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
         assert (strip[:, -SIZE:] == np.asarray(pixels)).all()
     for line, name, context in zip(lines(out), NAMES, expected.context_loss, strict=False):
-        assert set(line) == {"name", "missing", "region", "context_loss", "prior_loss", "num_steps", "status"}
+        assert set(line) == {"name", "missing", "region", "context_loss", "prior_loss", "num_steps", "status", "key"}
         assert line["region"] == [0, 0, SIZE, SIZE]
         assert line["name"] == name and line["missing"] == 49
         assert line["num_steps"] == 3 and line["status"] == "ok" and line["prior_loss"] == 0
@@ -414,7 +414,8 @@ def test_masks_and_results_inside_the_folder_of_images_are_no_images(images, tmp
     for name in NAMES:
         Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
     for _ in range(2):
-        assert run(images, images / "masks", images / "out").completed == 3
+        report = run(images, images / "masks", images / "out")
+        assert report.completed + report.before == 3
     assert [line["name"] for line in lines(images / "out")] == list(NAMES)
     shutil.rmtree(images / "out")
     shutil.rmtree(images / "masks")

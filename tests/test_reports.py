@@ -13,7 +13,7 @@ import test_trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dcgan_jax import cli, convolution, diagram, networks, reports, trainer
+from dcgan_jax import cli, convolution, diagram, figures, networks, reports, trainer
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
@@ -101,8 +101,8 @@ def test_a_resumed_run_shows_no_point_twice(digits_run, tmp_path):
 
 def test_each_point_is_on_disk_when_its_line_is(digits_run, tmp_path, monkeypatch):
     run, seen = tmp_path / "run", []
-    save = trainer.figures.save_png
-    monkeypatch.setattr(trainer.figures, "save_png", lambda *args: (seen.append(points(run)), save(*args)))
+    save = figures.save_png
+    monkeypatch.setattr(figures, "save_png", lambda *args: (seen.append(points(run)), save(*args)))
     config = dataclasses.replace(read_record(digits_run.run)[0], num_steps=2)
     trainer.train(config, digits_run.data, run, progress=False)
     assert [step for step, _ in seen[0]["generator_loss"]] == [2]

@@ -43,7 +43,7 @@ def steps(devices, dtype, count):
     )
     rng = np.random.default_rng(0)
     for _ in range(count):
-        batch = sharding.put_batch(mesh, rng.integers(0, 256, (16, 32, 32, 1), np.uint8))
+        batch = sharding.put_batch(mesh, rng.integers(0, 256, (16, 32, 32, 1), np.uint8), np.arange(16))
         assert len(batch.addressable_shards) == len(devices)
         assert batch.addressable_shards[0].data.shape[0] == 16 // len(devices)
         state, metrics = step(state, batch, jax.random.key(1))
@@ -73,7 +73,7 @@ with jax.enable_x64(True):
     assert one[0].generator["up_0"].dtype == np.float64 and one[0].step == 5
     report["float64"] = difference(one, many)
 try:
-    sharding.put_batch(sharding.data_mesh(), np.zeros((12, 2), np.uint8))
+    sharding.put_batch(sharding.data_mesh(), np.zeros((12, 2), np.uint8), np.arange(12))
 except UserError as error:
     report["refusal"] = str(error)
 print(json.dumps(report))
@@ -116,6 +116,6 @@ def test_the_mesh_has_the_one_axis_data():
 def test_put_batch_keeps_the_bytes():
     batch = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 1), np.uint8)
     mesh = sharding.data_mesh(jax.devices()[:1])
-    placed = sharding.put_batch(mesh, batch)
+    placed = sharding.put_batch(mesh, batch, np.array([2, 0]))
     assert placed.sharding == sharding.along_batch(mesh) and placed.dtype == np.uint8
-    np.testing.assert_array_equal(placed, batch)
+    np.testing.assert_array_equal(placed, batch[[2, 0]])

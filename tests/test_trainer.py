@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import save as serialize
 
 import dcgan_jax as dj
-from dcgan_jax import checkpoints, figures, trainer
+from dcgan_jax import checkpoints, figures, logbook, trainer
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.data import batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, UserError
@@ -197,12 +197,15 @@ def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
-    assert trainer._claim_run(tmp_path / "run", "run", CONFIG, "data", part, "train")["where"] == ["label=1"]
-    assert trainer._claim_run(tmp_path / "run", "run", CONFIG, "data", part, "train")["where"] == ["label=1"]  # resumed
-    assert checkpoints.read_record(tmp_path / "run")[1]["where"] == ["label=1"]
+    for _ in range(2):  # new, and resumed
+        with logbook.open_logbook(tmp_path / "run", CONFIG, "data", part, "train") as book:
+            book.begin()
+        assert checkpoints.read_record(tmp_path / "run")[1]["where"] == ["label=1"]
     # A run recorded without conditions goes on.
     shutil.copytree(run, tmp_path / "old")
-    assert "where" not in trainer._claim_run(tmp_path / "old", "old", CONFIG, "data", prepared, "train")
+    with logbook.open_logbook(tmp_path / "old", CONFIG, "data", prepared, "train") as book:
+        book.begin()
+    assert "where" not in checkpoints.read_record(tmp_path / "old")[1]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_path):
@@ -332,7 +335,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, uninte
 def test_a_checkpoint_of_another_run_is_refused(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     shutil.copytree(run, tmp_path / "run")
-    _, data = checkpoints.read_record(run)
+    _, data, _ = checkpoints.read_record(run)
     other = dataclasses.replace(CONFIG, learning_rate=1e-3, model=dataclasses.replace(CONFIG.model, base_width=8))
     checkpoints.write_record(tmp_path / "run", other, data)
     differing = r"differs in model\.base_width \(4 there, 8 here\), learning_rate \(0\.0002 there, 0\.001 here\)"

@@ -95,8 +95,10 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Int64[np.ndarray, " batch_size"]:
-    """The images of a training step, from these four numbers alone: a run resumes with nothing to restore.
+def batch_indices(
+    step: int, batch_size: int, count: int, seed: int, order: int = 0
+) -> Int64[np.ndarray, " batch_size"]:
+    """The images of a training step, from these numbers alone: a run resumes with nothing to restore.
 
     The steps walk through an endless row of permutations of the `count` images, one permutation an epoch. A
     batch may end one epoch and begin the next, so no image is ever left out.
@@ -106,6 +108,7 @@ def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Int64[np
         batch_size: 1 to `count`.
         count: how many images the split has.
         seed: 0 or more.
+        order: another number, other permutations.
 
     Returns:
         Indices from 0 to `count` - 1.
@@ -124,21 +127,23 @@ def batch_indices(step: int, batch_size: int, count: int, seed: int) -> Int64[np
     if batch_size > count:
         raise UserError(f"a set of {count} images is too small for a batch of {batch_size}: lower `batch_size`")
     epoch, start = divmod(step * batch_size, count)
-    indices = permutation(count, seed, epoch)[start : start + batch_size]
+    indices = permutation(count, seed, epoch, order)[start : start + batch_size]
     if len(indices) < batch_size:
-        following = permutation(count, seed, epoch + 1)[: batch_size - len(indices)]
+        following = permutation(count, seed, epoch + 1, order)[: batch_size - len(indices)]
         indices = np.concatenate([indices, following])
     return indices.copy()
 
 
 @functools.lru_cache(maxsize=4)
-def permutation(count: int, seed: int, epoch: int = 0) -> Int64[np.ndarray, " count"]:
+def permutation(count: int, seed: int, epoch: int = 0, order: int = 0) -> Int64[np.ndarray, " count"]:
     """A random permutation of 0 to `count` - 1, the same on every machine; read-only, the last 4 are kept."""
     # NumPy promises the raw stream of a bit generator for all versions, but not `Generator.permutation`.
-    stream = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count)
-    order = np.argsort(stream, kind="stable")
-    order.flags.writeable = False
-    return order
+    stream = np.random.Philox(np.random.SeedSequence([seed, epoch, order] if order else [seed, epoch])).random_raw(
+        count
+    )
+    indices = np.argsort(stream, kind="stable")
+    indices.flags.writeable = False
+    return indices
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
