@@ -43,7 +43,7 @@ def join(training: bool) -> None:
             process_id=None if number is None else int(number),
             heartbeat_timeout_seconds=_HEARTBEAT,
         )
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"the processes of this job cannot be joined ({reason}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "

@@ -50,7 +50,6 @@ class Logbook:
         self._latents = latents
         with contextlib.ExitStack() as stack:
             self._writer = stack.enter_context(checkpoints.CheckpointWriter(self._run, self._config))
-            self._metrics = stack.enter_context((self._run / reports.METRICS).open("a", encoding="utf-8"))
             self._events = stack.enter_context(open_events(self._run, self._config.model, start))
             self._profiler = stack.enter_context(reports.Profiler(self._run, window))
             self._bar = stack.enter_context(
@@ -81,8 +80,8 @@ class Logbook:
         if done % self._config.log_every and done != self._config.num_steps:
             return
         line = {**losses, "steps_per_second": round((done - self._reported) / self._seconds, 3)}
-        self._metrics.write(json.dumps({"step": done, "images": images, **line}) + "\n")
-        self._metrics.flush()
+        with (self._run / reports.METRICS).open("a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps({"step": done, "images": images, **line}) + "\n")
         self._events.scalars(line, done)
         self._seconds, self._reported = 0.0, done
 
@@ -112,9 +111,7 @@ class Logbook:
         start = int(state.step)
         self.rollbacks.append(start)
         checkpoints.write_record(self._run, self._config, self._data, self.rollbacks)
-        self._metrics.close()
         _forget_after(self._run / reports.METRICS, start)
-        self._metrics = (self._run / reports.METRICS).open("a", encoding="utf-8")
         self._events.restart(start + 1)
         self._bar.n = start
         self._clock, self._seconds, self._reported = time.perf_counter(), 0.0, start

@@ -130,7 +130,7 @@ def train(
                     saved = t if saving else saved
             except DivergedError as error:
                 if saved is None or len(rollbacks) >= config.rollbacks:
-                    raise
+                    raise DivergedError(f"{error}: lower `learning_rate` or train in float32") from None
                 state = distributed.from_first(book.go_back() if book else jax.device_get(state))
                 t = saved = int(state.step)
                 rollbacks = [*rollbacks, t]
@@ -185,6 +185,4 @@ def _refuse_non_finite(finite: Mapping[str, bool | jax.Array], step: int, saved:
     bad = [name for name, good in finite.items() if not good]
     if bad:
         checkpoint = "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
-        raise DivergedError(
-            f"{bad[0]} is not finite at step {step}; {checkpoint}: lower `learning_rate` or train in float32"
-        )
+        raise DivergedError(f"{bad[0]} is not finite at step {step}; {checkpoint}")

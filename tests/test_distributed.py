@@ -1,4 +1,4 @@
-"""Several processes on this machine do what one does, and stop together."""
+"""Several devices and several processes do what one does; processes stop together."""
 
 import json
 import signal
@@ -14,9 +14,13 @@ from PIL import Image
 
 from dcgan_jax import distributed, sharding
 from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax.errors import UserError
 from dcgan_jax.training import init_state, make_train_step
 
-CONFIG = TrainConfig(model=ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8), batch_size=16)
+LONG = pytest.mark.long
+CONFIG = TrainConfig(
+    model=ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8), batch_size=16, flip=True, noise=0.1
+)
 
 
 # ------------------------------------------------------------------------------------------ the step
@@ -36,9 +40,11 @@ def steps(dtype, count):
             in_shardings=(everywhere, split, everywhere),
             out_shardings=(everywhere, everywhere),
         )
+        assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
         for _ in range(count):
             images = rng.integers(0, 256, (20, 32, 32, 1), np.uint8)
             batch = sharding.put_batch(mesh, images, rng.permutation(20)[:16])
+            assert {shard.data.shape[0] for shard in batch.addressable_shards} == {16 // jax.device_count()}
             state, _ = step(state, batch, jax.random.key(1))
         return jax.device_get(state)
 
@@ -52,25 +58,29 @@ def write_results(path):
     if distributed.is_first():
         arrays = {f"gradients {i:03}": x for i, x in enumerate(gradients)}
         arrays |= {f"state {i:03}": x for i, x in enumerate(state)}
-        np.savez(path, processes=jax.process_count(), **arrays)
+        shape = jax.process_count(), jax.device_count()
+        np.savez(path, shape=shape, **arrays)
+    if jax.device_count() > 1:
+        with pytest.raises(UserError, match=f"a batch of 15 images .* multiple of {jax.device_count()}"):
+            sharding.put_batch(sharding.data_mesh(), np.zeros((15, 2)), np.arange(15))
 
 
-def results_of(count, folder):
-    statuses, _, errors = processes.finish(processes.start(count, [__file__, folder / "results.npz"]))
+def results_of(count, devices, folder):
+    statuses, _, errors = processes.finish(processes.start(count, [__file__, folder / "results.npz"], devices))
     assert statuses == [0] * count, errors
     with np.load(folder / "results.npz") as found:
-        assert found["processes"] == count
-        return {name: found[name] for name in found.files if name != "processes"}
+        assert found["shape"].tolist() == [count, count * devices]
+        return {name: found[name] for name in found.files if name != "shape"}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return results_of(1, tmp_path_factory.mktemp("alone"))
+    return results_of(1, 1, tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_agree_with_one(alone, tmp_path, count):
-    found = results_of(count, tmp_path)
+@pytest.mark.parametrize(("count", "devices"), [(1, 8), pytest.param(2, 1, marks=LONG), pytest.param(4, 1, marks=LONG)])
+def test_processes_and_devices_agree_with_one(alone, tmp_path, count, devices):
+    found = results_of(count, devices, tmp_path)
     assert found.keys() == alone.keys()
     for name, expected in alone.items():
         assert found[name].dtype == expected.dtype
@@ -91,6 +101,7 @@ def metrics(run):
     return {line["step"]: line["discriminator_loss"] for line in lines}
 
 
+@LONG
 def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
     """SIGTERM reaches one process of two; the job goes on as one process, and as two that started together."""
     run = tmp_path / "run"
@@ -119,6 +130,7 @@ def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
     assert time.monotonic() - start < 60
 
 
+@LONG
 def test_inpainting_is_shared_out(digits_run, tmp_path):
     rng, images = np.random.default_rng(0), tmp_path / "images"
     images.mkdir()

@@ -463,3 +463,66 @@ def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
             found[name] = image.info.get("icc_profile")
     assert found == {"profile": b"a profile", "opaque": None, "printed": None}
     assert (read(tmp_path / "out" / "opaque.png")[KNOWN] == PIXELS["a"][KNOWN]).all()
+
+
+# ------------------------------------------------------------------------------------------ going on
+
+
+def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(images, mask, whole)
+    written = dj.folder._write
+
+    def write(task, *rest):
+        if task.name == "b.1":
+            raise KeyboardInterrupt
+        return written(task, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dj.folder, "_write", write)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, mask, out)
+    # As a kill leaves it: a line half written, an image without its line, a file half written.
+    with (out / "results.jsonl").open("a") as log:
+        log.write('{"name": "b.1", "key')
+    (out / "c.png").write_bytes(b"half")
+    (out / "strips" / ".c.png.123.partial").write_bytes(b"half")
+    times = {name: (out / name).stat().st_mtime_ns for name in ("a.png", "strips/a.png")}
+    report = run(images, mask, out)
+    assert (report.completed, report.before) == (2, 1)
+    assert all((out / name).stat().st_mtime_ns == time for name, time in times.items())
+    assert files(out) == files(whole) and sorted(map(str, lines(out))) == sorted(map(str, lines(whole)))
+    for name in files(whole)[:-1]:
+        assert name == "results.jsonl" or (out / name).read_bytes() == (whole / name).read_bytes()
+    report = run(images, mask, out)
+    assert (report.completed, report.before) == (0, 3)
+
+
+@pytest.mark.parametrize("change", ["image", "mask", "seed", "search", "prior", "result", "strip"])
+def test_what_has_changed_is_done_again(images, mask, tmp_path, change, monkeypatch):
+    out = tmp_path / "out"
+    run(images, mask, out)
+    expected, options = (3, 0), {}
+    if change == "image":
+        Image.fromarray(255 - PIXELS["a"]).save(images / "a.png")
+        expected = 1, 2
+    elif change == "mask":
+        Image.fromarray(np.where(KNOWN, 255, 0).astype(np.uint8)).save(mask)
+    elif change == "seed":
+        options["seed"] = 1
+    elif change == "search":
+        monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, num_steps=2))
+    elif change == "prior":
+        options["prior"] = dataclasses.replace(PRIOR, params=PRIOR.params / 2)
+    else:
+        (out / ("a.png" if change == "result" else "strips/a.png")).unlink()
+        expected = 1, 2
+    report = run(images, mask, out, **options)
+    assert (report.completed, report.before) == expected
+    assert sorted(line["name"] for line in lines(out)) == sorted(NAMES)
+
+
+def test_failures_of_before_are_not_forgotten(images, mask, tmp_path):
+    broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
+    for _ in range(2):
+        assert run(images, mask, tmp_path / "out", prior=broken).not_finite == 3

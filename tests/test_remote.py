@@ -355,7 +355,7 @@ def test_the_command_works_on_buckets(bucket, digits, tmp_path, monkeypatch):
     assert record["data"]["path"] == "memory://b/set"
 
     seen = []
-    monkeypatch.setattr(cli, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, {}, {}))
+    monkeypatch.setattr(cli, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}))
     inpaint = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
     assert cli.main([*inpaint, "memory://b/mask.png", "--out", "out"]) == 0
     assert cli.main([*inpaint, "center", "--out", "out"]) == 0

@@ -13,6 +13,7 @@ import pytest
 
 from dcgan_jax.checkpoints import checkpoint_files
 
+pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("DCGAN_JAX_KILLS", "1"))
 STEPS = 60 * (KILLS + 1)
 

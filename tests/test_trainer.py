@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,10 +20,10 @@ from PIL import Image
 from safetensors.numpy import save as serialize
 
 import dcgan_jax as dj
-from dcgan_jax import checkpoints, figures, logbook, trainer
+from dcgan_jax import checkpoints, distributed, figures, logbook, trainer
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.data import batch_indices, open_prepared
-from dcgan_jax.errors import DivergedError, UserError
+from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.training import draw_latents, init_state, make_train_step
 
 CONFIG = TrainConfig(
@@ -257,6 +258,95 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
     restored, _ = checkpoints.load_state(tmp_path / "run")
     assert restored.step == 4
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored))
+
+
+def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
+    put, config = trainer.sharding.put_batch, dataclasses.replace(CONFIG, checkpoint_every=100)
+
+    def put_and_stop(mesh, images, indices):
+        if (indices == batch_indices(4, 8, len(images), CONFIG.seed)).all():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(mesh, images, indices)
+
+    monkeypatch.setattr(trainer.sharding, "put_batch", put_and_stop)
+    with pytest.raises(Preempted, match="stopped by SIGTERM after step 5, which is saved: the same command goes on"):
+        train(config, digits, tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.undo()
+    assert checkpoints.load_state(tmp_path / "run")[0].step == 5
+    monkeypatch.setattr(trainer, "make_train_step", one_step_for_all)
+    assert_same(train(config, digits, tmp_path / "run"), uninterrupted[1])
+    assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
+
+
+def test_a_handler_of_the_programs_own_stays(digits, tmp_path):
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    try:
+        with distributed.stop_signal() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not stop(1)
+        assert came == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def bad_batches(monkeypatch, digits):
+    """Losses are NaN on the batches of the steps put into this set, in the order they first have."""
+    images, bad = open_prepared(digits).split("train"), set()
+
+    def make(config):
+        def step(state, batch, key):
+            sums = [int(images[batch_indices(t, 8, len(images), CONFIG.seed)].sum()) for t in bad]
+            poison = jnp.where(jnp.isin(jnp.sum(batch.astype(jnp.int32)), jnp.array(sums)), jnp.nan, 0.0)
+            state = state._replace(step=state.step + 1, generator=jax.tree.map(lambda x: x + 1, state.generator))
+            return state, {"discriminator_loss": jnp.float32(1), "generator_loss": 1 + poison}
+
+        return step
+
+    shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
+    monkeypatch.setattr(trainer, "make_train_step", make)
+    monkeypatch.setattr(trainer, "init_state", lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
+    return bad
+
+
+def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
+    config = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=2, sample_every=100, rollbacks=2)
+    bad_batches |= {1, 5}
+    with pytest.raises(DivergedError, match="not finite at step 2; there is no checkpoint before it"):
+        train(config, digits, tmp_path / "early")
+    bad_batches -= {1}
+    run = tmp_path / "run"
+    with pytest.warns(UserWarning, match=r"at step 6; the last .* of step 4; going back to it, rollback 1 of 2"):
+        state = train(config, digits, run)
+    assert state.step == 9 and checkpoints.read_record(run)[2] == [4]
+    assert [line["step"] for line in metrics_of(run)] == [*range(1, 10)]
+    # The order it went on with is the recorded one, whatever ends the run.
+    resumed = tmp_path / "resumed"
+    shutil.copytree(run, resumed)
+    for path in list(checkpoints.checkpoint_files(resumed).values())[1:]:
+        path.unlink()
+    seen, put = [], trainer.sharding.put_batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.sharding, "put_batch", lambda *args: seen.append(args[2]) or put(*args))
+        train(config, digits, resumed)
+    count = len(open_prepared(digits).split("train"))
+    start = min(checkpoints.checkpoint_files(run))
+    expected = [batch_indices(t, 8, count, CONFIG.seed, 1) for t in range(start, 9)]
+    np.testing.assert_array_equal(seen, expected)
+    assert not np.array_equal(seen[0], batch_indices(start, 8, count, CONFIG.seed))
+
+
+def test_a_run_goes_back_a_bounded_number_of_times(bad_batches, digits, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=2, rollbacks=2)
+    bad_batches |= {4}
+    orders = trainer.batch_indices
+    monkeypatch.setattr(trainer, "batch_indices", lambda *args: orders(*args[:4]))  # it cannot get around it
+    with pytest.warns(UserWarning, match="of 2"), pytest.raises(DivergedError, match=r"at step 5; .* of step 4"):
+        train(config, digits, tmp_path / "run")
+    assert checkpoints.read_record(tmp_path / "run")[2] == [4, 4]
+    assert checkpoints.load_state(tmp_path / "run")[0].step == 4
 
 
 RESTORE = """
