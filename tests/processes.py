@@ -6,17 +6,20 @@ import subprocess
 import sys
 
 
-def start(count, arguments, devices=1, **environment):
-    """Starts `count` processes of Python with the same arguments, with `devices` pretended devices each."""
+def free_port():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start(count, arguments, devices=1, **environment):
+    """Starts `count` processes of Python with the same arguments, with `devices` pretended devices each."""
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles in half the time
         "DCGAN_JAX_DISTRIBUTED": "1",
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
         "JAX_NUM_PROCESSES": str(count),
         **environment,
     }
