@@ -6,6 +6,9 @@ class UserError(ValueError):
 
     exit_status = 2
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))  # what a library says may be several
+
 
 class DivergedError(RuntimeError):
     """A training run met a loss that is not finite."""

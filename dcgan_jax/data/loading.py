@@ -44,7 +44,10 @@ class PreparedSet:
     @functools.cached_property
     def names(self) -> list[str]:
         """The images' names in the source, in the order of `images`; read on first use."""
-        names = (self.path / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
+        try:
+            names = (self.path / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path / NAMES} is damaged ({error}): prepare the set again") from error
         if len(names) != len(self.images):
             raise UserError(
                 f"{self.path / NAMES} has {len(names)} names for {len(self.images)} images: prepare the set again"
