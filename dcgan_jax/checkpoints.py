@@ -149,7 +149,7 @@ def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any], list[int]]:
         record = json.loads(path.read_text(encoding="utf-8"))
         rollbacks = [int(step) for step in record.get("rollbacks", [])]
         return TrainConfig.from_json(record["config"]), record["data"], rollbacks
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): put it back, or train the run anew") from error
 
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], TrainConfig]:
         if metadata.get("sha256") != _digest(arrays, metadata["config"]):
             raise _Damaged("its content does not match its SHA-256")
         return arrays, TrainConfig.from_json(json.loads(metadata["config"]))
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _Damaged(str(error)) from error
 
 

@@ -183,7 +183,7 @@ def _forget_after(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number} is damaged: remove the line to go on with the run") from error
     if len(kept) < len(lines):
         with whole_file(path) as partial:

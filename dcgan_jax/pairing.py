@@ -12,7 +12,7 @@ from PIL import Image
 
 from dcgan_jax import masks
 from dcgan_jax.data import decode_image, open_prepared
-from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image
+from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image, refuse_link_out
 from dcgan_jax.errors import UserError
 
 
@@ -108,6 +108,8 @@ def _files(source, leave_out=()):
     files = [(name, file) for name, file in files if is_image(name)]
     inside = [folder.resolve() for folder in leave_out if source.resolve() in folder.resolve().parents]
     files = [(name, file) for name, file in files if not any(map(file.resolve().is_relative_to, inside))]
+    for _, file in files:
+        refuse_link_out(file, source)
     if not files:
         raise UserError(f"{source} holds no image (files that end in {', '.join(sorted(IMAGE_SUFFIXES))})")
     return files

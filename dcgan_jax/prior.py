@@ -293,7 +293,7 @@ def _read(path: Path) -> Prior:
             raise UserError("it was not written by `save_prior`")
         model = ModelConfig.from_json(json.loads(metadata["model"]))
         params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder") from error
     _check_params(params, model, path)
     return dataclasses.replace(_from_params(params, model), crop=metadata.get("crop"))

@@ -69,7 +69,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         try:
             values = json.loads(line)
             lines.append({"step": int(values.pop("step")), **{name: float(x) for name, x in values.items()}})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number} is damaged: remove the line") from error
     if not lines:
         raise UserError(f"{path} has no line yet: let the run reach its first `log_every` steps")

@@ -8,9 +8,11 @@ import io
 import json
 import os
 import shutil
+import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -19,15 +21,17 @@ import scipy.io
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax import checkpoints, pairing, reports
 from dcgan_jax.config import ModelConfig, TrainConfig
-from dcgan_jax.data import open_prepared, prepare
+from dcgan_jax.data import archives, open_prepared, prepare
 from dcgan_jax.data.cars import _read_mat
 from dcgan_jax.data.celeba import _read_attributes, _read_partition
 from dcgan_jax.data.svhn import _cropped_items, _read_digits
 from dcgan_jax.errors import UserError
+from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.training import init_state
 
 EXAMPLES = int(os.environ.get("DCGAN_JAX_EXAMPLES", "25"))
@@ -230,3 +234,95 @@ def test_damaged_files_are_read_or_refused(name, folder):
                 assert "\n" not in str(error)
 
     attempt()
+
+
+# ------------------------------------------------------------------------------------------ made to do harm
+
+
+def test_json_nested_without_end(folder, tmp_path):
+    deep = b'{"config": ' + b"[" * 100_000
+    for name in ("record.json", "metrics.txt", "manifest.json"):
+        _, read = READERS[name](folder)
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / name
+        path.write_bytes(deep + b"\n")
+        shutil.copytree(folder / "set", tmp_path / "set", dirs_exist_ok=True)
+        with pytest.raises(UserError, match="damaged"):
+            read(path)
+
+
+def png(width, height):
+    """A PNG file that says it is of this size, and holds next to nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10_000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (0, 5)])
+def test_images_of_absurd_sizes(tmp_path, size):
+    images, mask = tmp_path / "images", tmp_path / "mask.png"
+    images.mkdir()
+    (images / "bomb.png").write_bytes(png(*size))
+    (images / "good.png").write_bytes(picture("PNG"))
+    Image.fromarray(np.full((9, 7), 255, np.uint8)).save(mask)
+    out = tmp_path / "set"
+    with pytest.raises(UserError, match=r"bomb\.png"):  # one of two images is too many to leave out
+        prepare(images, out, image_size=32, progress=False)
+    assert not out.exists()
+    with pytest.raises(UserError, match=r"bomb\.png.* cannot be read as an image"):
+        pairing.find_images(images, None, (32, 32, 3))["bomb"]()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(archives, "_LARGEST", 100_000)
+    path, large = tmp_path / f"images.{kind}", picture("PNG") + bytes(200_000)
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as members:
+            members.writestr("a.png", large)
+    else:
+        with tarfile.open(path, "w") as members:
+            member = tarfile.TarInfo("a.png")
+            member.size = len(large)
+            members.addfile(member, io.BytesIO(large))
+    with pytest.raises(UserError, match="more than an image can need"):
+        prepare(path, tmp_path / "set", image_size=32, progress=False)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x/../../a.png"])
+def test_names_that_lead_out_of_the_folder(tmp_path, name):
+    """Archives are never unpacked; what would be written under such a name is refused."""
+    path, out = tmp_path / "images.zip", tmp_path / "out"
+    with zipfile.ZipFile(path, "w") as members:
+        members.writestr(name, picture("PNG"))
+    prepare(path, tmp_path / "set", image_size=32, validation_fraction=0, progress=False)
+    with pytest.raises(UserError, match="leads out of its folder"):
+        inpaint_folder(tanh_prior((32, 32, 3)), tmp_path / "set", "center", out, dj.InpaintConfig(), progress=False)
+    assert not out.exists()
+
+
+def test_links_that_lead_out_of_the_folder(tmp_path):
+    images, secret, out = tmp_path / "images", tmp_path / "secret.png", tmp_path / "out"
+    images.mkdir()
+    secret.write_bytes(picture("PNG"))
+    (images / "a.png").symlink_to(secret)
+    for use in (
+        lambda: prepare(images, tmp_path / "set", image_size=32, progress=False),
+        lambda: inpaint_folder(tanh_prior((32, 32, 3)), images, "center", out, dj.InpaintConfig(), progress=False),
+    ):
+        with pytest.raises(UserError, match=r"a\.png is a symbolic link out of .*images: put the file itself there"):
+            use()
+    assert not out.exists() and not (tmp_path / "set").exists()
+    # One inside the folder is a file as others are.
+    (images / "a.png").unlink()
+    (images / "b.png").write_bytes(picture("PNG"))
+    (images / "a.png").symlink_to(images / "b.png")
+    assert len(prepare(images, tmp_path / "set", image_size=32, validation_fraction=0, progress=False).images) == 2

@@ -14,6 +14,7 @@ from dcgan_jax.data.items import Item
 from dcgan_jax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm".split())
+_LARGEST = 2**30  # bytes of a member of an archive
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
@@ -34,6 +35,7 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
             lock = threading.Lock()  # ZipFile's own bookkeeping of open members is not safe between threads
 
             def read_member(member: zipfile.ZipInfo) -> bytes:
+                _check_size(member.file_size)
                 with lock:
                     return archive.read(member)
 
@@ -45,6 +47,7 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
         with archive:
 
             def extract(member: tarfile.TarInfo) -> bytes:
+                _check_size(member.size)
                 file = archive.extractfile(member)
                 assert file is not None  # regular files only, see below
                 with file:
@@ -75,8 +78,20 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged or not a readable archive ({error}): get it again") from error
+
+
+def refuse_link_out(file: Path, folder: Path) -> None:
+    """Raises `UserError` if a file of a folder is a symbolic link to somewhere outside: what is there was not given."""
+    if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{file} is a symbolic link out of {folder}: put the file itself there")
+
+
+def _check_size(size: int) -> None:
+    """Neither zipfile nor tarfile gives more bytes than a member says it has."""
+    if size > _LARGEST:
+        raise ValueError(f"{size:,} bytes, more than an image can need")
 
 
 def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
@@ -90,6 +105,7 @@ def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
             full = Path(folder, file)
             name = full.relative_to(path).as_posix()
             if wanted(name):
+                refuse_link_out(full, path)
                 items.append(Item(name, full.read_bytes))
     return sorted(items, key=lambda item: item.name)
 

@@ -152,7 +152,7 @@ def permutation(count: int, seed: int, epoch: int = 0, order: int = 0) -> Int64[
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): prepare the set again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{path} does not describe a prepared set: make one with `dcgan-jax prepare`")
@@ -177,7 +177,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _map_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # the header is in Python's syntax, and NumPy passes on what its parser raises
         raise UserError(f"{path} is missing, truncated or damaged ({error}): prepare the set again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(
