@@ -179,12 +179,7 @@ def _go_on(out: Path, lines: Path, tasks: list[Task], gif: bool) -> dict[str, st
                 record = json.loads(line)
                 name = record["name"]
                 whole = record["key"] == keys[name] and all((out / p.format(name)).is_file() for p in patterns)
-            except (
-                ValueError,
-                RecursionError,
-                KeyError,
-                TypeError,
-            ):  # cut off while it was written, or of another image
+            except (ValueError, RecursionError, KeyError, TypeError):  # cut off while written, or of another image
                 continue
             if whole and name not in done:
                 done[name] = record["status"]

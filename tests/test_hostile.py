@@ -177,6 +177,14 @@ READERS = {
     "names.txt": lambda folder: ((folder / "set" / "names.txt").read_bytes(), lambda path: read_set(path, "names.txt")),
 }
 
+# What looking for longer found: a zip file of a version to come, NumPy's header with a bracket too few.
+FOUND = [
+    ("images.zip", [(0.9375, 3, b"\x00\x00@")]),
+    ("images.npy", [(0.0078125, 1, b"")]),
+    ("images.tar.gz", [(0.0, 10**6, b"")]),
+    ("names.txt", [(0.0, 0, b"\x80")]),
+]
+
 # A part of a file that is replaced: where, as a fraction of its length; how much of it; and by what.
 EDITS = st.lists(
     st.tuples(
@@ -234,6 +242,17 @@ def test_damaged_files_are_read_or_refused(name, folder):
                 assert "\n" not in str(error)
 
     attempt()
+
+
+@pytest.mark.parametrize(("name", "edits"), FOUND)
+def test_what_was_found(name, edits, folder):
+    whole, read = READERS[name](folder)
+    place = folder / f"found_{name}"
+    place.mkdir()
+    (place / name).write_bytes(edited(whole, edits, 1.0))
+    with pytest.raises(UserError) as refused:
+        read(place / name)
+    assert "\n" not in str(refused.value)
 
 
 # ------------------------------------------------------------------------------------------ made to do harm
@@ -299,11 +318,20 @@ def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x/../../a.png"])
 def test_names_that_lead_out_of_the_folder(tmp_path, name):
-    """Archives are never unpacked; what would be written under such a name is refused."""
-    path, out = tmp_path / "images.zip", tmp_path / "out"
+    """Archives are never unpacked, but results bear the names of their images."""
+    path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w") as members:
-        members.writestr(name, picture("PNG"))
-    prepare(path, tmp_path / "set", image_size=32, validation_fraction=0, progress=False)
+        for each in (name, "good.png"):
+            members.writestr(each, picture("PNG"))
+    with pytest.raises(UserError, match="leads out of it"):
+        prepare(path, tmp_path / "set", image_size=32, progress=False)
+    # A set that somebody else prepared may still say so.
+    out = tmp_path / "out"
+    (tmp_path / "images").mkdir()
+    for each in "ab":
+        (tmp_path / "images" / f"{each}.png").write_bytes(picture("PNG"))
+    prepare(tmp_path / "images", tmp_path / "set", image_size=32, progress=False)
+    (tmp_path / "set" / "names.txt").write_text(f"b.png\n{name}\n")
     with pytest.raises(UserError, match="leads out of its folder"):
         inpaint_folder(tanh_prior((32, 32, 3)), tmp_path / "set", "center", out, dj.InpaintConfig(), progress=False)
     assert not out.exists()
@@ -325,4 +353,4 @@ def test_links_that_lead_out_of_the_folder(tmp_path):
     (images / "a.png").unlink()
     (images / "b.png").write_bytes(picture("PNG"))
     (images / "a.png").symlink_to(images / "b.png")
-    assert len(prepare(images, tmp_path / "set", image_size=32, validation_fraction=0, progress=False).images) == 2
+    assert len(prepare(images, tmp_path / "set", image_size=32, progress=False).images) == 2

@@ -111,6 +111,9 @@ def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
 
 
 def _member_items(members: list, read: Callable, wanted: Callable[[str], bool]) -> list[Item]:
+    for name, _, _ in members:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"the archive holds {name!r}, which leads out of it: it was made to do harm")
     items = [
         Item(name.removeprefix("./"), functools.partial(read, member), position=(position,))
         for name, member, position in members
