@@ -34,7 +34,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.training import init_state
 
-EXAMPLES = int(os.environ.get("DCGAN_JAX_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("DCGAN_JAX_EXAMPLES", "10"))
 MODEL = ModelConfig(image_size=32, channels=1, base_width=1, latent_dim=2)
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 
