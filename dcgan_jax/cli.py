@@ -126,7 +126,7 @@ def _inpaint(options: argparse.Namespace) -> int:
     )
     where = options.out / "results.jsonl"
     if report.before:
-        again = f"to do them again, remove their lines from {where}"
+        again = "give another folder to do them again"
         print(
             f"dcgan-jax: {report.before} images were completed before and are left as they are; {again}",
             file=sys.stderr,

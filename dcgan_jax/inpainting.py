@@ -21,6 +21,7 @@ from dcgan_jax.prior import Prior, image_shape
 from dcgan_jax.search import Found, Trace, search
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
+LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
 STATUS = ("ok", "not finite", "nothing missing", "nothing known")
 
 
@@ -67,8 +68,8 @@ def inpaint(
         spread over them.
 
     Raises:
-        ValueError: shapes or types do not fit together, or a known pixel is not finite (under `jit`, where values
-            cannot be looked at, the status says so).
+        ValueError: shapes or types do not fit together, or a known pixel is not finite or far out of range (under
+            `jit`, where values cannot be looked at, the status tells of the former).
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -102,7 +103,7 @@ def inpaint(
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
         return inpaint_batch(prior, images, hole, keys, config, optimizer)
     if images.dtype != np.uint8:
-        _refuse_non_finite(images, hole)
+        _refuse_bad_values(images, hole)
     prior, (images, hole, keys) = spread(prior, (images, hole, keys))
     result = inpaint_batch(prior, images, hole, keys, config, optimizer)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
@@ -178,17 +179,21 @@ def inpaint_batch(
     return complete(prior, images, hole, y, jax.vmap(one)(y, weights, keys))
 
 
-def _refuse_non_finite(images, hole):
-    spoilt = np.flatnonzero(_spoilt(images, hole))
-    if spoilt.size:
-        raise ValueError(
-            f"`images` has known pixels that are not finite, in image {spoilt[0]} first: mark them as missing in `hole`"
-        )
+def _refuse_bad_values(images, hole):
+    largest = np.asarray(_largest(images, hole), np.float32)
+    bad = np.flatnonzero(~(largest <= LARGEST))
+    if not bad.size:
+        return
+    what = f"reach {largest[bad[0]]:g}: scale them to [-1, 1]"
+    if not np.isfinite(largest[bad[0]]):
+        what = "are not finite: mark them as missing in `hole`"
+    raise ValueError(f"`images` has known pixels, in image {bad[0]} first, that {what}")
 
 
 @jax.jit
-def _spoilt(images, hole):
-    return jnp.any(~hole[..., None] & ~jnp.isfinite(images), axis=(1, 2, 3))
+def _largest(images, hole):
+    """The largest absolute value of each image's known pixels; NaN or infinite if one of these is."""
+    return jnp.max(jnp.abs(jnp.where(hole[..., None], 0, images)), axis=(1, 2, 3))
 
 
 def check_type(name: str, dtype: np.dtype) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.inpainting import (
+    LARGEST,
     InpaintResult,
     check_type,
     complete,
@@ -128,10 +129,13 @@ class _Ahead:
                 f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(self._shape[:2])}, "
                 "True = missing"
             )
-        if not np.isfinite(image[~hole]).all():
+        largest = np.abs(image[~hole]).max(initial=0) if image.dtype != np.uint8 else 0
+        if not np.isfinite(largest):
             raise ValueError(
                 f"image {i} of `pairs` has known pixels that are not finite: mark them as missing in its hole"
             )
+        if largest > LARGEST:
+            raise ValueError(f"image {i} of `pairs` has known pixels that reach {largest:g}: scale them to [-1, 1]")
         data, has_key = self._no_key, len(pair) > 2 and pair[2] is not None
         if has_key:
             own = typed_key(pair[2])

@@ -130,7 +130,8 @@ def train(
                     saved = t if saving else saved
             except DivergedError as error:
                 if saved is None or len(rollbacks) >= config.rollbacks:
-                    raise DivergedError(f"{error}: lower `learning_rate` or train in float32") from None
+                    half = " or train in float32" if config.compute_dtype != "float32" else ""
+                    raise DivergedError(f"{error}: lower `learning_rate`{half}") from None
                 state = distributed.from_first(book.go_back() if book else jax.device_get(state))
                 t = saved = int(state.step)
                 rollbacks = [*rollbacks, t]

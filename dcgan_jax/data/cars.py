@@ -3,17 +3,16 @@
 import contextlib
 import dataclasses
 import functools
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from dcgan_jax.data.archives import files_in, split_places
 from dcgan_jax.data.items import Source
+from dcgan_jax.data.matlab import read_mat
 from dcgan_jax.errors import UserError
 
 CUT = "the annotated box"
@@ -125,6 +124,6 @@ def _class_names(path: Path) -> list[str]:
 
 def _read_mat(content: bytes, file: str, variable: str) -> np.ndarray[Any, Any]:
     try:
-        return np.atleast_1d(scipy.io.loadmat(io.BytesIO(content), squeeze_me=True)[variable])
+        return np.atleast_1d(read_mat(content, squeeze_me=True)[variable])
     except Exception as error:  # SciPy raises nearly anything on a file of another format
         raise UserError(f"{file} is not a readable MATLAB file with `{variable}`: {error}") from error

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from dcgan_jax.data.archives import files_in, is_image, split_places
 from dcgan_jax.data.items import Item, Source
+from dcgan_jax.data.matlab import read_mat
 from dcgan_jax.errors import UserError
 
 CUT = "the digit's box, extended to a square"
@@ -106,7 +106,7 @@ def _cropped(path: Path) -> list[Path]:
 def _cropped_items(file: Path) -> list[Item]:
     """The digits of a file of format 2. The pixels are held in memory: SciPy reads such files whole."""
     try:
-        content = scipy.io.loadmat(file, variable_names=["X", "y"])
+        content = read_mat(file, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].ravel().astype(np.int64)
     except Exception as error:  # SciPy raises nearly anything on a file of another format
         raise UserError(f"{file} is not a readable SVHN file with `X` and `y`: {error}") from error
