@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import traceback
 import types
 import typing
 import warnings
@@ -40,6 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dcgan-jax: interrupted", file=sys.stderr)
         status = 130
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        status = 70  # EX_SOFTWARE of sysexits.h
     return distributed.leave(status)
 
 
@@ -124,7 +130,7 @@ def _inpaint(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         progress=not options.quiet,
     )
-    where = options.out / "results.jsonl"
+    where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
     if report.before:
         again = "give another folder to do them again"
         print(

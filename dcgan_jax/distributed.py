@@ -19,6 +19,8 @@ from dcgan_jax.errors import Preempted, UserError
 
 T = TypeVar("T")
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as gone, and the others end
+_START = 1800  # seconds to wait for the last process to start
+_END = 7 * 24 * 3600  # and for the last to end: those of `inpaint` may have very different amounts of work
 
 
 def join(training: bool) -> None:
@@ -31,17 +33,21 @@ def join(training: bool) -> None:
         training: SIGTERM stops all processes after the same step; else it ends each at once.
 
     Raises:
-        UserError: they cannot be found.
+        UserError: the environment does not say where they are. (One that does not come up ends this one, by JAX.)
     """
     if not os.environ.get("DCGAN_JAX_DISTRIBUTED"):
         return
     jax.config.update("jax_enable_preemption_service", training)
     try:
         count, number = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+        told = None not in (count, number, os.environ.get("JAX_COORDINATOR_ADDRESS"))
         jax.distributed.initialize(
             num_processes=None if count is None else int(count),
             process_id=None if number is None else int(number),
+            cluster_detection_method="deactivate" if told else None,
+            initialization_timeout=_START,
             heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_END,
         )
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -57,7 +63,7 @@ def is_first() -> bool:
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Does something on the first process alone; what is wrong there (`UserError`) is raised on all.
+    """Does something on the first process alone; what is wrong there is raised on all, as `UserError`.
 
     Returns:
         What `action` returned; None on the other processes.
@@ -66,7 +72,7 @@ def on_first(action: Callable[[], T]) -> T | None:
     if is_first():
         try:
             result = action()
-        except UserError as error:
+        except (UserError, OSError) as error:
             if jax.process_count() == 1:
                 raise
             wrong = str(error)
@@ -89,11 +95,11 @@ def from_first_text(text: str) -> str:
     """The text of the first process, on all."""
     if jax.process_count() == 1:
         return text
-    data = np.frombuffer(text.encode(), np.uint8)
+    data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     size = int(from_first(np.asarray(data.size, np.int32)))
     if not is_first():
         data = np.zeros(size, np.uint8)
-    return bytes(from_first(data)).decode() if size else ""
+    return bytes(from_first(data)).decode(errors="surrogateescape") if size else ""
 
 
 @contextlib.contextmanager
@@ -101,7 +107,8 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
     """Within the block SIGTERM ends nothing; it is asked for after every step, and all processes hear the same.
 
     Yields:
-        Whether to stop after step t. In one process it leaves a handler of the program's own in place.
+        Whether to stop after step t. In one process a handler of the program's own stays in place, and so does the
+        ignoring of the signal.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point

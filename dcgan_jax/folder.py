@@ -34,6 +34,7 @@ _NOTES = {
     NOTHING_MISSING: "nothing is missing, it is left as it was",
     NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
+_SKIPPED = "skipped"  # status of an image that cannot be completed
 _PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif")  # what is written for an image
 _GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
 
@@ -124,7 +125,7 @@ def inpaint_folder(
     number, processes = jax.process_index(), jax.process_count()
     share = dict(list(found.items())[number::processes])
     tasks, skipped = _plan(prior, share, mask, read_hole, crop, key, job, complete)
-    _refuse_overwriting(out, [task.name for task in tasks], (images, Path(mask)))
+    _refuse_overwriting(out, list(found), (images, Path(mask)))
     make_folder(out)
     lines = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
     before = _go_on(out, lines, tasks, gif)
@@ -152,7 +153,7 @@ def inpaint_folder(
             log.flush()
 
         for name, reason in skipped.items():
-            write_line({"name": name, "status": "skipped", "note": reason})
+            write_line({"name": name, "status": _SKIPPED, "note": reason})
         for _, result in zip(range(len(tasks)), inpaint_stream(prior, pairs(), key, config, slots), strict=False):
             task = pending.popleft()
             image, hole = task.read(), task.hole()
@@ -169,27 +170,41 @@ def inpaint_folder(
 
 
 def _go_on(out: Path, lines: Path, tasks: list[Task], gif: bool) -> dict[str, str]:
-    """Names and status of the images that are done, after clearing away the rest: other lines, files half written."""
+    """Names and status of the images that are done, after clearing away what else there is of the tasks.
+
+    That is lines of other keys, and files half written. Lines of images that are no task stay.
+    """
     keys = {task.name: task.key for task in tasks}
     patterns = _PATTERNS if gif else _PATTERNS[:2]
-    done, own = {}, []
-    for file in {lines, *out.glob("results*.jsonl")}:
+    done: dict[str, str] = {}
+    others = sorted(set(out.glob("results*.jsonl")) - {lines})
+    for file in [lines, *others]:
+        kept = []
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
             try:
                 record = json.loads(line)
-                name = record["name"]
-                whole = record["key"] == keys[name] and all((out / p.format(name)).is_file() for p in patterns)
-            except (ValueError, RecursionError, KeyError, TypeError):  # cut off while written, or of another image
+                name, status, key = record["name"], record["status"], record.get("key")
+            except (ValueError, RecursionError, KeyError, TypeError, AttributeError):  # cut off while it was written
                 continue
-            if whole and name not in done:
-                done[name] = record["status"]
-                own += [line] if file == lines else []
-    with whole_file(lines) as partial:
-        partial.write_text("".join(f"{line}\n" for line in own), encoding="utf-8")
+            if name not in keys:
+                keep = status != _SKIPPED
+            else:
+                keep = (
+                    name not in done and key == keys[name] and all((out / p.format(name)).is_file() for p in patterns)
+                )
+                if keep:
+                    done[name] = status
+            if keep:
+                kept.append(line)
+        if file == lines or jax.process_count() == 1:  # another process may be at work on the others
+            with whole_file(file) as partial:
+                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            if not kept and file != lines:
+                file.unlink()
     for name in keys:
         for pattern in _PATTERNS:
-            path = out / pattern.format(glob.escape(name))
-            for partial in path.parent.glob(f".{path.name}.*.partial"):
+            path = out / pattern.format(name)
+            for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
                 partial.unlink()
     return done
 
@@ -226,7 +241,7 @@ def _plan(prior, found, mask, read_hole, crop, key, job, complete):
         tasks.append(
             Task(name, digest.hexdigest()[:16], lambda read=read: read().pixels, task_hole, region, note, profile)
         )
-    if found and not tasks:
+    if found and not tasks and jax.process_count() == 1:
         more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
         raise UserError(next(iter(skipped.values())) + more)
     return tasks, skipped

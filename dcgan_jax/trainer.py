@@ -69,6 +69,7 @@ def train(
     # ---------------------------------------------------------------- state, new or restored
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(distributed.stop_signal())
         opened = logbook.open_logbook(run, config, data, prepared, split)
         book = distributed.on_first(lambda: stack.enter_context(opened))
         rollbacks = json.loads(distributed.from_first_text(json.dumps(book.rollbacks if book else [])))
@@ -78,8 +79,7 @@ def train(
         state = distributed.from_first(state)
         start = int(state.step)
         _check_window(profile_steps, start, config.num_steps)
-        if book:
-            book.begin()
+        distributed.on_first(lambda: book.begin() if book else None)
         state = sharding.put_everywhere(mesh, state)
         if start == config.num_steps:
             return state
@@ -93,7 +93,6 @@ def train(
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,
         )
-        stop = stack.enter_context(distributed.stop_signal())
 
         # ------------------------------------------------------------ the loop
         previous, saved, t = None, start or None, start

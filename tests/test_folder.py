@@ -526,3 +526,18 @@ def test_failures_of_before_are_not_forgotten(images, mask, tmp_path):
     broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
     for _ in range(2):
         assert run(images, mask, tmp_path / "out", prior=broken).not_finite == 3
+
+
+def test_lines_of_other_images_stay(images, mask, tmp_path):
+    out = tmp_path / "out"
+    run(images, mask, out)
+    # As several processes left them, with one line that is no longer true.
+    written = (out / "results.jsonl").read_text().splitlines()
+    (out / "results.jsonl").unlink()
+    (out / "results-00000-of-00002.jsonl").write_text(f"{written[0]}\n{written[2]}\n")
+    (out / "results-00001-of-00002.jsonl").write_text(written[1].replace('"key": "', '"key": "0') + "\n")
+    report = run(images, mask, out, count=2)
+    assert (report.completed, report.before) == (1, 1)
+    assert not (out / "results-00001-of-00002.jsonl").exists()
+    assert (out / "results-00000-of-00002.jsonl").read_text() == f"{written[0]}\n{written[2]}\n"
+    assert run(images, mask, out).before == 3

@@ -17,7 +17,7 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 # Starts two processes with the variables that SLURM's own gives them, and leaves their numbers in a file.
 SRUN = """#!{python}
 import os, subprocess, sys
-assert sys.argv[1] == "--kill-on-bad-exit=1"
+assert sys.argv[1] == "--kill-on-bad-exit=0"
 job = []
 for number in range(2):
     step = {{
