@@ -145,7 +145,7 @@ def inpaint_folder(
 
     with (
         lines.open("a", encoding="utf-8") as log,
-        tqdm(total=len(tasks), unit="image", disable=not progress, dynamic_ncols=True) as bar,
+        tqdm(total=len(tasks), unit="image", disable=not (progress and tasks), dynamic_ncols=True) as bar,
     ):
 
         def write_line(line: dict[str, Any]) -> None:
