@@ -112,7 +112,7 @@ CASES = {
     "float hole": (lambda p, r: dj.inpaint(PRIOR, IMAGES, HOLE * 1.0, KEY, SEARCH), "`hole` is float64"),
     "NaN known": (
         lambda p, r: dj.inpaint(PRIOR, NAN, HOLE, KEY, SEARCH),
-        "known pixels that are not finite, in image 0",
+        "known pixels, in image 0 first, that are not finite",
     ),
     "no key": (lambda p, r: dj.inpaint(PRIOR, IMAGES, HOLE, 3, SEARCH), "`key` is int32"),
     "unknown search": (lambda p, r: dj.InpaintConfig.preset("yeh"), "unknown preset 'yeh' of InpaintConfig"),
