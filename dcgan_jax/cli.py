@@ -132,11 +132,8 @@ def _inpaint(options: argparse.Namespace) -> int:
     )
     where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
     if report.before:
-        again = "give another folder to do them again"
-        print(
-            f"dcgan-jax: {report.before} images were completed before and are left as they are; {again}",
-            file=sys.stderr,
-        )
+        left = f"completed before and left as they are: {report.before} (give another folder to do them again)"
+        print(f"dcgan-jax: {left}", file=sys.stderr)
     _say([f"{name}: {note}" for name, note in report.notes.items()], where)
     _say([f"{name} is skipped: {reason}" for name, reason in report.skipped.items()], where)
     return _report_failed(report.not_finite, where) or int(bool(report.skipped))

@@ -211,3 +211,16 @@ def test_images_that_do_not_fit_the_kernel_are_refused():
             conv_down(x, kernel)
     with pytest.raises(ValueError, match=r"`x` .* does not fit `kernel`"):
         conv_up(jnp.zeros((1, 4, 4, 3)), kernel)
+
+
+@pytest.mark.parametrize("convolve", [conv_down, conv_up])
+def test_kernels_of_other_sizes_and_types_are_refused(convolve):
+    x = jnp.zeros((1, 8, 8, 4))
+    for kernel in (jnp.zeros((3, 3, 4, 4)), jnp.zeros((7, 7, 4, 4)), jnp.zeros((5, 5, 4))):
+        with pytest.raises(ValueError, match=r"they take \[b, h, w, c\] and \[5, 5, a, b\]"):
+            convolve(x, kernel)
+    for dtype in (jnp.int32, jnp.bfloat16):
+        with pytest.raises(ValueError, match="they take floats of one type"):
+            convolve(x, jnp.zeros((5, 5, 4, 4), dtype))
+    with pytest.raises(ValueError, match="they take floats of one type"):
+        convolve(x.astype(jnp.int32), jnp.zeros((5, 5, 4, 4), jnp.int32))

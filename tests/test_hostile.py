@@ -27,7 +27,7 @@ import dcgan_jax as dj
 from dcgan_jax import checkpoints, pairing, reports
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.data import archives, open_prepared, prepare
-from dcgan_jax.data.cars import _read_mat
+from dcgan_jax.data.cars import _devkit_file, _read_mat
 from dcgan_jax.data.celeba import _read_attributes, _read_partition
 from dcgan_jax.data.svhn import _cropped_items, _read_digits
 from dcgan_jax.errors import UserError
@@ -314,8 +314,46 @@ def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
             member = tarfile.TarInfo("a.png")
             member.size = len(large)
             members.addfile(member, io.BytesIO(large))
-    with pytest.raises(UserError, match="more than an image can need"):
+    with pytest.raises(UserError, match="more than a file here can need"):
         prepare(path, tmp_path / "set", image_size=32, progress=False)
+
+
+def damaged_archive(kind):
+    """One whose first member can be found before the damage is met."""
+    file, text = io.BytesIO(), " ".join(map(str, range(200_000))).encode()
+    with tarfile.open(fileobj=file, mode=f"w:{kind}") as members:
+        for name in ("digitStruct.mat", "cars_train_annos.mat", "a.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            members.addfile(member, io.BytesIO(text))
+    data = file.getvalue()
+    middle = len(data) // 2
+    return data[:middle] + bytes(range(256)) + data[middle + 256 :]
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
+def test_damage_in_the_midst_of_an_archive(tmp_path, kind):
+    path, devkit = tmp_path / "train.tar.gz", tmp_path / "cars" / "car_devkit.tgz"
+    path.write_bytes(damaged_archive(kind))
+    with pytest.raises(UserError, match="damaged or cannot be read"):
+        prepare(path, tmp_path / "set", image_size=32, progress=False)
+    with pytest.raises(UserError, match="damaged or cannot be read"):
+        prepare(path, tmp_path / "set", kind="svhn", image_size=32, progress=False)
+    devkit.parent.mkdir()
+    devkit.write_bytes(damaged_archive(kind))
+    with pytest.raises(UserError, match=r"car_devkit\.tgz is damaged or cannot be read"):
+        _devkit_file(devkit.parent, "cars_train_annos.mat")
+
+
+def test_an_annotation_that_unpacks_to_gigabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_LARGEST", 1000)
+    devkit = tmp_path / "car_devkit.tgz"
+    with tarfile.open(devkit, "w:gz") as members:
+        member = tarfile.TarInfo("devkit/cars_train_annos.mat")
+        member.size = 5000
+        members.addfile(member, io.BytesIO(bytes(5000)))
+    with pytest.raises(UserError, match=r"car_devkit\.tgz .*\(5,000 bytes, more than"):
+        _devkit_file(tmp_path, "cars_train_annos.mat")
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x/../../a.png"])

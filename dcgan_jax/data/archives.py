@@ -6,7 +6,6 @@ import os
 import tarfile
 import threading
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -42,7 +41,7 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
             members = [(m.filename, m, m.header_offset) for m in archive.infolist() if not m.is_dir()]
             yield _member_items(members, read_member, wanted), False
     elif path.name.lower().endswith(ARCHIVE_SUFFIXES):
-        with _damage_named(path):
+        with damage_named(path):
             archive = tarfile.open(path)
         with archive:
 
@@ -53,7 +52,7 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
                 with file:
                     return file.read()
 
-            with _damage_named(path):
+            with damage_named(path):
                 members = [(m.name, m, m.offset) for m in archive if m.isfile()]
             yield _member_items(members, extract, wanted), True
     else:
@@ -70,16 +69,17 @@ def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Pa
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    with _damage_named(path):
+    with damage_named(path):
         return zipfile.ZipFile(path)
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path) -> Iterator[None]:
+    """Turns what goes wrong in reading a file or archive of a source into `UserError`."""
     try:
         yield
-    except (zipfile.BadZipFile, NotImplementedError, tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged or not a readable archive ({error}): get it again") from error
+    except Exception as error:  # every compression has errors of its own
+        raise UserError(f"{path} is damaged or cannot be read ({error}): get it again") from error
 
 
 def refuse_link_out(file: Path, folder: Path) -> None:
@@ -91,7 +91,7 @@ def refuse_link_out(file: Path, folder: Path) -> None:
 def _check_size(size: int) -> None:
     """Neither zipfile nor tarfile gives more bytes than a member says it has."""
     if size > _LARGEST:
-        raise ValueError(f"{size:,} bytes, more than an image can need")
+        raise ValueError(f"{size:,} bytes, more than a file here can need")
 
 
 def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:

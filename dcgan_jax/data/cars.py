@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcgan_jax.data.archives import files_in, split_places
+from dcgan_jax.data.archives import damage_named, files_in, split_places
 from dcgan_jax.data.items import Source
 from dcgan_jax.data.matlab import read_mat
 from dcgan_jax.errors import UserError
@@ -88,7 +88,8 @@ def _devkit_file(folder: Path, *names: str) -> bytes | None:
         if archive.is_file():
             with files_in(archive, lambda path, name=name: PurePosixPath(path).name == name) as (items, _):
                 if items:
-                    return items[0].read()  # type: ignore[return-value]
+                    with damage_named(archive):
+                        return items[0].read()  # type: ignore[return-value]
     return None
 
 

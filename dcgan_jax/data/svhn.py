@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dcgan_jax.data.archives import files_in, is_image, split_places
+from dcgan_jax.data.archives import damage_named, files_in, is_image, split_places
 from dcgan_jax.data.items import Item, Source
 from dcgan_jax.data.matlab import read_mat
 from dcgan_jax.errors import UserError
@@ -140,7 +140,7 @@ def _is_annotated(place: Path) -> bool:
     try:
         with tarfile.open(place) as archive:
             return any(_annotates(member.name) for member in archive)
-    except (tarfile.TarError, OSError, EOFError):  # whoever opens it next says so
+    except Exception:  # whoever opens it next says so
         return False
 
 
@@ -149,7 +149,9 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     annotations = next((file for file in files if _annotates(file.name)), None)
     if annotations is None:
         raise UserError(f"{place} has no {_ANNOTATIONS} in it: get SVHN's {split}.tar.gz again")
-    digits = _read_digits(annotations.read(), f"{_ANNOTATIONS} of {place}")
+    with damage_named(place):
+        content = annotations.read()
+    digits = _read_digits(content, f"{_ANNOTATIONS} of {place}")
     photographs = [file for file in files if file is not annotations]
 
     # The digits of a photograph are read one after another, and a compressed archive cannot go back to it.
