@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax import sharding
+from dcgan_jax.compositing import composite, known_pixels
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
@@ -113,9 +114,7 @@ def known_part(
     config: InpaintConfig, images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """What a search is given: images in [−1, 1], grey in the hole, and their importance weights."""
-    images, hole = jnp.asarray(images), jnp.asarray(hole)
-    floats = images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
-    return jnp.where(hole[..., None], 0, floats), importance_weights(hole, window=config.window)
+    return known_pixels(images, hole), importance_weights(jnp.asarray(hole), window=config.window)
 
 
 def restart_keys(config: InpaintConfig, key: PRNGKeyArray) -> PRNGKeyArray:
@@ -141,15 +140,13 @@ def complete(
     best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf), axis=1)
     found = jax.vmap(lambda restarts, i: jax.tree.map(lambda x: x[i], restarts))(found, best)
     completions = prior.generate(prior.params, found.latent)
-    blended = jnp.clip(poisson_blend(completions.astype(y.dtype), y, hole), -1.0, 1.0)
+    blended = poisson_blend(completions.astype(y.dtype), y, hole)
     finite = jnp.isfinite(found.context_loss + found.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)
-    if images.dtype == jnp.uint8:
-        blended = jnp.floor(blended * 127.5 + 128.0)  # the nearest level, as `figures.to_uint8` has it
     missing = jnp.sum(hole, axis=(1, 2))
     status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
     return InpaintResult(
-        images=jnp.where(hole[..., None], blended.astype(images.dtype), images),
+        images=composite(images, hole, blended),
         completions=completions,
         latents=found.latent,
         context_loss=found.context_loss,
