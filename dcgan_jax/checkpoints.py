@@ -8,7 +8,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,21 @@ import safetensors
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save as serialize
 
-from dcgan_jax.config import TrainConfig
+from dcgan_jax.config import RunConfig, TrainConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file
-from dcgan_jax.training import GANState, init_state
+from dcgan_jax.training import init_state
 
 RECORD, FOLDER = "config.json", "checkpoints"
 KEPT = 3
 FORMAT = "dcgan_jax checkpoint"
-# Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it computes.
-_RESUMABLE = ("num_steps", "log_every", "sample_every", "checkpoint_every", "rollbacks")
+Init = Callable[[Any, Any], Any]  # of a state, from configuration and key; a state is a NamedTuple with `step`
 
 
 class CheckpointWriter:
     """Saves a run's checkpoints while training goes on; as a context it waits at the end for what is being written."""
 
-    def __init__(self, run: Path, config: TrainConfig):
+    def __init__(self, run: Path, config: RunConfig):
         self._run, self._config = run, config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None
@@ -48,7 +47,7 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def save(self, state: GANState) -> None:
+    def save(self, state: Any) -> None:
         """Starts to save a state; its arrays are copied before this returns, the disk is written after.
 
         Raises:
@@ -78,10 +77,15 @@ def checkpoint_files(run: Path) -> dict[int, Path]:
     return {step: found[step] for step in sorted(step for step in found if step is not None)}
 
 
-def restore(run: Path, config: TrainConfig) -> GANState | None:
+def restore(run: Path, config: RunConfig, init: Init = init_state) -> Any:
     """Reads a run's newest whole state, in NumPy's arrays; None where none was saved.
 
     A damaged checkpoint is named in a warning, and the one before is used.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        init: how its state begins, for the shapes: init(config, key); by default that of a DCGAN.
 
     Raises:
         UserError: all are damaged, or the checkpoint is of another configuration.
@@ -89,7 +93,7 @@ def restore(run: Path, config: TrainConfig) -> GANState | None:
     damaged = []
     for path in reversed(checkpoint_files(run).values()):
         try:
-            arrays, recorded = _read(path)
+            arrays, recorded = _read(path, type(config))
         except _Damaged as error:
             damaged.append(f"{path} is damaged ({error})")
             continue
@@ -98,48 +102,53 @@ def restore(run: Path, config: TrainConfig) -> GANState | None:
             raise UserError(f"{path} is of another run, which differs in {', '.join(differing)}: remove it")
         for what in damaged:
             warnings.warn(f"{what}: going on from {path.name}", stacklevel=2)
-        return _build(path, arrays, config)
+        return _build(path, arrays, config, init)
     if damaged:
         before = ", and so are those before it" if len(damaged) > 1 else ""
         raise UserError(f"{damaged[0]}{before}: put one back from a copy, or remove {run / FOLDER} to begin anew")
     return None
 
 
-def load_state(run: Path) -> tuple[GANState, TrainConfig]:
+def load_state(run: Path, kind: type[RunConfig] = TrainConfig, init: Init = init_state) -> tuple[Any, Any]:
     """Restores the newest whole state of a run onto this process's first device, and its configuration.
 
+    Args:
+        run: its folder.
+        kind: the class of its configuration, by default a DCGAN's.
+        init: how its state begins.
+
     Raises:
-        UserError: the folder is not a run's, has no checkpoint, or none that can be restored.
+        UserError: the folder is not that of such a run, has no checkpoint, or none that can be restored.
     """
-    config, _, _ = read_record(run)
-    state = restore(run, config)
+    config, _, _ = read_record(run, kind)
+    state = restore(run, config, init)
     if state is None:
-        raise UserError(f"{run} holds no checkpoint yet: let `dcgan-jax train` run until it has saved one")
+        raise UserError(f"{run} holds no checkpoint yet: let its training run until it has saved one")
     return jax.device_put(state, jax.local_devices()[0]), config
 
 
-def differences(there: TrainConfig, here: TrainConfig) -> list[str]:
+def differences(there: RunConfig, here: RunConfig) -> list[str]:
     """The fields, with both values, in which two configurations compute different runs."""
     old, new = (flatten_dict(config.to_json(), sep=".") for config in (there, here))
     return [
         f"{name} ({old[name]!r} there, {new[name]!r} here)"
         for name in new
-        if name not in _RESUMABLE and old[name] != new[name]
+        if name not in here.RESUMABLE and old[name] != new[name]
     ]
 
 
-def write_record(run: Path, config: TrainConfig, data: dict[str, Any], rollbacks: Sequence[int] = ()) -> None:
+def write_record(run: Path, config: RunConfig, data: dict[str, Any], rollbacks: Sequence[int] = ()) -> None:
     """Writes what a run computes, from which data, and the steps at which it went back, to its folder."""
-    record = {"config": config.to_json(), "data": data, "rollbacks": list(rollbacks)}
+    record = {"kind": config.KIND, "config": config.to_json(), "data": data, "rollbacks": list(rollbacks)}
     with whole_file(run / RECORD) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any], list[int]]:
+def read_record(run: Path, kind: type[RunConfig] = TrainConfig) -> tuple[Any, dict[str, Any], list[int]]:
     """Reads a run's configuration, the record of its data, and the steps at which it went back to a checkpoint.
 
     Raises:
-        UserError: the folder is not a run's, or its record is damaged.
+        UserError: the folder is not a run's, or that of one that trains something else, or its record is damaged.
     """
     path = run / RECORD
     if not path.is_file():
@@ -147,17 +156,20 @@ def read_record(run: Path) -> tuple[TrainConfig, dict[str, Any], list[int]]:
         raise UserError(f"{run} is not a run's folder ({what}): make one with `dcgan-jax train`")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        rollbacks = [int(step) for step in record.get("rollbacks", [])]
-        return TrainConfig.from_json(record["config"]), record["data"], rollbacks
+        recorded = record.get("kind", TrainConfig.KIND)  # older runs are all of DCGANs
+        if recorded == kind.KIND:
+            rollbacks = [int(step) for step in record.get("rollbacks", [])]
+            return kind.from_json(record["config"]), record["data"], rollbacks
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): put it back, or train the run anew") from error
+    raise UserError(f"{run} holds the run of a {recorded}, not of a {kind.KIND}: give another folder")
 
 
 class _Damaged(Exception):
     """A file that is not what was written."""
 
 
-def _named(state: GANState) -> dict[str, Any]:
+def _named(state: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
@@ -171,7 +183,7 @@ def _digest(arrays: dict[str, np.ndarray], config: str) -> str:
     return digest.hexdigest()
 
 
-def _write(run: Path, step: int, arrays: dict[str, np.ndarray], config: TrainConfig) -> None:
+def _write(run: Path, step: int, arrays: dict[str, np.ndarray], config: RunConfig) -> None:
     path, text = run / FOLDER / f"{step:07d}.safetensors", json.dumps(config.to_json())
     content = serialize(arrays, {"format": FORMAT, "config": text, "sha256": _digest(arrays, text)})
     try:
@@ -189,22 +201,22 @@ def _write(run: Path, step: int, arrays: dict[str, np.ndarray], config: TrainCon
         path.unlink()
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], TrainConfig]:
+def _read(path: Path, kind: type[RunConfig]) -> tuple[dict[str, np.ndarray], RunConfig]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}
         if metadata.get("format") != FORMAT:
-            raise _Damaged("it was not written by `dcgan-jax train`")
+            raise _Damaged("it was not written by a training run")
         if metadata.get("sha256") != _digest(arrays, metadata["config"]):
             raise _Damaged("its content does not match its SHA-256")
-        return arrays, TrainConfig.from_json(json.loads(metadata["config"]))
+        return arrays, kind.from_json(json.loads(metadata["config"]))
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise _Damaged(str(error)) from error
 
 
-def _build(path: Path, arrays: dict[str, np.ndarray], config: TrainConfig) -> GANState:
-    expected = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
+def _build(path: Path, arrays: dict[str, np.ndarray], config: RunConfig, init: Init) -> Any:
+    expected = jax.eval_shape(lambda key: init(config, key), jax.random.key(0))
     names = _named(expected)
     for name in sorted({*names, *arrays}):
         here, there = ((x.shape, x.dtype) if (x := tree.get(name)) is not None else None for tree in (names, arrays))

@@ -12,8 +12,23 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dcgan_jax import cards, data, demo, distributed, evaluation, figures, masks, remote, reports, trainer
-from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, TrainConfig
+from dcgan_jax import (
+    cards,
+    comparison,
+    data,
+    demo,
+    distributed,
+    evaluation,
+    figures,
+    masks,
+    methods,
+    remote,
+    reports,
+    trainer,
+)
+from dcgan_jax.baselines import context_encoder
+from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, RunConfig, TrainConfig
 from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
@@ -81,6 +96,15 @@ def _train(options: argparse.Namespace) -> int:
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
     window = None if options.profile_steps is None else reports.parse_window(options.profile_steps)
+    return _run(config, options, window)
+
+
+def _train_context_encoder(options: argparse.Namespace) -> int:
+    """Trains a context encoder (Pathak et al. 2016), which `evaluate` compares with; a run in the folder is resumed."""
+    return _run(ContextEncoderConfig(**_given(ContextEncoderConfig, options)), options, None)
+
+
+def _run(config: RunConfig, options: argparse.Namespace, window: range | None) -> int:
     distributed.join(training=True)
     trainer.train(
         config, options.data, options.run, split=options.split, profile_steps=window, progress=not options.quiet
@@ -140,25 +164,72 @@ def _inpaint(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    """Masks held-out images, completes them, and prints and saves the scores."""
+    """Compares searches and baselines on held-out images: tables, figures; goes on where it stopped."""
     _check_counts(options)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder: give another one as `out`")
-    prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
-    prepared, config = data.open_prepared(options.data), _search(options)
-    images = prepared.split(options.split)[: options.count]
-    evaluations = evaluation.evaluate(
-        prior,
-        images,
-        config,
-        tuple(options.masks),
+    search, counts = _search(options), _method_counts(options)
+    distributed.join(training=False)
+    sets = _sets(options)
+    lines = evaluation.evaluate(
+        sets,
+        counts,
+        options.out,
+        mask_names=tuple(dict.fromkeys(options.masks)),
+        count=options.count,
+        search=search,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=not options.quiet,
     )
-    evaluation.save(evaluations, config, options.out)
-    print(evaluation.table(evaluations), end="")
-    return _report_failed(sum(e.not_finite for e in evaluations), options.out / "scores.json")
+    if distributed.is_first():
+        settings = {"seed": options.seed, "search": search.to_json()}
+        print(comparison.save(lines, sets, settings, options.out), end="")
+    failed = sum(line.get("status") == "not finite" for line in lines)
+    return _report_failed(failed, options.out / "scores.csv")
+
+
+def _method_counts(options: argparse.Namespace) -> dict[str, int | None]:
+    """Names of methods and how many images each is given, from NAME or NAME:COUNT; "all" is every one there is."""
+    names = {}
+    for text in options.methods:
+        name, _, count = text.partition(":")
+        if count and not (count.isascii() and count.isdigit() and int(count)):
+            raise UserError(f"`methods` has {text!r}; after the colon it takes a number of images, 1 or more")
+        several = [known for known in methods.NAMES if known != methods.CONTEXT_ENCODER or options.context_encoder]
+        for one in several if name == "all" else [name]:
+            names[one] = int(count) if count else None
+    return names
+
+
+def _sets(options: argparse.Namespace) -> list[methods.ImageSet]:
+    """The sets with their priors and context encoders, which are given in the same order."""
+    each = []
+    for name in ("prior", "context_encoder", "split"):
+        values = getattr(options, name) or [None]
+        if len(values) not in (1, len(options.data)):
+            sets = f"{len(options.data)} sets"
+            raise UserError(f"`{name}` has {len(values)} values for {sets}: give one for each, or one for all")
+        each.append(values * len(options.data) if len(values) == 1 else values)
+    sets = []
+    for place, prior, encoder, split in zip(options.data, *each, strict=True):
+        prepared = data.open_prepared(place)
+        splits = prepared.manifest["splits"]
+        if split is None:
+            split = "test" if "test" in splits and "validation" not in splits else "validation"
+        training = prepared.split(options.training_split) if options.training_split in splits else prepared.images[:0]
+        sets.append(
+            methods.ImageSet(
+                name=str(place).rstrip("/").rpartition("/")[2],
+                kind=prepared.manifest.get("kind"),
+                images=prepared.split(split),
+                training=training,
+                identity=f"{prepared.manifest['sha256']} {split} {options.training_split}",
+                prior=with_compute_dtype(load_prior(prior), options.compute_dtype),
+                encoder=None if encoder is None else context_encoder.load(encoder),
+            )
+        )
+    return sets
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -198,9 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--validation-fraction", type=float, default=0.05, help=fraction)
 
     sub = command("train", _train)
-    sub.add_argument("--data", type=_place, required=True, help="a prepared set")
-    sub.add_argument("--run", type=_place, required=True, help="the run's folder; a run in it is resumed")
-    sub.add_argument("--split", default="train", help="which images of the set (train)")
+    _add_run(sub)
     sub.add_argument("--verify", action="store_true", default=False, help="check the set's checksum first")
     sub.add_argument(
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
@@ -210,6 +279,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile-steps", default=None, metavar="FIRST:END", help=trace)
     _add_fields(sub, ModelConfig)
     _add_fields(sub, TrainConfig)
+
+    sub = command("train-context-encoder", _train_context_encoder)
+    _add_run(sub)
+    _add_fields(sub, ContextEncoderConfig)
 
     sub = command("plot", _plot)
     sub.add_argument("run", type=_local, help="a run's folder; the picture goes into it as losses.png")
@@ -240,11 +313,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_search(sub)
 
     sub = command("evaluate", _evaluate)
-    _add_prior(sub)
-    sub.add_argument("--data", type=_place, required=True, help="a prepared set")
-    sub.add_argument("--split", default="validation", help="which of its images (validation)")
+    each = "one for each set, or one for all"
+    sub.add_argument("--data", nargs="+", type=_place, required=True, help="prepared sets")
+    sub.add_argument("--prior", nargs="+", default=["faces-64"], help=f"as of `inpaint`; {each} (faces-64)")
+    encoders = f"runs of train-context-encoder, files, or names in the package; {each}"
+    sub.add_argument("--context-encoder", nargs="+", default=None, help=encoders)
+    sub.add_argument("--split", nargs="+", default=None, help=f"held-out images; {each} (validation, else test)")
+    sub.add_argument("--training-split", default="train", help="among which `nearest` looks (train)")
     sub.add_argument("--masks", nargs="+", default=masks.NAMES, help="which masks (all four)")
-    sub.add_argument("--out", type=_local, required=True, help="folder of table.md, scores.json and figure.png")
+    which = f"any of {', '.join(methods.NAMES)}, or all; NAME:COUNT gives it fewer or more images than --count (search)"
+    sub.add_argument("--methods", nargs="+", default=[methods.SEARCH], metavar="METHOD", help=which)
+    sub.add_argument("--out", type=_local, required=True, help="folder of the tables and figures")
     _add_search(sub)
 
     sub = command("demo", _demo)
@@ -261,6 +340,12 @@ def _local(text: str) -> Path:
     if remote.is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is not here: give a local path and copy it from there")
     return Path(text)
+
+
+def _add_run(parser):
+    parser.add_argument("--data", type=_place, required=True, help="a prepared set")
+    parser.add_argument("--run", type=_place, required=True, help="the run's folder; a run in it is resumed")
+    parser.add_argument("--split", default="train", help="which images of the set (train)")
 
 
 def _add_prior(parser):

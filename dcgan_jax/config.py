@@ -7,7 +7,7 @@ Every class is a frozen dataclass whose fields carry one line of meaning, is che
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from dcgan_jax.errors import UserError
 
@@ -96,30 +96,25 @@ class ModelConfig(Config):
 
 
 @dataclass(frozen=True)
-class TrainConfig(Config):
-    """A training run: the model, Goodfellow's algorithm and its optimiser, and how often it reports."""
+class RunConfig(Config):
+    """What every training run has, whatever it trains: batches, Adam, and how often it reports."""
 
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    batch_size: int = option(64, "images a discriminator update sees, over all devices")
-    num_steps: int = option(25_000, "training steps; each is k discriminator updates and one of the generator")
-    learning_rate: float = option(2e-4, "Adam's rate for both networks")
+    KIND: ClassVar[str]  # what a run of this configuration trains, as its folder records it
+    # Fields that may differ when a run is resumed: they change how long it runs and what it reports, not what it does.
+    RESUMABLE: ClassVar[tuple[str, ...]] = ("log_every", "sample_every", "checkpoint_every", "rollbacks")
+
+    batch_size: int = option(64, "images an update sees, over all devices")
+    num_steps: int = option(25_000, "training steps")
+    learning_rate: float = option(2e-4, "Adam's rate")
     beta1: float = option(0.5, "Adam's decay of the first moment")
     beta2: float = option(0.999, "Adam's decay of the second moment")
-    discriminator_steps: int = option(1, "k, the discriminator updates of a step, each on its own slice of the batch")
-    loss: str = option(
-        "non_saturating",
-        "the generator's loss: non_saturating (-log D) or saturating (log(1 - D))",
-        ("non_saturating", "saturating"),
-    )
     flip: bool = option(False, "mirror training images left to right with probability 1/2")
-    noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
-    average_decay: float = option(0.999, "decay a step of the generator's moving average")
     compute_dtype: str = option(
         "float32", "arithmetic of the networks; weights and optimiser stay float32", ("float32", "bfloat16")
     )
-    seed: int = option(0, "seed of weights, latents, augmentation and data order")
+    seed: int = option(0, "seed of weights, augmentation, data order and all else that is drawn")
     log_every: int = option(50, "steps between lines of metrics.jsonl")
-    sample_every: int = option(1000, "steps between grids of samples from fixed latents")
+    sample_every: int = option(1000, "steps between pictures of what the networks make")
     checkpoint_every: int = option(1000, "steps between checkpoints")
     rollbacks: int = option(
         0, "times that a run goes back to its last checkpoint, with a new data order, when a loss is not finite"
@@ -127,22 +122,57 @@ class TrainConfig(Config):
 
     def __post_init__(self):
         self._check_fields()
-        positive = (
-            "batch_size",
-            "num_steps",
-            "discriminator_steps",
-            "log_every",
-            "sample_every",
-            "checkpoint_every",
-        )
-        for name in positive:
+        for name in ("batch_size", "num_steps", "log_every", "sample_every", "checkpoint_every"):
             self._check(name, getattr(self, name) >= 1, "1 or more")
         self._check("learning_rate", self.learning_rate > 0, "a number above 0, such as 2e-4")
-        for name in ("beta1", "beta2", "average_decay"):
+        for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 to below 1")
-        self._check("noise", self.noise >= 0, "0 or more")
         self._check("rollbacks", self.rollbacks >= 0, "0 or more")
         self._check("seed", 0 <= self.seed < 2**63, "0 to 2**63 - 1")
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a training step is given."""
+        return self.batch_size
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """A DCGAN's training run: the model and Goodfellow's algorithm. A step is k discriminator updates and one of G."""
+
+    KIND: ClassVar[str] = "dcgan"
+    RESUMABLE: ClassVar[tuple[str, ...]] = ("num_steps", *RunConfig.RESUMABLE)
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    discriminator_steps: int = option(1, "k, the discriminator updates of a step, each on its own slice of the batch")
+    loss: str = option(
+        "non_saturating",
+        "the generator's loss: non_saturating (-log D) or saturating (log(1 - D))",
+        ("non_saturating", "saturating"),
+    )
+    noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
+    average_decay: float = option(0.999, "decay a step of the generator's moving average")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("discriminator_steps", self.discriminator_steps >= 1, "1 or more")
+        self._check("average_decay", 0 <= self.average_decay < 1, "a number from 0 to below 1")
+        self._check("noise", self.noise >= 0, "0 or more")
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a training step is given: a batch for each of the k updates."""
+        return self.batch_size * self.discriminator_steps
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.model.image_size, self.model.image_size, self.model.channels
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:

@@ -102,6 +102,18 @@ def from_first_text(text: str) -> str:
     return bytes(from_first(data)).decode(errors="surrogateescape") if size else ""
 
 
+def from_each_text(text: str) -> list[str]:
+    """The texts of all processes, on all, in their order."""
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(data.size, np.int32))
+    padded = np.zeros(max(1, sizes.max()), np.uint8)
+    padded[: data.size] = data
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:size]).decode(errors="surrogateescape") for row, size in zip(rows, sizes, strict=True)]
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
     """Within the block SIGTERM ends nothing; it is asked for after every step, and all processes hear the same.

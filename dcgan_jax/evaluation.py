@@ -1,138 +1,225 @@
-"""How well a prior completes held-out images: every mask, PSNR and SSIM, a table and a figure."""
+"""Evaluation: methods × masks × sets on held-out images, resumed where it stopped, shared out over processes.
 
+The folder keeps a line for every image that is done in `scores.jsonl` (one file a process where there are several); the
+tables and figures of `comparison.py` are made of these lines.
+"""
+
+import base64
+import hashlib
+import io
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, UInt8
+from PIL import Image
 from tqdm import tqdm
 
-from dcgan_jax import figures, masks
+from dcgan_jax import distributed, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file
-from dcgan_jax.inpainting import NOT_FINITE
+from dcgan_jax.methods import NAMES, ImageSet, Method, prepare_method
 from dcgan_jax.metrics import composite_scores, finite_or_none
-from dcgan_jax.prior import Prior, image_shape
-from dcgan_jax.streaming import inpaint_stream
+from dcgan_jax.prior import image_shape
 
-FIGURE_ROWS = 4  # images a mask in the figure
+SHOWN = 2  # images a mask in the figures
+SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole")
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The scores of n images under one mask, one entry an image, and the first few of them as strips."""
+class Unit(NamedTuple):
+    """Work that is done at once: some images of a set under a mask, by one method."""
 
+    images: ImageSet
     mask: str
-    psnr: Float[np.ndarray, " n"]  # of the whole composite, dB
-    psnr_hole: Float[np.ndarray, " n"]  # of the missing pixels alone, dB
-    ssim: Float[np.ndarray, " n"]
-    ssim_hole: Float[np.ndarray, " n"]
-    num_steps: Int[np.ndarray, " n"]  # updates of the latent
-    not_finite: int  # searches that met a loss that is not finite
-    seconds: float  # wall time, compilation included
-    strips: UInt8[np.ndarray, "h w 3"]  # original, masked, completion, blended
+    name: str  # of the method
+    method: Method
+    numbers: range  # of the images
+    key: str  # of all that the scores depend on
+
+    def ids(self) -> list[tuple]:
+        """What the lines of these images are known by."""
+        return [(self.images.name, self.mask, self.name, i) for i in self.numbers]
+
+
+Line = dict[str, Any]
 
 
 def evaluate(
-    prior: Prior,
-    images: UInt8[np.ndarray, "n h w c"],
-    config: InpaintConfig,
-    mask_names: tuple[str, ...] = masks.NAMES,
+    sets: Sequence[ImageSet],
+    methods: Mapping[str, int | None],
+    out: str | Path,
     *,
+    mask_names: Sequence[str] = masks.NAMES,
+    count: int | None = None,
+    search: InpaintConfig | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
-) -> list[Evaluation]:
-    """Masks images, completes them and compares with the originals.
+) -> list[Line]:
+    """Completes held-out images of every set, under every mask, by every method, and compares with the originals.
+
+    Image i under a mask has the same hole for every method, seed and count alike. What the folder has already, from an
+    interrupted call or one with other methods, is not done again, unless what it depends on has changed. In a job of
+    several processes each does its share, in `out` or in folders of their own.
 
     Args:
-        prior: of the images' size.
-        images: originals that the prior was not trained on.
-        config: the search.
+        sets: of different names.
+        methods: names of `methods.NAMES`, each with the number of images that it is given, from the first; None for
+            `count`.
+        out: a folder, new or of an evaluation before.
         mask_names: of `masks.NAMES`.
-        seed: of masks and searches; image i under a mask has the same hole for every prior and configuration.
-        batch_size: searches at a time.
+        count: the first so many images of every set; None for all.
+        search: the configuration of the method "search", by default `InpaintConfig()`.
+        seed: of holes and searches.
+        batch_size: images at a time, at the most.
         progress: show a progress bar on standard error.
 
+    Returns:
+        A line for each image in the order of sets, masks, methods and images: `set`, `mask`, `method`, `image`, and
+        either `psnr`, `psnr_hole` (dB), `ssim`, `ssim_hole` (null where not finite), `seconds` (the time of its batch
+        over the images in it, compilation included), what the method says of it (`num_steps`, `status`), and for the
+        first images `picture`, a PNG in base64; or `applies`: false.
+
     Raises:
-        UserError: a mask is unknown, or the images are not of the prior's size, or there are none.
+        UserError: a name is unknown, images are not of the prior's size, a method lacks what it needs, or there are no
+            images.
     """
-    for name in mask_names:
-        if name not in masks.NAMES:
-            raise UserError(f"`masks` has {name!r}; it takes any of {', '.join(masks.NAMES)}")
-    shape = image_shape(prior)
-    if images.shape[1:] != shape or not len(images):
-        raise UserError(
-            f"`images` is {list(images.shape)}; this prior completes one or more of {'x'.join(map(str, shape))}"
-        )
-    mask_key, search_key = jax.random.split(jax.random.key(seed))
-    evaluations = []
-    with tqdm(total=len(images) * len(mask_names), unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        for name in mask_names:
-            bar.set_description(name)
-            mask_keys = jax.random.split(jax.random.fold_in(mask_key, masks.NAMES.index(name)), len(images))
-            holes = np.asarray(masks.by_name(name, mask_keys, images.shape[1]))
-            start = time.perf_counter()
-            items = []
-            for item in inpaint_stream(prior, zip(images, holes, strict=True), search_key, config, batch_size):
-                items.append(item)
-                bar.update()
-            seconds = time.perf_counter() - start
-            results = np.stack([item.images for item in items])
-            shown = slice(0, FIGURE_ROWS)
-            strips = figures.strip(
-                images[shown],
-                figures.masked_view(images[shown], holes[shown]),
-                np.stack([item.completions for item in items[shown]]),
-                results[shown],
-            )
-            evaluations.append(
-                Evaluation(
-                    mask=name,
-                    **composite_scores(results, images, holes),
-                    num_steps=np.stack([item.num_steps for item in items]),
-                    not_finite=sum(int(item.status) == NOT_FINITE for item in items),
-                    seconds=seconds,
-                    strips=strips,
-                )
-            )
-    return evaluations
-
-
-def table(evaluations: list[Evaluation]) -> str:
-    """Means over the images as a Markdown table."""
-    lines = [
-        "| mask | PSNR, whole (dB) | PSNR, hole (dB) | SSIM, whole | SSIM, hole | steps | seconds an image |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for e in evaluations:
-        scores = f"{e.psnr.mean():.2f} | {e.psnr_hole.mean():.2f} | {e.ssim.mean():.3f} | {e.ssim_hole.mean():.3f}"
-        lines.append(f"| {e.mask} | {scores} | {e.num_steps.mean():.0f} | {e.seconds / len(e.psnr):.3f} |")
-    return "\n".join(lines) + "\n"
-
-
-def save(evaluations: list[Evaluation], config: InpaintConfig, out: Path) -> None:
-    """Writes `table.md`, `scores.json` (every image's scores) and `figure.png` to a folder."""
+    _check(sets, methods, mask_names)
+    out = Path(out)
+    distributed.on_first(lambda: make_folder(out))
     make_folder(out)
-    of_masks = {
-        e.mask: {
-            **{
-                name: list(map(finite_or_none, getattr(e, name))) for name in ("psnr", "psnr_hole", "ssim", "ssim_hole")
-            },
-            "num_steps": e.num_steps.tolist(),
-            "not_finite": e.not_finite,
-            "seconds": round(e.seconds, 2),
-        }
-        for e in evaluations
-    }
-    with whole_file(out / "scores.json") as partial:
-        partial.write_text(json.dumps({"search": config.to_json(), "masks": of_masks}) + "\n", encoding="utf-8")
-    with whole_file(out / "table.md") as partial:
-        partial.write_text(table(evaluations), encoding="utf-8")
-    columns = [label for e in evaluations for label in ("original", e.mask, "completion", "blended")]
-    strips = np.concatenate([e.strips for e in evaluations], axis=1)
-    figures.save_png(out / "figure.png", figures.labelled(strips.repeat(2, axis=0).repeat(2, axis=1), [], columns))
+    units = _units(sets, methods, mask_names, count, search or InpaintConfig(), seed, batch_size)
+    wanted = {identity: unit.key for unit in units for identity in unit.ids()}
+    lines = _read_lines(out, wanted)
+    own = out / ("scores.jsonl" if jax.process_count() == 1 else f"scores-{jax.process_index()}.jsonl")
+    mine = units[jax.process_index() :: jax.process_count()]
+    bar = tqdm(total=sum(len(unit.numbers) for unit in mine), unit="image", disable=not progress, dynamic_ncols=True)
+    with bar, own.open("a", encoding="utf-8") as file:
+        for unit in mine:
+            bar.set_description(f"{unit.images.name}, {unit.mask}, {unit.name}")
+            if not all(identity in lines for identity in unit.ids()):
+                made = _complete(unit, seed)
+                file.write("".join(json.dumps(line) + "\n" for line in made))
+                file.flush()
+                lines |= {_identity(line): line for line in made}
+            bar.update(len(unit.numbers))
+    texts = distributed.from_each_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+    for text in texts if len(texts) > 1 else []:
+        lines |= {_identity(line): line for line in map(json.loads, text.splitlines())}
+    return [lines[identity] for unit in units for identity in unit.ids()]
+
+
+def draw_holes(mask: str, n: int, size: int, seed: int) -> Bool[np.ndarray, "n size size"]:
+    """The holes of the first n images of any set; image i's does not depend on n."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), masks.NAMES.index(mask))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(n))
+    return np.array(masks.by_name(mask, keys, size))
+
+
+def _check(sets, methods, mask_names) -> None:
+    for what, given, known in (("masks", mask_names, masks.NAMES), ("methods", methods, NAMES)):
+        for name in given:
+            if name not in known:
+                raise UserError(f"`{what}` has {name!r}; it takes any of {', '.join(known)}")
+    if not (sets and methods and mask_names):
+        raise UserError("there is nothing to evaluate: give a set, a method and a mask")
+    if len({images.name for images in sets}) < len(sets):
+        raise UserError(f"sets share a name ({', '.join(images.name for images in sets)}): rename their folders")
+    for images in sets:
+        shape = image_shape(images.prior)
+        if images.images.shape[1:] != shape or not len(images.images):
+            raise UserError(
+                f"`images` of {images.name} is {list(images.images.shape)}; its prior completes one or more of "
+                f"{'x'.join(map(str, shape))}"
+            )
+
+
+def _units(sets, methods, mask_names, count, search, seed, batch_size) -> list[Unit]:
+    units = []
+    for images in sets:
+        made = {}
+        for name, own_count in methods.items():
+            n = min(len(images.images), own_count or count or len(images.images))
+            size = -(-n // -(-n // batch_size))  # batches of one size, or nearly
+            made[name] = (n, size, prepare_method(name, images, search, size))
+        for mask in mask_names:
+            for name, (n, size, method) in made.items():
+                what = [images.identity, mask, seed, name, method.settings]
+                key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+                parts = (range(start, min(start + size, n)) for start in range(0, n, size))
+                units += [Unit(images, mask, name, method, numbers, key) for numbers in parts]
+    return units
+
+
+def _complete(unit: Unit, seed: int) -> list[Line]:
+    """Completes the images of a unit; a line for each."""
+    numbers, method = np.asarray(unit.numbers), unit.method
+    images = np.asarray(unit.images.images[numbers[0] : numbers[-1] + 1])
+    holes = draw_holes(unit.mask, numbers[-1] + 1, images.shape[1], seed)[numbers]
+    lines: list[Line] = [
+        {"set": unit.images.name, "mask": unit.mask, "method": unit.name, "image": int(i), "key": unit.key}
+        for i in numbers
+    ]
+    applies = np.full(len(images), True) if method.applies is None else method.applies(holes)
+    for i in np.flatnonzero(~applies):
+        lines[i]["applies"] = False
+    able = np.flatnonzero(applies)
+    if not len(able):
+        return lines
+    start = time.perf_counter()
+    results, notes = method.complete(
+        images[able], holes[able], numbers[able], jax.random.fold_in(jax.random.key(seed), 0)
+    )
+    seconds = (time.perf_counter() - start) / len(able)
+    scores = composite_scores(results, images[able], holes[able])
+    for j, i in enumerate(able):
+        lines[i] |= {name: finite_or_none(scores[name][j]) for name in SCORES}
+        lines[i] |= {"seconds": round(seconds, 5), **notes[j]}
+        if numbers[i] < SHOWN:
+            lines[i]["picture"] = encode(results[j])
+    return lines
+
+
+def encode(image: UInt8[np.ndarray, "h w c"]) -> str:
+    """An image as a PNG in base64."""
+    stream = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def decode(text: str) -> UInt8[np.ndarray, "h w c"]:
+    """The inverse of `encode`."""
+    with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        pixels = np.asarray(image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _read_lines(out: Path, wanted: Mapping[tuple, str]) -> dict[tuple, Line]:
+    """The lines that still hold of what is wanted; those that hold no more are removed, as are those cut off."""
+    lines: dict[tuple, Line] = {}
+    for path in sorted(out.glob("scores*.jsonl")):
+        kept = []
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+                identity, key = _identity(line), line["key"]
+            except (ValueError, RecursionError, KeyError, TypeError):  # cut off while it was written
+                continue
+            if identity in wanted and key != wanted[identity]:
+                continue
+            kept.append(text)
+            if identity in wanted:
+                lines[identity] = line
+        if jax.process_count() == 1:  # else another process may be at work on it
+            with whole_file(path) as partial:
+                partial.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    return lines
+
+
+def _identity(line: Line) -> tuple:
+    return line["set"], line["mask"], line["method"], line["image"]

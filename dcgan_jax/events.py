@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
 from dcgan_jax import diagram
-from dcgan_jax.config import ModelConfig
+from dcgan_jax.config import RunConfig, TrainConfig
 
 FOLDER = "tensorboard"
 
@@ -50,8 +50,8 @@ class EventLog:
 
 
 @contextlib.contextmanager
-def open_events(run: Path, model: ModelConfig, start: int) -> Iterator[EventLog]:
-    """Opens the log of a run that goes on after `start` steps; a new log begins with the networks.
+def open_events(run: Path, config: RunConfig, start: int) -> Iterator[EventLog]:
+    """Opens the log of a run that goes on after `start` steps; a new log begins with the networks of a DCGAN.
 
     Points that an interrupted run wrote after its checkpoint are forgotten.
     """
@@ -60,9 +60,9 @@ def open_events(run: Path, model: ModelConfig, start: int) -> Iterator[EventLog]
     folder.mkdir(exist_ok=True)
     with contextlib.closing(EventsWriter(str(folder / "events"), f".{start:07d}")) as writer:
         log = EventLog(writer)
-        if new:
-            log.text("networks", diagram.table(model), start)
-            log.image("networks", diagram.draw(model), start)
-        else:
+        if not new:
             log.restart(start + 1)
+        elif isinstance(config, TrainConfig):
+            log.text("networks", diagram.table(config.model), start)
+            log.image("networks", diagram.draw(config.model), start)
         yield log

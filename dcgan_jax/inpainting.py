@@ -97,7 +97,7 @@ def inpaint(
         raise ValueError(
             f"`hole` is {hole.dtype}{list(hole.shape)}; it takes bool [{h}, {w}] or [{n}, {h}, {w}], True where missing"
         )
-    keys = _image_keys(key, n)
+    keys = image_keys(key, n)
     if n == 0:
         raise ValueError("`images` holds no image")
     hole = jnp.broadcast_to(hole, (n, h, w))
@@ -210,8 +210,8 @@ def typed_key(key: PRNGKeyArray | Array) -> PRNGKeyArray:
     return key
 
 
-def _image_keys(key, n):
-    """A typed key for each image, from one key or n."""
+def image_keys(key: PRNGKeyArray | Array, n: int) -> PRNGKeyArray:
+    """A typed key for each of n images: as many as are given, or fold_in(key, i)."""
     key = typed_key(key)
     if key.shape not in ((), (n,)):
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images")

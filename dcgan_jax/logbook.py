@@ -7,28 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from dcgan_jax import checkpoints, figures, mirror, reports
-from dcgan_jax.config import TrainConfig
+from dcgan_jax.config import RunConfig
 from dcgan_jax.data import PreparedSet
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file
-from dcgan_jax.prior import generate, prior_from_state
-from dcgan_jax.training import GANState
 
 
 class Logbook:
     """What a run has left in its folder, and what is added to it."""
 
-    def __init__(self, copy: mirror.RunCopy, config: TrainConfig, data: dict[str, Any]):
-        self._copy, self._run, self._config, self._data = copy, copy.folder, config, data
+    def __init__(self, copy: mirror.RunCopy, config: RunConfig, data: dict[str, Any], init: checkpoints.Init):
+        self._copy, self._run, self._config, self._data, self._init = copy, copy.folder, config, data, init
         shown = _shown(copy)
         self.rollbacks = _claim(self._run, shown, config, data)  # the steps at which the run went back
-        self.restored = checkpoints.restore(self._run, config)  # the newest state, in NumPy's arrays
+        self.restored = checkpoints.restore(self._run, config, init)  # the newest state, in NumPy's arrays
         start = self._start = 0 if self.restored is None else int(self.restored.step)
         if start > config.num_steps:
             raise UserError(f"{shown} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
@@ -42,15 +39,14 @@ class Logbook:
         self._copy.push()
 
     @contextlib.contextmanager
-    def open(self, latents: Float[Array, "n latent"], window: range | None, progress: bool) -> Iterator[None]:
-        """Opens what the steps write to: samples are of `latents`, and the steps in `window` are traced."""
+    def open(self, window: range | None, progress: bool) -> Iterator[None]:
+        """Opens what the steps write to; the steps in `window` are traced."""
         from dcgan_jax.events import open_events  # tensorboardX is slow to import, and only wanted here
 
         start, total = self._start, self._config.num_steps
-        self._latents = latents
         with contextlib.ExitStack() as stack:
             self._writer = stack.enter_context(checkpoints.CheckpointWriter(self._run, self._config))
-            self._events = stack.enter_context(open_events(self._run, self._config.model, start))
+            self._events = stack.enter_context(open_events(self._run, self._config, start))
             self._profiler = stack.enter_context(reports.Profiler(self._run, window))
             self._bar = stack.enter_context(
                 tqdm(total=total, initial=start, unit="step", disable=not progress, dynamic_ncols=True)
@@ -76,7 +72,7 @@ class Logbook:
 
     def report(self, done: int, images: int, losses: dict[str, float]) -> None:
         """Shows the losses after a step, and writes them down where it is due."""
-        self._bar.set_postfix(D=f"{losses['discriminator_loss']:.2f}", G=f"{losses['generator_loss']:.2f}")
+        self._bar.set_postfix({name[0].upper(): f"{x:.2f}" for name, x in losses.items() if name.endswith("_loss")})
         if done % self._config.log_every and done != self._config.num_steps:
             return
         line = {**losses, "steps_per_second": round((done - self._reported) / self._seconds, 3)}
@@ -85,7 +81,7 @@ class Logbook:
         self._events.scalars(line, done)
         self._seconds, self._reported = 0.0, done
 
-    def save(self, state: GANState) -> None:
+    def save(self, state: Any) -> None:
         """Saves a state; in a bucket it is there when this returns, else while training goes on."""
         self._writer.save(state)
         if self._copy.url:
@@ -96,17 +92,15 @@ class Logbook:
         """Waits until what was saved is on disk."""
         self._writer.wait()
 
-    def sample(self, state: GANState, done: int) -> None:
-        """Writes a grid of what the average generator makes of the latents."""
-        prior = prior_from_state(jax.device_get(state), self._config)
-        grid = figures.tile(np.asarray(generate(prior, self._latents)), columns=8)
+    def sample(self, grid: UInt8[np.ndarray, "h w 3"], done: int) -> None:
+        """Writes a picture of what the networks make after a step."""
         figures.save_png(self._run / "samples" / f"{done:07d}.png", grid)
         self._events.image("samples", grid, done)
 
-    def go_back(self) -> GANState:
+    def go_back(self) -> Any:
         """Returns the newest saved state, after writing down that the run goes back to it."""
         self.wait()
-        state = checkpoints.restore(self._run, self._config)
+        state = checkpoints.restore(self._run, self._config, self._init)
         assert state is not None
         start = int(state.step)
         self.rollbacks.append(start)
@@ -120,7 +114,7 @@ class Logbook:
 
 @contextlib.contextmanager
 def open_logbook(
-    run: str | Path, config: TrainConfig, source: str | Path, prepared: PreparedSet, split: str
+    run: str | Path, config: RunConfig, source: str | Path, prepared: PreparedSet, split: str, init: checkpoints.Init
 ) -> Iterator[Logbook]:
     """Opens the folder of a new run, or of one to go on with, here or in a bucket.
 
@@ -128,7 +122,7 @@ def open_logbook(
         UserError: there is something else, or a run of another configuration or on other data.
     """
     with mirror.open_run(run) as copy:
-        yield Logbook(copy, config, _describe(source, prepared, split))
+        yield Logbook(copy, config, _describe(source, prepared, split), init)
 
 
 def _shown(copy):
@@ -150,11 +144,11 @@ def _describe(source: str | Path, prepared: PreparedSet, split: str) -> dict[str
     return data | {name: manifest[name] for name in ("cut", "where") if name in manifest}
 
 
-def _claim(run: Path, shown: str, config: TrainConfig, data: dict[str, Any]) -> list[int]:
+def _claim(run: Path, shown: str, config: RunConfig, data: dict[str, Any]) -> list[int]:
     """Makes the folder of a new run, or checks that it records this one; returns where that went back."""
     rollbacks = []
     if (run / checkpoints.RECORD).is_file():
-        recorded, recorded_data, rollbacks = checkpoints.read_record(run)
+        recorded, recorded_data, rollbacks = checkpoints.read_record(run, type(config))
         differing = checkpoints.differences(recorded, config)
         differing += [f"data {name}" for name in ("split", "sha256") if recorded_data.get(name) != data[name]]
         if differing:

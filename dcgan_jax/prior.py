@@ -13,17 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
-from safetensors.numpy import save
 
 from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.networks import Discriminator, Generator
 from dcgan_jax.training import GANState, draw_latents, generator_statistics
+from dcgan_jax.weights import read_weights, save_weights
 
 FORMAT = "dcgan_jax prior"
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -269,51 +266,22 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     Raises:
         UserError: the prior is not a DCGAN, or the name does not end in .safetensors.
     """
-    path = Path(path)
     if prior.model is None:
         raise UserError("`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself")
-    if path.suffix != ".safetensors":
-        raise UserError(f"`path` is {path}: a saved prior's name ends in .safetensors")
-    tensors = {name: np.asarray(value) for name, value in flatten_dict(prior.params, sep="/").items()}
-    if half:
-        tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
-    make_folder(path.parent)
-    with whole_file(path) as partial:
-        # Not `save_file`, whose files are readable by their owner alone.
-        crop = {} if prior.crop is None else {"crop": prior.crop}
-        partial.write_bytes(save(tensors, {"format": FORMAT, "model": json.dumps(prior.model.to_json()), **crop}))
+    crop = {} if prior.crop is None else {"crop": prior.crop}
+    save_weights(path, prior.params, {"format": FORMAT, "model": json.dumps(prior.model.to_json()), **crop}, half=half)
 
 
 def _read(path: Path) -> Prior:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get("format") != FORMAT:
-            raise UserError("it was not written by `save_prior`")
-        model = ModelConfig.from_json(json.loads(metadata["model"]))
-        params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a prior ({error}): give a file of `save_prior` or a run's folder") from error
-    _check_params(params, model, path)
+    params, model, metadata = read_weights(path, FORMAT, "a prior", ModelConfig, _init_params)
     return dataclasses.replace(_from_params(params, model), crop=metadata.get("crop"))
 
 
-def _check_params(params: Any, model: ModelConfig, path: Path) -> None:
-    """Refuses weights that are not those of the model, which would only show while compiling."""
-
-    def init(key):
-        z = jnp.zeros((1, model.latent_dim))
-        x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
-        return {
-            "generator": Generator(model).init(key, z, train=True),
-            "discriminator": Discriminator(model).init(key, x, train=True),
-        }
-
-    def shapes(tree: Any) -> dict[str, Any]:
-        return flatten_dict(jax.tree.map(lambda x: tuple(x.shape), tree), sep="/")  # type: ignore[return-value]
-
-    expected, found = shapes(jax.eval_shape(init, jax.random.key(0))), shapes(params)
-    for name in sorted({*expected, *found}):
-        if expected.get(name) != found.get(name):
-            raise UserError(f"{path} is damaged: {name} is {found.get(name)}, the model has {expected.get(name)}")
+def _init_params(model: ModelConfig) -> Any:
+    key = jax.random.key(0)
+    z = jnp.zeros((1, model.latent_dim))
+    x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+    return {
+        "generator": Generator(model).init(key, z, train=True),
+        "discriminator": Discriminator(model).init(key, x, train=True),
+    }

@@ -9,38 +9,74 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray, UInt8
 
-from dcgan_jax import distributed, logbook, sharding
-from dcgan_jax.config import TrainConfig
+from dcgan_jax import distributed, figures, logbook, sharding
+from dcgan_jax.baselines import context_encoder
+from dcgan_jax.config import RunConfig, TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, Preempted, UserError
+from dcgan_jax.prior import generate, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
 SAMPLES = 64  # images in a grid of samples
+SHOWN = 16  # images that a context encoder completes for its picture
+
+
+class Recipe(NamedTuple):
+    """How something is trained; a state is a NamedTuple of arrays whose `step` counts the steps done."""
+
+    init: Callable[[Any, PRNGKeyArray], Any]  # from configuration and key to state
+    make_step: Callable[[Any], Callable]  # from configuration to step(state, batch, key) -> (state, metrics)
+    picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]  # configuration, state, images
+
+
+def _samples(config: TrainConfig, state: GANState, _, key: PRNGKeyArray) -> UInt8[np.ndarray, "h w 3"]:
+    """What the average generator makes of fixed latents."""
+    images = generate(prior_from_state(state, config), draw_latents(config.model, key, SAMPLES))
+    return figures.tile(np.asarray(images), columns=8)
+
+
+def _completed(config: context_encoder.ContextEncoderConfig, state, images, key) -> UInt8[np.ndarray, "h w 3"]:
+    """The first images of the set, masked, completed."""
+    images = np.asarray(images[:SHOWN])
+    holes = np.asarray(context_encoder.draw_holes(key, len(images), config.image_size))
+    encoder = context_encoder.from_state(state, config)
+    completed = np.asarray(context_encoder.context_encoder(encoder, images, holes))
+    rows = np.stack([images, figures.masked_view(images, holes), completed], axis=1)
+    return figures.tile(rows.reshape(-1, *images.shape[1:]), columns=12)
+
+
+RECIPES: dict[type[RunConfig], Recipe] = {
+    TrainConfig: Recipe(init_state, make_train_step, _samples),
+    context_encoder.ContextEncoderConfig: Recipe(
+        context_encoder.init_state, context_encoder.make_train_step, _completed
+    ),
+}
 
 
 def train(
-    config: TrainConfig,
+    config: RunConfig,
     data: str | Path,
     run: str | Path,
     *,
     split: str = "train",
     profile_steps: range | None = None,
     progress: bool = True,
-) -> GANState:
-    """Trains a model on a split of a prepared set, or goes on with the run that the folder holds.
+) -> Any:
+    """Trains a DCGAN or a context encoder on a split of a prepared set, or goes on with the run that the folder holds.
 
     In a job of several processes all call it alike; the first keeps the folder, which the others need not see.
 
     Args:
-        config: model, algorithm and reports.
+        config: what is trained, and how; a `TrainConfig` or a `ContextEncoderConfig`.
         data: a prepared set (`dcgan-jax prepare`), here or in a bucket; every host needs one.
         run: the run's folder, here or in a bucket.
         split: which images of the set.
@@ -60,7 +96,7 @@ def train(
     prepared = open_prepared(data)
     images = _check_images(config, prepared, split)
     mesh = sharding.data_mesh()
-    per_step = config.batch_size * config.discriminator_steps
+    recipe, per_step = RECIPES[type(config)], config.images_per_step
     if config.batch_size % mesh.size:
         raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: take a multiple")
     batch_indices(0, per_step, len(images), config.seed)  # refuses a set too small for the batch
@@ -70,12 +106,12 @@ def train(
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stop_signal())
-        opened = logbook.open_logbook(run, config, data, prepared, split)
+        opened = logbook.open_logbook(run, config, data, prepared, split, recipe.init)
         book = distributed.on_first(lambda: stack.enter_context(opened))
         rollbacks = json.loads(distributed.from_first_text(json.dumps(book.rollbacks if book else [])))
         state = book.restored if book else None
         if state is None:
-            state = jax.device_get(jax.jit(lambda key: init_state(config, key))(init_key))
+            state = jax.device_get(jax.jit(lambda key: recipe.init(config, key))(init_key))
         state = distributed.from_first(state)
         start = int(state.step)
         _check_window(profile_steps, start, config.num_steps)
@@ -84,11 +120,10 @@ def train(
         if start == config.num_steps:
             return state
         if book:
-            latents = draw_latents(config.model, sample_key, SAMPLES)
-            stack.enter_context(book.open(latents, profile_steps, progress))
+            stack.enter_context(book.open(profile_steps, progress))
         everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
         step = jax.jit(
-            make_train_step(config),
+            recipe.make_step(config),
             in_shardings=(everywhere, split_batch, everywhere),
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,
@@ -122,7 +157,7 @@ def train(
                         book.stop_clock()
                         book.report(t, t * per_step, losses)
                         if sampling:
-                            book.sample(state, t)
+                            book.sample(recipe.picture(config, jax.device_get(state), images, sample_key), t)
                         if saving:
                             book.save(state)
                         book.start_clock()
@@ -145,10 +180,9 @@ def train(
     return state
 
 
-def _check_images(config: TrainConfig, prepared: PreparedSet, split: str) -> np.ndarray:
+def _check_images(config: RunConfig, prepared: PreparedSet, split: str) -> np.ndarray:
     images = prepared.split(split)
-    model = config.model
-    expected = (model.image_size, model.image_size, model.channels)
+    expected = config.image_shape
     if images.shape[1:] != expected:
         h, w, c = images.shape[1:]
         raise UserError(

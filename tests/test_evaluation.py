@@ -1,120 +1,279 @@
-"""Scores of held-out images, against the pictures in the strips."""
+"""Scores of held-out images: which images, which holes, what is kept, what is done again."""
 
+import csv
 import dataclasses
 import json
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 from tiny import tanh_prior
 
 import dcgan_jax as dj
+from dcgan_jax import cli, comparison, evaluation
+from dcgan_jax.baselines.nearest import nearest
 from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import evaluate, save, table
+from dcgan_jax.evaluation import decode, draw_holes, evaluate
+from dcgan_jax.methods import ImageSet, prepare_method
 
-SIZE, COUNT = 12, 3
+SIZE, COUNT = 12, 5
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
 PRIOR, OTHER_PRIOR = (tanh_prior((SIZE, SIZE, 3), seed) for seed in range(2))
 MASKS = ("center", "half", "random", "pattern")
-
-
-IMAGES = np.random.default_rng(9).integers(30, 226, (COUNT, SIZE, SIZE, 3), np.uint8)
+RNG = np.random.default_rng(9)
+IMAGES = RNG.integers(30, 226, (COUNT, SIZE, SIZE, 3), np.uint8)
+TRAINING = RNG.integers(30, 226, (20, SIZE, SIZE, 3), np.uint8)
+SET = ImageSet("noise", "celeba", IMAGES, TRAINING, "checksum", PRIOR)
+OPTIONS = {"search": CONFIG, "batch_size": 3, "progress": False}
 
 
 @pytest.fixture(scope="module")
-def evaluations():
-    return evaluate(PRIOR, IMAGES, CONFIG, batch_size=2, progress=False)
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("evaluation")
 
 
-def columns(evaluation):
-    """Original, masked, completion and blended, [n, h, w, 3] each, cut out of the strips."""
-    assert evaluation.strips.shape == (COUNT * SIZE + 4, 4 * SIZE + 6, 3)
-    step = SIZE + 2
-    rows = [evaluation.strips[i * step : i * step + SIZE] for i in range(COUNT)]
-    return [np.stack([row[:, j * step : j * step + SIZE] for row in rows]) for j in range(4)]
+@pytest.fixture(scope="module")
+def lines(out):
+    return evaluate([SET], {"search": None, "nearest": None, "telea": 2}, out, **OPTIONS)
 
 
-def holes_of(evaluation):
-    return (columns(evaluation)[1] == 255).all(axis=-1)  # the images hold no white of their own
+def of(lines, **names):
+    return [line for line in lines if all(line[name] == value for name, value in names.items())]
 
 
-def test_scores_are_those_of_the_pictures(evaluations):
-    assert [e.mask for e in evaluations] == list(MASKS)
-    for e in evaluations:
-        original, _, _, blended = columns(e)
-        holes = holes_of(e)
-        assert (original == IMAGES).all() and (blended[~holes] == IMAGES[~holes]).all()
-        squares = (blended.astype(float) - IMAGES) ** 2
-        for i in range(COUNT):
-            assert e.psnr[i] == pytest.approx(10 * np.log10(255**2 / squares[i].mean()), abs=1e-3)
-            assert e.psnr_hole[i] == pytest.approx(10 * np.log10(255**2 / squares[i][holes[i]].mean()), abs=1e-3)
-        np.testing.assert_allclose(e.ssim, dj.ssim(blended, IMAGES), atol=1e-6)
-        np.testing.assert_allclose(e.ssim_hole, dj.ssim(blended, IMAGES, where=holes), atol=1e-6)
-        assert e.not_finite == 0
+def test_there_is_a_line_for_each_image_in_order(lines):
+    expected = [
+        (mask, method, i)
+        for mask in MASKS
+        for method, n in (("search", COUNT), ("nearest", COUNT), ("telea", 2))
+        for i in range(n)
+    ]
+    assert [(line["mask"], line["method"], line["image"]) for line in lines] == expected
+    assert {line["num_steps"] for line in of(lines, method="search")} == {CONFIG.num_steps}
+    assert all(line["seconds"] > 0 for line in lines)
 
 
-def test_holes_are_those_of_the_masks(evaluations):
-    holes = {e.mask: holes_of(e) for e in evaluations}
+def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
+    """Of a baseline called by hand, scored by hand; and of the pictures."""
+    for mask in MASKS:
+        holes = draw_holes(mask, COUNT, SIZE, 0)
+        results = np.asarray(nearest(IMAGES, holes, TRAINING))
+        for line in of(lines, mask=mask, method="nearest"):
+            i = line["image"]
+            squares = (results[i].astype(float) - IMAGES[i]) ** 2
+            assert line["psnr"] == pytest.approx(10 * np.log10(255**2 / squares.mean()), abs=1e-3)
+            assert line["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / squares[holes[i]].mean()), abs=1e-3)
+            hole_ssim = dj.ssim(results[i : i + 1], IMAGES[i : i + 1], where=holes[i : i + 1])
+            assert line["ssim_hole"] == pytest.approx(float(hole_ssim[0]), abs=1e-5)
+            assert line["ssim"] == pytest.approx(float(dj.ssim(results[i : i + 1], IMAGES[i : i + 1])[0]), abs=1e-5)
+            assert ("picture" in line) == (i < evaluation.SHOWN)
+            if "picture" in line:
+                assert (decode(line["picture"]) == results[i]).all()
+
+
+def test_holes_are_those_of_the_masks_whatever_the_count():
+    holes = {mask: draw_holes(mask, COUNT, SIZE, 0) for mask in MASKS}
     assert (holes["center"] == np.asarray(dj.masks.center(SIZE))).all()
     assert (holes["half"].sum((1, 2)) == SIZE**2 // 2).all()
     assert (holes["pattern"].sum((1, 2)) == SIZE**2 // 4).all()
     assert len({hole.tobytes() for hole in holes["random"]}) == COUNT  # a hole of its own for each image
+    for mask in MASKS:
+        assert (draw_holes(mask, 2, SIZE, 0) == holes[mask][:2]).all()
+    assert (draw_holes("random", COUNT, SIZE, 1) != holes["random"]).any()
 
 
-def test_every_prior_and_search_meets_the_same_holes(evaluations):
-    other = evaluate(OTHER_PRIOR, IMAGES, CONFIG, MASKS, batch_size=2, progress=False)
-    for a, b in zip(evaluations, other, strict=True):
-        assert (holes_of(a) == holes_of(b)).all()
-        assert (columns(a)[3] != columns(b)[3]).any()
-    seeded = evaluate(PRIOR, IMAGES, CONFIG, ("random",), seed=1, batch_size=2, progress=False)
-    assert (holes_of(seeded[0]) != holes_of(evaluations[2])).any()
+def strip_times(lines):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-def test_files_and_means(evaluations, tmp_path):
-    out = tmp_path / "deep" / "evaluation"
-    save(evaluations, CONFIG, out)
-    record = json.loads((out / "scores.json").read_text())
-    assert dj.InpaintConfig.from_json(record["search"]) == CONFIG
-    lines = (out / "table.md").read_text().splitlines()
-    assert lines == table(evaluations).splitlines() and len(lines) == 2 + len(MASKS)
-    for line, mask in zip(lines[2:], MASKS, strict=True):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0] == mask
-        scores = record["masks"][mask]
-        for cell, name in zip(cells[1:5], ("psnr", "psnr_hole", "ssim", "ssim_hole"), strict=True):
-            assert len(scores[name]) == COUNT
-            mean = sum(scores[name]) / COUNT
-            assert float(cell) == pytest.approx(mean, abs=0.0051 if "psnr" in name else 0.00051)
-        assert scores["not_finite"] == 0
-        assert scores["num_steps"] == [CONFIG.num_steps] * COUNT and cells[5] == str(CONFIG.num_steps)
-        assert float(cells[6]) == pytest.approx(scores["seconds"] / COUNT, abs=0.003)
-    with Image.open(out / "figure.png") as figure:
-        pixels = np.asarray(figure)
-    strips = np.concatenate([e.strips for e in evaluations], axis=1)
-    assert (pixels[-2 * len(strips) :: 2, ::2] == strips).all()  # enlarged twice, below the columns' labels
-
-
-def test_failed_searches_are_counted():
-    broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
-    (evaluation,) = evaluate(broken, IMAGES, CONFIG, ("center",), batch_size=2, progress=False)
-    assert evaluation.not_finite == COUNT and np.isfinite(evaluation.psnr).all()
+def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
+    """Also beside a method that is added; what an interruption cut off is."""
+    calls = []
+    complete = evaluation._complete
+    monkeypatch.setattr(evaluation, "_complete", lambda unit, seed: calls.append(unit) or complete(unit, seed))
+    methods = {"search": None, "nearest": None, "telea": 2}
+    assert evaluate([SET], methods, out, **OPTIONS) == lines and not calls
+    more = evaluate([SET], {**methods, "navier-stokes": 1}, out, **OPTIONS)
+    assert {unit.name for unit in calls} == {"navier-stokes"}
+    assert [line for line in more if line["method"] != "navier-stokes"] == lines
+    # Fewer masks and methods are a part of it, and nothing is forgotten.
+    calls.clear()
+    assert (
+        evaluate([SET], {"telea": 1}, out, mask_names=("half",), **OPTIONS)
+        == of(lines, mask="half", method="telea")[:1]
+    )
+    assert evaluate([SET], methods, out, **OPTIONS) == lines and not calls
+    # Killed while a line was written.
+    path = out / "scores.jsonl"
+    text = path.read_text()
+    path.write_text(text[: len(text) * 2 // 3])
+    assert strip_times(evaluate([SET], methods, out, **OPTIONS)) == strip_times(lines)
+    assert 0 < len(calls) < 24
 
 
 @pytest.mark.parametrize(
-    ("images", "masks", "message"),
+    ("changed", "again"),
     [
-        (IMAGES, ("center", "circle"), "`masks` has 'circle'.* center, half, random, pattern"),
-        (IMAGES[:, :8], ("center",), "`images`"),
-        (IMAGES[..., :1], ("center",), "`images`"),
-        (IMAGES[:0], ("center",), "`images`"),
+        ({"set": dataclasses.replace(SET, prior=OTHER_PRIOR)}, {"search"}),
+        ({"set": dataclasses.replace(SET, identity="other")}, {"search", "nearest"}),
+        ({"search": dataclasses.replace(CONFIG, num_steps=2)}, {"search"}),
+        ({"seed": 1}, {"search", "nearest"}),
     ],
 )
-def test_wrong_input_is_named(images, masks, message):
+def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkeypatch):
+    methods = {"search": 1, "nearest": 1}
+    options = OPTIONS | {"mask_names": ("random",)}
+    before = evaluate([SET], methods, tmp_path, **options)
+    calls, complete = [], evaluation._complete
+    monkeypatch.setattr(evaluation, "_complete", lambda unit, seed: calls.append(unit.name) or complete(unit, seed))
+    images = changed.pop("set", SET)
+    after = evaluate([images], methods, tmp_path, **options | changed)
+    assert set(calls) == again
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 2  # what no longer holds is gone
+    for a, b in zip(before, after, strict=True):
+        assert (a == b) == (a["method"] not in again)
+
+
+def test_a_method_that_does_not_apply_says_so(tmp_path):
+    lines = evaluate([SET], {"patch-match": 1}, tmp_path, mask_names=("random", "pattern"), **OPTIONS)
+    assert lines[0]["applies"] is False and "psnr" not in lines[0]
+    text = comparison.table(comparison.cells(lines), {"noise": None})
+    assert "| patch-match | — | " in text and "no whole patch is known" in text
+
+
+def test_statistics_are_those_of_scipy_and_numpy():
+    values = RNG.normal(20, 3, 17)
+    mean, interval = comparison.statistic(values.tolist())
+    assert mean == pytest.approx(values.mean())
+    # Of a known table: Student's t for 16 degrees of freedom is 2.1199.
+    assert interval == pytest.approx(2.1199 * values.std(ddof=1) / 17**0.5, rel=1e-4)
+    assert comparison.statistic([1.0, None, 3.0]).mean == 2.0
+    assert np.isnan(comparison.statistic([None]).mean) and np.isnan(comparison.statistic([1.0]).interval)
+
+
+def test_files(lines, tmp_path):
+    settings = {"seed": 0, "search": CONFIG.to_json()}
+    text = comparison.save(lines, [SET], settings, tmp_path)
+    assert (tmp_path / "table.md").read_text() == text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert dj.InpaintConfig.from_json(record["search"]) == CONFIG and record["seed"] == 0
+    with (tmp_path / "scores.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert len(images) == len(lines)
+    header, *body = rows[: rows.index(next(row for row in rows if row[0].startswith("PSNR of the whole")))]
+    assert header == ["PSNR of the hole, dB", *MASKS]
+    for row in body[1:4]:
+        for mask, text in zip(MASKS, row[1:], strict=True):
+            scores = [float(x["psnr_hole"]) for x in images if (x["mask"], x["method"]) == (mask, row[0])]
+            mean, interval = map(float, text.split(" ± "))
+            assert mean == pytest.approx(np.mean(scores), abs=0.0051)
+            (cell,) = (c for c in record["cells"] if (c["mask"], c["method"]) == (mask, row[0]))
+            assert cell["psnr_hole"]["interval"] == pytest.approx(interval, abs=0.0051) and cell["count"] == len(scores)
+    # The published figures stand beside, in the order of the masks here.
+    assert body[-1] == ["*Yeh et al., published*", "*19.4*", "*13.7*", "*22.8*", "*17.4*"]
+    with Image.open(tmp_path / "figure-noise.png") as figure, Image.open(tmp_path / "chart.png") as chart:
+        pixels, size = np.asarray(figure), chart.size
+    assert size[0] > 300
+    top, left, step = pixels.shape[0] - (8 * 26 - 2), pixels.shape[1] - (5 * 26 - 2), 26  # 12 pixels twice, and a gap
+    shown = draw_holes("half", COUNT, SIZE, 0)[1]
+    row = top + 3 * step  # the second image under the second mask
+    for column, expected in (
+        (0, IMAGES[1]),
+        (1, np.where(shown[..., None], 255, IMAGES[1])),
+        (3, decode(of(lines, mask="half", method="nearest", image=1)[0]["picture"])),
+    ):
+        x = left + column * step
+        assert (pixels[row : row + 24 : 2, x : x + 24 : 2] == expected).all()
+
+
+def test_failed_searches_are_counted(tmp_path):
+    broken = dataclasses.replace(SET, prior=dataclasses.replace(PRIOR, params=PRIOR.params * np.nan))
+    lines = evaluate([broken], {"search": 2}, tmp_path, mask_names=("center",), **OPTIONS)
+    (cell,) = comparison.cells(lines)
+    assert cell.not_finite == 2 and np.isfinite(cell.scores["psnr"].mean)
+
+
+@pytest.mark.parametrize(
+    ("sets", "methods", "masks", "message"),
+    [
+        ([SET], {"search": None}, ("center", "circle"), "`masks` has 'circle'.* center, half, random, pattern"),
+        ([SET], {"magic": None}, ("center",), "`methods` has 'magic'.* nearest, total-variation"),
+        ([SET, SET], {"telea": None}, ("center",), "share a name"),
+        ([SET], {}, ("center",), "nothing to evaluate"),
+        ([dataclasses.replace(SET, images=IMAGES[:, :8])], {"telea": None}, ("center",), "`images` of noise"),
+        ([dataclasses.replace(SET, images=IMAGES[..., :1])], {"telea": None}, ("center",), "`images` of noise"),
+        ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
+        ([dataclasses.replace(SET, training=TRAINING[:0])], {"nearest": None}, ("center",), "no training images"),
+        ([SET], {"context-encoder": None}, ("center",), "is not given: train one"),
+    ],
+)
+def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        evaluate(PRIOR, images, CONFIG, masks, progress=False)
+        evaluate(sets, methods, tmp_path / "out", mask_names=masks, **OPTIONS)
+    assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_mask_s_holes_do_not_depend_on_the_other_masks():
-    together = evaluate(PRIOR, IMAGES, CONFIG, ("center", "random"), progress=False)[1]
-    alone = evaluate(PRIOR, IMAGES, CONFIG, ("random",), progress=False)[0]
-    assert together.psnr_hole.tolist() == alone.psnr_hole.tolist()
+def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
+    holes, numbers = draw_holes("half", COUNT, SIZE, 0), np.arange(COUNT)
+    key = dj.evaluation.jax.random.key(7)
+    method = prepare_method("search", SET, CONFIG, 4)
+    whole, _ = method.complete(IMAGES[:4], holes[:4], numbers[:4], key)
+    part, notes = method.complete(IMAGES[2:4], holes[2:4], numbers[2:4], key)
+    assert (part == whole[2:4]).all() and len(notes) == 2
+
+
+def command(data, prior, out, *more):
+    return [
+        "evaluate",
+        *(
+            "--data",
+            str(data),
+            "--prior",
+            str(prior),
+            "--out",
+            str(out),
+            "--split",
+            "test",
+            "--masks",
+            "half",
+            "center",
+        ),
+        *("--count", "6", "--batch-size", "2", "--num-steps", "2", "--quiet", *more),
+    ]
+
+
+def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path, capsys):
+    methods = ("--methods", "search", "nearest:4")
+    assert cli.main(command(digits_run.data, digits_run.run, tmp_path / "one", *methods)) == 0
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "one/table.md").read_text() and "Images: 6: search; 4: nearest." in printed
+    arguments = ["-m", "dcgan_jax", *command(digits_run.data, digits_run.run, tmp_path / "two", *methods)]
+    statuses, outputs, errors = processes.finish(processes.start(2, arguments))
+    assert statuses == [0, 0], errors
+    assert outputs[1] == ""
+    scores = []
+    for count in ("one", "two"):
+        with (tmp_path / count / "scores.csv").open() as file:
+            scores.append([{**row, "seconds": ""} for row in csv.DictReader(file)])
+    assert scores[0] == scores[1] and len(scores[0]) == 20
+    shares = [(tmp_path / f"two/scores-{i}.jsonl").read_text().splitlines() for i in range(2)]
+    assert sum(map(len, shares)) == 20 and min(map(len, shares)) > 5
+    assert (tmp_path / "two/figure-data.png").read_bytes() == (tmp_path / "one/figure-data.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--methods", "nearest:0"), "`methods` has 'nearest:0'"),
+        (("--methods", "magic"), "`methods` has 'magic'"),
+        (("--prior", "faces-64", "digits-64"), "`prior` has 2 values for 1 sets"),
+        (("--split", "nowhere"), "no split 'nowhere'"),
+        (("--methods", "context-encoder"), "is not given"),
+        (("--methods", "nearest", "--training-split", "nowhere"), "no training images"),
+    ],
+)
+def test_wrong_options_are_named(digits_run, tmp_path, capsys, more, message):
+    assert cli.main(command(digits_run.data, digits_run.run, tmp_path / "out", *more)) == 2
+    assert message in capsys.readouterr().err

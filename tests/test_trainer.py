@@ -39,6 +39,10 @@ CONFIG = TrainConfig(
 )
 
 
+def replace_recipe(patch, **parts):
+    patch.setitem(trainer.RECIPES, TrainConfig, trainer.RECIPES[TrainConfig]._replace(**parts))
+
+
 @functools.cache
 def _step(config):
     return make_train_step(config)
@@ -53,7 +57,7 @@ def one_step_for_all(config):
 def compiled_once():
     """And in half the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "make_train_step", one_step_for_all)
+        replace_recipe(patch, make_step=one_step_for_all)
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         patch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
         jax.config.update("jax_disable_most_optimizations", True)
@@ -199,12 +203,12 @@ def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
     for _ in range(2):  # new, and resumed
-        with logbook.open_logbook(tmp_path / "run", CONFIG, "data", part, "train") as book:
+        with logbook.open_logbook(tmp_path / "run", CONFIG, "data", part, "train", init_state) as book:
             book.begin()
         assert checkpoints.read_record(tmp_path / "run")[1]["where"] == ["label=1"]
     # A run recorded without conditions goes on.
     shutil.copytree(run, tmp_path / "old")
-    with logbook.open_logbook(tmp_path / "old", CONFIG, "data", prepared, "train") as book:
+    with logbook.open_logbook(tmp_path / "old", CONFIG, "data", prepared, "train", init_state) as book:
         book.begin()
     assert "where" not in checkpoints.read_record(tmp_path / "old")[1]
 
@@ -250,8 +254,8 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
 
         return step
 
-    monkeypatch.setattr(trainer, "make_train_step", make)
-    monkeypatch.setattr(trainer, "init_state", lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    replace_recipe(monkeypatch, make_step=make, init=lambda *_: zeros)
     config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=1, sample_every=100)
     with pytest.raises(DivergedError, match=f"{what} is not finite at step 5; the last checkpoint is of step 4"):
         train(config, digits, tmp_path / "run")
@@ -274,7 +278,7 @@ def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.undo()
     assert checkpoints.load_state(tmp_path / "run")[0].step == 5
-    monkeypatch.setattr(trainer, "make_train_step", one_step_for_all)
+    replace_recipe(monkeypatch, make_step=one_step_for_all)
     assert_same(train(config, digits, tmp_path / "run"), uninterrupted[1])
     assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
 
@@ -306,8 +310,8 @@ def bad_batches(monkeypatch, digits):
         return step
 
     shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
-    monkeypatch.setattr(trainer, "make_train_step", make)
-    monkeypatch.setattr(trainer, "init_state", lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    replace_recipe(monkeypatch, make_step=make, init=lambda *_: zeros)
     return bad
 
 
@@ -428,7 +432,7 @@ def test_a_checkpoint_of_another_run_is_refused(uninterrupted, digits, tmp_path)
     _, data, _ = checkpoints.read_record(run)
     other = dataclasses.replace(CONFIG, learning_rate=1e-3, model=dataclasses.replace(CONFIG.model, base_width=8))
     checkpoints.write_record(tmp_path / "run", other, data)
-    differing = r"differs in model\.base_width \(4 there, 8 here\), learning_rate \(0\.0002 there, 0\.001 here\)"
+    differing = r"differs in learning_rate \(0\.0002 there, 0\.001 here\), model\.base_width \(4 there, 8 here\)"
     for attempt in (lambda: checkpoints.load_state(tmp_path / "run"), lambda: train(other, digits, tmp_path / "run")):
         with pytest.raises(UserError, match=differing):
             attempt()

@@ -1,0 +1,302 @@
+"""Context encoder: a network trained to paint the hole, by squared error and an adversary (Pathak et al. 2016)."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.nn.initializers import normal
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
+
+from dcgan_jax import checkpoints, masks, mirror, remote
+from dcgan_jax.compositing import composite, known_pixels
+from dcgan_jax.config import IMAGE_SIZES, ModelConfig, RunConfig, option
+from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax.errors import UserError
+from dcgan_jax.losses import discriminator_loss, generator_loss
+from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
+from dcgan_jax.training import Metrics, to_floats
+from dcgan_jax.weights import read_weights, save_weights
+
+FORMAT = "dcgan_jax context encoder"
+
+
+@dataclass(frozen=True)
+class ContextEncoderConfig(RunConfig):
+    """A context encoder's training run: its size, and the two losses.
+
+    From the paper are the weights of the losses, and an adversary ten times slower than the encoder; from its released
+    code Adam's decay. Ours, for a network of this size: rate, batch, number of steps, and a rate that falls to 0 along
+    a half cosine, which takes the place of a choice among checkpoints.
+    """
+
+    KIND: ClassVar[str] = "context-encoder"
+
+    num_steps: int = option(4000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
+    learning_rate: float = option(1e-3, "Adam's rate at the start")
+    image_size: int = option(64, "side of the square images in pixels", IMAGE_SIZES)
+    channels: int = option(3, "1 for grey images, 3 for colour", (1, 3))
+    base_width: int = option(
+        32, "channels of the layer next to the image, even; each layer inwards doubles them, up to 8 times"
+    )
+    adversarial_weight: float = option(0.001, "of the adversarial loss; that of the squared error is the rest to 1")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("batch_size", self.batch_size % len(masks.NAMES) == 0, f"a multiple of {len(masks.NAMES)}")
+        self._check("base_width", self.base_width >= 2 and self.base_width % 2 == 0, "an even number")
+        self._check("adversarial_weight", 0 <= self.adversarial_weight < 1, "a number from 0 to below 1")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.image_size, self.image_size, self.channels
+
+    @property
+    def adversary(self) -> ModelConfig:
+        """The model whose discriminator is the adversary, half as wide as the encoder."""
+        return ModelConfig(image_size=self.image_size, channels=self.channels, base_width=self.base_width // 2)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the encoder's layers from the image inwards."""
+        return tuple(2 * width for width in self.adversary.widths)
+
+
+class Network(nn.Module):
+    """Known pixels and hole to a whole image: convolutions down to 4×4, a channel-wise layer, convolutions up."""
+
+    config: ContextEncoderConfig
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool) -> Array:
+        norm = functools.partial(
+            nn.BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, epsilon=1e-5, dtype=self.dtype
+        )
+        widths = self.config.widths
+        # The hole as a channel is ours: the paper paints it in the mean colour and leaves the network to find it.
+        x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
+        for i, width in enumerate(widths):
+            x = self._convolution(f"down_{i}", conv_down, x, (x.shape[-1], width))
+            x = nn.leaky_relu(norm(name=f"down_norm_{i}")(x), LEAK)
+        channel_wise = self.param("channel_wise", normal(0.1), (16, 16, widths[-1]))
+        positions = x.reshape(-1, 16, widths[-1])
+        x = jnp.einsum("npc,pqc->nqc", positions, channel_wise.astype(x.dtype)).reshape(x.shape)
+        x = nn.Dense(widths[-1], use_bias=False, dtype=self.dtype, name="across_channels")(x)
+        for i, width in enumerate((*widths[-2::-1], self.config.channels)):
+            x = nn.relu(norm(name=f"up_norm_{i}")(x))
+            x = self._convolution(f"up_{i}", conv_up, x, (width, x.shape[-1]))
+        bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
+        return jnp.tanh(x.astype(bias.dtype) + bias)
+
+    def _convolution(self, name, convolve, x, channels):
+        # He's scale: the encoder is deep, and is to start fast under squared error.
+        init = nn.initializers.variance_scaling(2.0, "fan_avg", "normal")
+        kernel = self.param(name, init, (KERNEL_SIZE, KERNEL_SIZE, *channels))
+        dtype = self.dtype or kernel.dtype
+        return convolve(x.astype(dtype), kernel.astype(dtype))
+
+
+class ContextEncoderState(NamedTuple):
+    """All that a training run carries from step to step; arrays only."""
+
+    step: Int[Array, ""]
+    encoder: Any
+    encoder_statistics: Any
+    adversary: Any
+    adversary_statistics: Any
+    encoder_optimizer: optax.OptState
+    adversary_optimizer: optax.OptState
+
+
+def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncoderState:
+    """Draws the weights of a new run."""
+    encoder_key, adversary_key = jax.random.split(key)
+    x = jnp.zeros((1, *config.image_shape))
+    encoder = Network(config).init(encoder_key, x, jnp.zeros(x.shape[:3], bool), train=True)
+    adversary = Discriminator(config.adversary).init(adversary_key, x, train=True)
+    encoder_optimizer, adversary_optimizer = _optimizers(config)
+    return ContextEncoderState(
+        step=jnp.zeros((), jnp.int32),
+        encoder=encoder["params"],
+        encoder_statistics=encoder["batch_stats"],
+        adversary=adversary["params"],
+        adversary_statistics=adversary["batch_stats"],
+        encoder_optimizer=encoder_optimizer.init(encoder["params"]),
+        adversary_optimizer=adversary_optimizer.init(adversary["params"]),
+    )
+
+
+def make_train_step(
+    config: ContextEncoderConfig,
+) -> Callable[[ContextEncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[ContextEncoderState, Metrics]]:
+    """Builds the step: one update of the adversary, one of the encoder, on the same batch and the same holes.
+
+    A quarter of the batch has each kind of mask. With F the network, M the hole's indicator and D the adversary, the
+    encoder descends (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), the squared error on the scale [−1, 1].
+
+    Returns:
+        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
+        fold_in(key, t), t being `state.step`.
+
+    Source:
+        Pathak et al. 2016, equations 1 to 3; the adversary sees whole images, as they do for holes of any shape.
+    """
+    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    network, discriminator = Network(config, dtype), Discriminator(config.adversary, dtype)
+    encoder_optimizer, adversary_optimizer = _optimizers(config)
+
+    def judge(params, statistics, x):
+        variables = {"params": params, "batch_stats": statistics}
+        logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, updated["batch_stats"]
+
+    def paint(params, statistics, images, hole):
+        variables = {"params": params, "batch_stats": statistics}
+        painted, updated = network.apply(
+            variables, known_pixels(images, hole), hole, train=True, mutable=["batch_stats"]
+        )
+        return painted, jnp.where(hole[..., None], painted, images), updated["batch_stats"]
+
+    def step(state: ContextEncoderState, batch, key):
+        flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
+        images = to_floats(batch, config.flip, flip_key)
+        hole = draw_holes(hole_key, images.shape[0], config.image_size)
+
+        def encoder_objective(params):
+            painted, completed, statistics = paint(params, state.encoder_statistics, images, hole)
+            missing = jnp.sum(hole, axis=(1, 2)) * images.shape[-1]
+            error = jnp.sum((hole[..., None] * (painted - images)) ** 2, axis=(1, 2, 3)) / missing
+            logits, _ = judge(state.adversary, state.adversary_statistics, completed)
+            metrics = {
+                "reconstruction_loss": jnp.mean(error),
+                "adversarial_loss": generator_loss(logits, "non_saturating"),
+            }
+            weight = config.adversarial_weight
+            loss = (1 - weight) * metrics["reconstruction_loss"] + weight * metrics["adversarial_loss"]
+            return loss, (metrics, statistics, completed)
+
+        gradient, (metrics, statistics, completed) = jax.grad(encoder_objective, has_aux=True)(state.encoder)
+        updates, optimizer = encoder_optimizer.update(gradient, state.encoder_optimizer)
+        encoder = optax.apply_updates(state.encoder, updates)
+
+        def adversary_objective(params):
+            real, seen = judge(params, state.adversary_statistics, images)
+            painted, seen = judge(params, seen, completed)
+            return discriminator_loss(real, painted), seen
+
+        (loss, seen), gradient = jax.value_and_grad(adversary_objective, has_aux=True)(state.adversary)
+        updates, adversary_state = adversary_optimizer.update(gradient, state.adversary_optimizer)
+        return ContextEncoderState(
+            step=state.step + 1,
+            encoder=encoder,
+            encoder_statistics=statistics,
+            adversary=optax.apply_updates(state.adversary, updates),
+            adversary_statistics=seen,
+            encoder_optimizer=optimizer,
+            adversary_optimizer=adversary_state,
+        ), metrics | {"discriminator_loss": loss}
+
+    return step
+
+
+def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
+    """Holes for n images, the kinds of `masks.NAMES` in turn."""
+    kinds = len(masks.NAMES)
+    keys = jax.random.split(key, (kinds, -(-n // kinds)))
+    drawn = [masks.by_name(name, keys[i], size) for i, name in enumerate(masks.NAMES)]
+    return jnp.stack(drawn, axis=1).reshape(-1, size, size)[:n]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class ContextEncoder:
+    """A trained context encoder, a pytree: its weights and statistics, and its configuration."""
+
+    params: Any
+    config: ContextEncoderConfig = dataclasses.field(metadata={"static": True})
+
+
+def context_encoder(
+    encoder: ContextEncoder, images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
+) -> Shaped[Array, "b h w c"]:
+    """Paints the holes of images by one pass of the network.
+
+    Args:
+        encoder: of `load`, trained at the images' size.
+        images: float in [−1, 1] or uint8. What lies in the hole is not read.
+        hole: True = missing.
+
+    Returns:
+        Completed images of the same type, equal to the input where known.
+
+    Raises:
+        ValueError: the images are of another size than the network's.
+
+    Source:
+        Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context encoders: feature learning by inpainting", CVPR 2016.
+    """
+    if images.shape[1:] != encoder.config.image_shape:
+        raise ValueError(
+            f"`images` is {list(images.shape)}; this context encoder paints images of "
+            f"{'x'.join(map(str, encoder.config.image_shape))}"
+        )
+    return _complete(encoder, images, hole)
+
+
+@jax.jit
+def _complete(encoder, images, hole):
+    known = known_pixels(images, hole)
+    painted: Any = Network(encoder.config).apply(encoder.params, known, hole, train=False)
+    return composite(images, hole, painted)
+
+
+def from_state(state: ContextEncoderState, config: ContextEncoderConfig) -> ContextEncoder:
+    """The network of a training state."""
+    return ContextEncoder({"params": state.encoder, "batch_stats": state.encoder_statistics}, config)
+
+
+def load(source: str | Path) -> ContextEncoder:
+    """Loads a context encoder from a run's folder, from a file of `save`, or by the name of one in the package.
+
+    Raises:
+        UserError: there is nothing of the kind, or it is damaged.
+    """
+    path = mirror.fetch_prior(source) if remote.is_url(source) else Path(source)
+    if path.is_dir():
+        return from_state(*checkpoints.load_state(path, ContextEncoderConfig, init_state))
+    packaged = Path(str(resources.files("dcgan_jax") / "context_encoders" / f"{source}.safetensors"))
+    if not path.is_file() and packaged.is_file():
+        path = packaged
+    if not path.is_file():
+        raise UserError(f"there is no context encoder {str(source)!r}: `dcgan-jax train-context-encoder` makes one")
+    params, config, _ = read_weights(path, FORMAT, "a context encoder", ContextEncoderConfig, _init_params)
+    return ContextEncoder(params, config)
+
+
+def save(encoder: ContextEncoder, path: str | Path, *, half: bool = False) -> None:
+    """Saves the weights as safetensors with the configuration inside; see `prior.save_prior`."""
+    metadata = {"format": FORMAT, "model": json.dumps(encoder.config.to_json())}
+    save_weights(path, encoder.params, metadata, half=half)
+
+
+def _init_params(config: ContextEncoderConfig) -> Any:
+    x = jnp.zeros((1, *config.image_shape))
+    return dict(Network(config).init(jax.random.key(0), x, jnp.zeros(x.shape[:3], bool), train=True))
+
+
+def _optimizers(config: ContextEncoderConfig) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    def adam(rate):
+        return optax.adam(optax.cosine_decay_schedule(rate, config.num_steps), b1=config.beta1, b2=config.beta2)
+
+    return adam(config.learning_rate), adam(config.learning_rate / 10)

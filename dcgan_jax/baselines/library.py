@@ -1,0 +1,86 @@
+"""Inpainting as it comes with other libraries: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation.
+
+They come with the extra `baselines` and complete one image at a time.
+"""
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from dcgan_jax.errors import UserError
+
+
+def telea(
+    images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], *, radius: float = 3
+) -> UInt8[np.ndarray, "b h w c"]:
+    """Marches from the rim inwards, each pixel a weighted mean of those known around it.
+
+    Args:
+        images: 1 or 3 channels.
+        hole: True = missing.
+        radius: of the neighbourhood, in pixels.
+
+    Raises:
+        UserError: OpenCV is not installed.
+
+    Source:
+        Telea, "An image inpainting technique based on the fast marching method", 2004; OpenCV's `INPAINT_TELEA`.
+    """
+    return _opencv("INPAINT_TELEA", images, hole, radius)
+
+
+def navier_stokes(
+    images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], *, radius: float = 3
+) -> UInt8[np.ndarray, "b h w c"]:
+    """Carries lines of equal brightness into the hole, as a fluid carries its vorticity; arguments as of `telea`.
+
+    Source:
+        Bertalmio, Bertozzi, Sapiro, "Navier–Stokes, fluid dynamics, and image and video inpainting", CVPR 2001;
+        OpenCV's `INPAINT_NS`.
+    """
+    return _opencv("INPAINT_NS", images, hole, radius)
+
+
+def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"]) -> UInt8[np.ndarray, "b h w c"]:
+    """Solves Δ²x = 0 in the hole, which goes on with slopes as well as values; clipped to the range of known pixels.
+
+    Args:
+        images: 1 or 3 channels.
+        hole: True = missing.
+
+    Raises:
+        UserError: scikit-image is not installed.
+
+    Source:
+        Damelin, Hoang, "On surface completion and image inpainting by biharmonic functions", 2018; scikit-image's
+        `inpaint_biharmonic`.
+    """
+    try:
+        from skimage.restoration import inpaint_biharmonic
+    except ImportError as error:
+        raise UserError("`biharmonic` is scikit-image's: pip install 'dcgan-jax[baselines]'") from error
+
+    def one(image, missing):
+        return np.floor(255 * inpaint_biharmonic(image, missing, channel_axis=-1) + 0.5).astype(np.uint8)
+
+    return _each(one, images, hole)
+
+
+def _opencv(algorithm, images, hole, radius):
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError("`telea` and `navier-stokes` are OpenCV's: pip install 'dcgan-jax[baselines]'") from error
+
+    def one(image, missing):
+        return cv2.inpaint(image, missing.astype(np.uint8), radius, getattr(cv2, algorithm)).reshape(image.shape)
+
+    return _each(one, images, hole)
+
+
+def _each(one, images, hole):
+    """Completes images one by one; those without anything missing stay, those without anything known are grey."""
+    completed = np.where(hole[..., None], np.uint8(128), images)
+    for i in np.flatnonzero(hole.any(axis=(1, 2)) & ~hole.all(axis=(1, 2))):
+        filled = one(completed[i], np.array(hole[i]))  # scikit-image takes no read-only arrays
+        completed[i] = np.where(hole[i][..., None], filled, completed[i])
+    return completed

@@ -1,0 +1,153 @@
+"""The methods that `evaluate` compares, by name: latent searches and baselines, made ready for one set of images."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int, PRNGKeyArray, UInt8
+
+from dcgan_jax.baselines import library
+from dcgan_jax.baselines.context_encoder import ContextEncoder, context_encoder
+from dcgan_jax.baselines.low_rank import low_rank
+from dcgan_jax.baselines.nearest import nearest
+from dcgan_jax.baselines.patch_match import applicable, patch_match
+from dcgan_jax.baselines.total_variation import total_variation
+from dcgan_jax.config import InpaintConfig
+from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting import STATUS
+from dcgan_jax.prior import Prior, fingerprint, image_shape
+from dcgan_jax.streaming import inpaint_stream
+
+SEARCH = "search"
+PRESETS = ("yeh2017", "he2018")  # searches with the settings of a preset
+CONTEXT_ENCODER = "context-encoder"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Held-out images of a set, and what methods know of it."""
+
+    name: str
+    kind: str | None  # as its manifest has it, for the published figures
+    images: UInt8[np.ndarray, "n h w c"]
+    training: UInt8[np.ndarray, "m h w c"]
+    identity: str  # of images and training images, such as a checksum
+    prior: Prior
+    encoder: ContextEncoder | None = None
+
+
+# From images, holes, each image's number in its set and a key to completed images and, for each, more to say of it.
+Complete = Callable[
+    [UInt8[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"], Int[np.ndarray, " b"], PRNGKeyArray],
+    tuple[UInt8[np.ndarray, "b h w c"], list[dict[str, Any]]],
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method made ready for a set."""
+
+    complete: Complete
+    settings: Mapping[str, Any]  # all that its results depend on but images, holes and key
+    applies: Callable[[Bool[np.ndarray, "b h w"]], Bool[np.ndarray, " b"]] | None = None  # to which holes; None: to all
+
+
+def prepare_method(name: str, images: ImageSet, search: InpaintConfig, batch_size: int) -> Method:
+    """Makes a method ready for a set.
+
+    Args:
+        name: of `NAMES`.
+        images: the set.
+        search: the configuration of "search".
+        batch_size: slots of a search.
+
+    Raises:
+        UserError: there is no such method, or the set lacks what it needs.
+    """
+    if name == SEARCH or name in PRESETS:
+        return _search(images.prior, search if name == SEARCH else InpaintConfig.preset(name), batch_size)
+    if name == CONTEXT_ENCODER:
+        return _context_encoder(images)
+    if name == "nearest":
+        if not len(images.training):
+            raise UserError(f"{images.name} has no training images, among which `nearest` looks")
+        return Method(
+            lambda x, hole, *_: (np.asarray(nearest(x, hole, images.training)), [{}] * len(x)), _defaults(nearest)
+        )
+    if name == "patch-match":
+        return Method(_patch_match, _defaults(patch_match), lambda hole: np.asarray(applicable(hole)))
+    if name not in _ALONE:
+        raise UserError(f"`methods` has {name!r}; it takes any of {', '.join(NAMES)}")
+    function = _ALONE[name]
+    return Method(lambda x, hole, *_: (np.asarray(function(x, hole)), [{}] * len(x)), _defaults(function))
+
+
+# Those that need images and hole alone.
+_ALONE: dict[str, Callable] = {
+    "total-variation": total_variation,
+    "low-rank": low_rank,
+    "telea": library.telea,
+    "navier-stokes": library.navier_stokes,
+    "biharmonic": library.biharmonic,
+}
+NAMES = (
+    "nearest",
+    "total-variation",
+    "low-rank",
+    "patch-match",
+    "telea",
+    "navier-stokes",
+    "biharmonic",
+    CONTEXT_ENCODER,
+    SEARCH,
+    *PRESETS,
+)
+
+
+def _search(prior: Prior, config: InpaintConfig, batch_size: int) -> Method:
+    def complete(images, holes, numbers, key):
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+        # As many as there are slots, so that all batches run the same program.
+        padded = [*range(len(images)), *([0] * (-len(images) % batch_size))]
+        pairs = ((images[i], holes[i], keys[i]) for i in padded)
+        results = list(inpaint_stream(prior, pairs, key, config, batch_size))[: len(images)]
+        notes = [{"num_steps": int(item.num_steps), "status": STATUS[int(item.status)]} for item in results]
+        return np.stack([item.images for item in results]), notes
+
+    return Method(complete, {"config": config.to_json(), "prior": fingerprint(prior)})
+
+
+def _context_encoder(images: ImageSet) -> Method:
+    encoder = images.encoder
+    if encoder is None:
+        raise UserError(
+            f"`{CONTEXT_ENCODER}` of {images.name} is not given: train one with `dcgan-jax train-context-encoder` and "
+            "give it as `context_encoder`"
+        )
+    if encoder.config.image_shape != image_shape(images.prior):
+        raise UserError(
+            f"the context encoder of {images.name} paints images of {encoder.config.image_shape}, not of "
+            f"{image_shape(images.prior)}: train one at that size"
+        )
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(encoder.params):
+        digest.update(np.asarray(x).tobytes())
+    return Method(
+        lambda x, hole, *_: (np.asarray(context_encoder(encoder, x, hole)), [{}] * len(x)),
+        _defaults(context_encoder) | {"encoder": digest.hexdigest()},
+    )
+
+
+def _patch_match(images, holes, numbers, key):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+    return np.asarray(patch_match(images, holes, keys)), [{}] * len(images)
+
+
+def _defaults(function: Callable) -> dict[str, Any]:
+    """A function's settings: the parameters that are given by name alone."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
