@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dcgan_jax import checkpoints, mirror, remote
-from dcgan_jax.config import TrainConfig
+from dcgan_jax.baselines import context_encoder
+from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.config import RunConfig
 from dcgan_jax.files import whole_file
 from dcgan_jax.prior import prior_from_state, save_prior
 
@@ -22,7 +24,7 @@ _PREPARATION = {
 
 
 def export(run: str | Path, path: Path, *, half: bool = False) -> None:
-    """Saves a run's prior as one file with a model card beside it, of the same name in .md.
+    """Saves a run's prior, or its context encoder, as one file with a model card beside it, of the same name in .md.
 
     Args:
         run: the run's folder, here or in a bucket; its newest checkpoint is taken.
@@ -33,31 +35,34 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
         UserError: the folder is not a run's, or the name does not end in .safetensors.
     """
     run = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
-    state, config = checkpoints.load_state(run)
-    _, data, _ = checkpoints.read_record(run)
-    save_prior(dataclasses.replace(prior_from_state(state, config), crop=data.get("crop")), path, half=half)
+    if checkpoints.read_kind(run) == ContextEncoderConfig.KIND:
+        state, config = checkpoints.load_state(run, ContextEncoderConfig, context_encoder.init_state)
+        context_encoder.save(context_encoder.from_state(state, config), path, half=half)
+    else:
+        state, config = checkpoints.load_state(run)
+        crop = checkpoints.read_record(run)[1].get("crop")
+        save_prior(dataclasses.replace(prior_from_state(state, config), crop=crop), path, half=half)
+    _, data, _ = checkpoints.read_record(run, type(config))
     with whole_file(path.with_suffix(".md")) as partial:
         partial.write_text(model_card(path.stem, config, data, int(state.step), half), encoding="utf-8")
 
 
-def model_card(name: str, config: TrainConfig, data: dict[str, Any], steps: int, half: bool) -> str:
-    """The card of a prior in Markdown: data, the part of it that was used, configuration, images seen.
+def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
+    """The card of trained weights in Markdown: data, the part of it that was used, configuration, images seen.
 
     Args:
         data: the record of the run's data; entries that are absent (older runs) are left out.
         steps: training steps done.
         half: kernels are stored in float16.
     """
-    model = config.model
-    seen = steps * config.batch_size * config.discriminator_steps
-    colour = "in colour" if model.channels == 3 else "in grey"
+    h, w, channels = config.image_shape
+    what, details = _of_encoder(config) if isinstance(config, ContextEncoderConfig) else _of_prior(config)
     precision = "kernels in float16, everything else in float32" if half else "float32"
     lines = [
         f"# `{name}`",
         "",
-        "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator.",
-        f"{model.image_size}×{model.image_size} pixels {colour}, {model.latent_dim} {model.latent} latents, base width "
-        f"{model.base_width}; {precision}.",
+        what,
+        f"{h}×{w} pixels {'in colour' if channels == 3 else 'in grey'}; {precision}.",
         "",
         "## Data",
         "",
@@ -67,10 +72,9 @@ def model_card(name: str, config: TrainConfig, data: dict[str, Any], steps: int,
         "",
         "## Training",
         "",
-        f"{steps:,} steps, {seen:,} images seen. Batch {config.batch_size}, Adam {config.learning_rate:g} "
-        f"(β₁ {config.beta1:g}, β₂ {config.beta2:g}), {config.discriminator_steps} discriminator update(s) a step, "
-        f"{config.loss.replace('_', '-')} loss, flips {'on' if config.flip else 'off'}, noise {config.noise:g}, moving "
-        f"average {config.average_decay:g}, arithmetic in {config.compute_dtype}, seed {config.seed}.",
+        f"{steps:,} steps, {steps * config.images_per_step:,} images seen. Batch {config.batch_size}, Adam "
+        f"{config.learning_rate:g} (β₁ {config.beta1:g}, β₂ {config.beta2:g}), {details}, flips "
+        f"{'on' if config.flip else 'off'}, arithmetic in {config.compute_dtype}, seed {config.seed}.",
         "",
         "## Use",
         "",
@@ -78,6 +82,24 @@ def model_card(name: str, config: TrainConfig, data: dict[str, Any], steps: int,
         "there. It carries the biases of its images. Figures on held-out images: `dcgan-jax evaluate`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_prior(config: Any) -> tuple[str, str]:
+    """What it is, and what is its own in its training."""
+    model = config.model
+    return (
+        "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator; "
+        f"{model.latent_dim} {model.latent} latents, base width {model.base_width}.",
+        f"{config.discriminator_steps} discriminator update(s) a step, {config.loss.replace('_', '-')} loss, noise "
+        f"{config.noise:g}, moving average {config.average_decay:g}",
+    )
+
+
+def _of_encoder(config: ContextEncoderConfig) -> tuple[str, str]:
+    return (
+        f"A context encoder (Pathak et al. 2016), a baseline of `dcgan-jax evaluate`; base width {config.base_width}.",
+        f"the rate falling to 0 along a half cosine, weight of the adversarial loss {config.adversarial_weight:g}",
+    )
 
 
 def _text(value: Any) -> str:

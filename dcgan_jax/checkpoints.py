@@ -150,19 +150,28 @@ def read_record(run: Path, kind: type[RunConfig] = TrainConfig) -> tuple[Any, di
     Raises:
         UserError: the folder is not a run's, or that of one that trains something else, or its record is damaged.
     """
+    recorded = read_kind(run)
+    if recorded != kind.KIND:
+        raise UserError(f"{run} holds the run of a {recorded}, not of a {kind.KIND}: give another folder")
+    return _parse(
+        run, lambda x: (kind.from_json(x["config"]), x["data"], [int(step) for step in x.get("rollbacks", [])])
+    )
+
+
+def read_kind(run: Path) -> str:
+    """What a run trains, as `RunConfig.KIND` has it; `UserError` if the folder is not a run's, or damaged."""
+    return _parse(run, lambda record: str(record.get("kind", TrainConfig.KIND)))  # older runs are all of DCGANs
+
+
+def _parse(run: Path, what: Callable[[dict[str, Any]], Any]) -> Any:
     path = run / RECORD
     if not path.is_file():
-        what = f"it has no {RECORD}" if run.is_dir() else "there is no such folder"
-        raise UserError(f"{run} is not a run's folder ({what}): make one with `dcgan-jax train`")
+        reason = f"it has no {RECORD}" if run.is_dir() else "there is no such folder"
+        raise UserError(f"{run} is not a run's folder ({reason}): make one with `dcgan-jax train`")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        recorded = record.get("kind", TrainConfig.KIND)  # older runs are all of DCGANs
-        if recorded == kind.KIND:
-            rollbacks = [int(step) for step in record.get("rollbacks", [])]
-            return kind.from_json(record["config"]), record["data"], rollbacks
+        return what(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): put it back, or train the run anew") from error
-    raise UserError(f"{run} holds the run of a {recorded}, not of a {kind.KIND}: give another folder")
 
 
 class _Damaged(Exception):

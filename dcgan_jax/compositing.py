@@ -4,6 +4,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from dcgan_jax.masks import check_hole
+
+
+def check_pairs(images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]) -> None:
+    """Refuses, by `ValueError`, images that are no batch of uint8 or floats, and holes that are not one for each."""
+    if jnp.ndim(images) != 4:
+        raise ValueError(f"`images` has shape {jnp.shape(images)}; it takes [b, h, w, c], for one image x[None]")
+    dtype = jnp.result_type(images)
+    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`images` is {dtype}; it takes uint8, or floats in [-1, 1]")
+    check_hole(hole)
+    if jnp.shape(hole) != jnp.shape(images)[:3]:
+        raise ValueError(f"`hole` has shape {jnp.shape(hole)}; for these images it takes {jnp.shape(images)[:3]}")
+
 
 def known_pixels(
     images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]

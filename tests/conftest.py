@@ -55,6 +55,14 @@ def digits_prior(digits_run):
     return dj.prior_from_state(digits_run.state, read_record(digits_run.run)[0])
 
 
+@pytest.fixture(scope="module")
+def quick_compile() -> Iterator[None]:
+    """Compiles in half the time, for modules that run what they compile a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Double precision for one test."""

@@ -70,7 +70,8 @@ def test_export(digits_run, digits_prior, tmp_path, capsys):
     card = (tmp_path / "digits.md").read_text()
     for said in (
         "# `digits`",
-        "32×32 pixels in grey, 8 uniform latents, base width 4",
+        "32×32 pixels in grey",
+        "8 uniform latents, base width 4",
         "4 steps, 32 images seen",
         "1438",
     ):

@@ -9,9 +9,12 @@ import plain
 import pytest
 from jax import lax
 
+import dcgan_jax as dj
 from dcgan_jax import checkpoints, cli, masks
 from dcgan_jax.baselines import context_encoder as ce
 from dcgan_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 CONFIG = ce.ContextEncoderConfig(image_size=32, channels=1, base_width=4, batch_size=8, num_steps=4)
 RNG = np.random.default_rng(0)
@@ -33,36 +36,41 @@ def encoder(state):
 
 
 def paint(params, statistics, known, hole):
-    """The network from XLA's own convolutions, and the channel-wise layer as loops."""
-    x = np.concatenate([known, hole[..., None]], axis=-1).astype(np.float32)
+    """The network from XLA's own convolutions, with the statistics given or the batch's own."""
+    x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
     depth = len(CONFIG.widths)
     for i in range(depth):
         x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS)
         x, _ = plain.batch_norm(x, params[f"down_norm_{i}"], statistics and statistics[f"down_norm_{i}"])
         x = jnp.where(x > 0, x, 0.2 * x)
-    n, h, w, c = x.shape
-    flat, wise = np.asarray(x).reshape(n, h * w, c), np.asarray(params["channel_wise"])
-    out = np.zeros_like(flat)
-    for channel in range(c):  # each channel's 4×4 positions see one another, and no other channel
-        out[..., channel] = flat[..., channel] @ wise[..., channel]
-    x = out.reshape(n, h, w, c) @ np.asarray(params["across_channels"]["kernel"])
+    flat = x.reshape(x.shape[0], 16, -1)
+    # Each channel's 4×4 positions see one another, and no other channel.
+    wise = [flat[:, :, c] @ params["channel_wise"][:, :, c] for c in range(flat.shape[-1])]
+    x = jnp.stack(wise, axis=-1).reshape(x.shape) @ params["across_channels"]["kernel"]
     for i in range(depth):
         x, _ = plain.batch_norm(x, params[f"up_norm_{i}"], statistics and statistics[f"up_norm_{i}"])
-        x = jnp.where(x > 0, x, 0)
         x = lax.conv_transpose(
-            x, params[f"up_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS, transpose_kernel=True
+            jnp.maximum(x, 0),
+            params[f"up_{i}"],
+            (2, 2),
+            "SAME",
+            dimension_numbers=plain.DIMENSIONS,
+            transpose_kernel=True,
         )
     return jnp.tanh(x + params["bias"])
+
+
+quick_paint = plain.quick_jit(paint)
 
 
 def test_it_paints_what_the_network_says(state, encoder):
     holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
-    painted = paint(state.encoder, state.encoder_statistics, np.where(holes[..., None], 0, floats), holes)
-    completed = np.asarray(ce.context_encoder(encoder, floats, holes))
+    painted = quick_paint(state.encoder, state.encoder_statistics, np.where(holes[..., None], 0, floats), holes)
+    completed = np.asarray(ce.context_encoder(encoder, floats, holes, blend=False))
     np.testing.assert_array_equal(completed[~holes], floats[~holes])
     np.testing.assert_allclose(completed[holes], np.asarray(painted)[holes], atol=1e-4)
-    levels = np.asarray(ce.context_encoder(encoder, IMAGES, holes))
+    levels = np.asarray(ce.context_encoder(encoder, IMAGES, holes, blend=False))
     assert levels.dtype == np.uint8 and (levels[~holes] == IMAGES[~holes]).all()
     assert np.abs(levels[holes] - (np.asarray(painted)[holes] + 1) * 127.5).max() <= 0.51
 
@@ -98,8 +106,9 @@ def test_a_step_reports_and_descends_the_losses(state):
     real = jnp.asarray(IMAGES / np.float32(127.5) - 1)
 
     def losses(encoder, adversary):
-        painted = paint_traced(encoder, jnp.where(holes[..., None], 0, real), holes)
-        error = jnp.stack([jnp.mean((painted[i][holes[i]] - real[i][holes[i]]) ** 2) for i in range(8)])
+        painted = paint(encoder, None, jnp.where(holes[..., None], 0, real), holes)
+        squares = jnp.sum(jnp.where(holes[..., None], painted - real, 0) ** 2, axis=(1, 2, 3))
+        error = squares / holes.sum((1, 2))
         completed = jnp.where(holes[..., None], painted, real)
         logits, _ = plain.discriminator(adversary, completed)
         fool = jnp.mean(jnp.logaddexp(0, -logits))
@@ -107,7 +116,8 @@ def test_a_step_reports_and_descends_the_losses(state):
         judge = jnp.mean(jnp.logaddexp(0, -real_logits)) + jnp.mean(jnp.logaddexp(0, logits))
         return 0.75 * jnp.mean(error) + 0.25 * fool, (jnp.mean(error), fool, judge)
 
-    (_, expected), gradient = jax.value_and_grad(losses, has_aux=True)(state.encoder, state.adversary)
+    quick = plain.quick_jit(jax.value_and_grad(losses, has_aux=True))
+    (_, expected), gradient = quick(state.encoder, state.adversary)
     names = ("reconstruction_loss", "adversarial_loss", "discriminator_loss")
     np.testing.assert_allclose([metrics[name] for name in names], expected, rtol=2e-4)
     first_moment = after.encoder_optimizer[0].mu
@@ -117,36 +127,6 @@ def test_a_step_reports_and_descends_the_losses(state):
     # The adversary's own gradient does not pass through the encoder, nor is it stepped at the encoder's rate.
     moved = np.abs(np.asarray(after.adversary["down_0"] - state.adversary["down_0"]))
     assert np.median(moved) == pytest.approx(config.learning_rate / 10, rel=1e-2)
-
-
-def paint_traced(params, known, hole):
-    """`paint` for differentiation: the channel-wise layer as one sum."""
-    x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
-    depth = len(CONFIG.widths)
-    for i in range(depth):
-        x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS)
-        x, _ = plain.batch_norm(x, params[f"down_norm_{i}"])
-        x = jnp.where(x > 0, x, 0.2 * x)
-    flat = x.reshape(x.shape[0], 16, -1)
-    x = (flat[:, :, None] * params["channel_wise"]).sum(1).reshape(x.shape) @ params["across_channels"]["kernel"]
-    for i in range(depth):
-        x, _ = plain.batch_norm(x, params[f"up_norm_{i}"])
-        x = lax.conv_transpose(
-            jnp.maximum(x, 0),
-            params[f"up_{i}"],
-            (2, 2),
-            "SAME",
-            dimension_numbers=plain.DIMENSIONS,
-            transpose_kernel=True,
-        )
-    return jnp.tanh(x + params["bias"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_in_half_the_time():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +198,24 @@ def test_wrong_settings_are_named(field, value, message):
 def test_images_of_another_size_are_refused(encoder):
     with pytest.raises(ValueError, match="paints images of 32x32x1"):
         ce.context_encoder(encoder, np.zeros((2, 64, 64, 1), np.uint8), np.zeros((2, 64, 64), bool))
+
+
+def test_export_writes_the_file_and_a_card(run, tmp_path):
+    out = tmp_path / "encoder.safetensors"
+    assert cli.main(["export", "--run", str(run), "--out", str(out), "--half"]) == 0
+    halved, whole = (jax.tree.leaves(ce.load(place).params) for place in (out, run))
+    for a, b in zip(halved, whole, strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b).astype(np.float16) if b.ndim > 1 else b)
+    card = out.with_suffix(".md").read_text()
+    assert "context encoder" in card and "4 steps, 32 images seen" in card and "32×32 pixels in grey" in card
+
+
+def test_blended_in_it_is_the_poisson_blend_of_what_it_paints(encoder):
+    holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
+    floats = IMAGES / np.float32(127.5) - 1
+    known = np.where(holes[..., None], np.float32(0), floats)
+    painted = np.asarray(quick_paint(encoder.params["params"], encoder.params["batch_stats"], known, holes))
+    expected = np.clip(dj.poisson_blend_sparse(painted, known, holes), -1, 1)
+    blended = np.asarray(ce.context_encoder(encoder, floats, holes, blend=True))
+    np.testing.assert_allclose(blended[holes], expected[holes], atol=5e-4)
+    assert (blended[~holes] == floats[~holes]).all()

@@ -17,6 +17,8 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import decode, draw_holes, evaluate
 from dcgan_jax.methods import ImageSet, prepare_method
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SIZE, COUNT = 12, 5
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
 PRIOR, OTHER_PRIOR = (tanh_prior((SIZE, SIZE, 3), seed) for seed in range(2))

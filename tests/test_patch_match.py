@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dcgan_jax.baselines.patch_match as patch_match_module
 from dcgan_jax import masks
 from dcgan_jax.baselines.patch_match import (
     Field,
@@ -20,6 +21,8 @@ from dcgan_jax.baselines.patch_match import (
     search,
     vote,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 KEY = jax.random.key(7)
 PATCH = 5
@@ -149,6 +152,21 @@ def test_vote_agrees_with_plain_loops(sharpness):
     assert (result[~hole] == image[~hole]).all()
 
 
+def test_a_coarse_field_leads_to_twice_its_offsets():
+    image, hole = jnp.asarray(picture(24, 24)), jnp.zeros((24, 24), bool)
+    coarse_image, coarse_hole = patch_match_module._halve(image, hole)
+    coarser, level = make_level(coarse_image, coarse_hole, PATCH), make_level(image, hole, PATCH)
+    rows, columns = 12 - PATCH + 1, 24 - PATCH + 1
+    row, column = np.divmod(np.arange(rows**2), rows)
+    field = Field(jnp.asarray((row + 1) % rows * rows + (column + 2) % rows), jnp.zeros(rows**2))
+    found = np.asarray(patch_match_module._enlarge(field, coarser, level)).reshape(columns, columns)
+    own = np.arange(columns**2).reshape(columns, columns)
+    # Away from the border, where parents are those of the middle and nothing wraps round.
+    inner = (slice(4, 10), slice(4, 10))
+    np.testing.assert_array_equal((found - own)[inner], 2 * columns + 4)
+    assert found.min() >= -1 and found.max() < columns**2
+
+
 def test_a_periodic_texture_is_completed():
     tile = np.random.default_rng(3).integers(0, 256, (6, 6, 3)).astype(np.uint8)
     image = np.tile(tile, (6, 6, 1))[None]
@@ -217,7 +235,7 @@ def test_each_place_of_a_batch_has_its_own_key(completed):
 
 def test_complete_works_under_vmap(completed):
     images, _ = completed
-    settings = Settings(5, 2, 1, 1, 0.5, 1.3)
+    settings = Settings(5, 1, 1, 1, 0.5, 1.3)
     keys = jax.random.split(KEY, 2)
     batch = jax.jit(jax.vmap(lambda image, hole, key: complete(image, hole, key, settings)))
     one = jax.jit(lambda image, hole, key: complete(image, hole, key, settings))

@@ -6,6 +6,7 @@ They come with the extra `baselines` and complete one image at a time.
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from dcgan_jax.compositing import check_pairs
 from dcgan_jax.errors import UserError
 
 
@@ -79,6 +80,9 @@ def _opencv(algorithm, images, hole, radius):
 
 def _each(one, images, hole):
     """Completes images one by one; those without anything missing stay, those without anything known are grey."""
+    check_pairs(images, hole)
+    if images.dtype != np.uint8:
+        raise ValueError(f"`images` is {images.dtype}; this method takes uint8")
     completed = np.where(hole[..., None], np.uint8(128), images)
     for i in np.flatnonzero(hole.any(axis=(1, 2)) & ~hole.all(axis=(1, 2))):
         filled = one(completed[i], np.array(hole[i]))  # scikit-image takes no read-only arrays

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dcgan_jax.compositing import composite, known_pixels
-from dcgan_jax.masks import check_hole
+from dcgan_jax.compositing import check_pairs, composite, known_pixels
 from dcgan_jax.poisson import poisson_blend
 
 _CHUNK = 48  # channels solved side by side: all of them wait for the slowest
@@ -88,7 +87,8 @@ def solve(
     With the copy W of X that is right on the known pixels, and its value W0 a step before, the residual is
     max(|X - W|, |W - W0|) / |W| in Frobenius norms: primal and dual residual of ADMM.
     """
-    _check(images, hole, rank, penalty, tolerance, round_steps, max_steps)
+    check_pairs(images, hole)
+    _check(rank, penalty, tolerance, round_steps, max_steps)
     return _solve(jnp.asarray(images), jnp.asarray(hole), rank, penalty, tolerance, round_steps, max_steps)
 
 
@@ -200,15 +200,7 @@ def _norm(x):
     return jnp.sqrt(jnp.sum(x**2))
 
 
-def _check(images, hole, rank, penalty, tolerance, round_steps, max_steps) -> None:
-    if jnp.ndim(images) != 4:
-        raise ValueError(f"`images` has shape {jnp.shape(images)}; it takes [b, h, w, c], for one image x[None]")
-    dtype = jnp.result_type(images)
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`images` is {dtype}; it takes uint8, or floats in [-1, 1]")
-    check_hole(hole)
-    if jnp.shape(hole) != jnp.shape(images)[:3]:
-        raise ValueError(f"`hole` has shape {jnp.shape(hole)}; for these images it takes {jnp.shape(images)[:3]}")
+def _check(rank, penalty, tolerance, round_steps, max_steps) -> None:
     for name, value in (("penalty", penalty), ("tolerance", tolerance)):
         if not value > 0:
             raise ValueError(f"`{name}` is {value!r}; it takes a positive number")

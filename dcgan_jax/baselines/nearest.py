@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from dcgan_jax.compositing import composite, known_pixels
+from dcgan_jax.compositing import check_pairs, composite, known_pixels
 from dcgan_jax.poisson import poisson_blend
 
 BLOCK_BYTES = 2**27  # of training images in float64 at a time
@@ -50,6 +50,7 @@ def nearest_index(
 
     Exact for uint8, by matrix products of whole numbers in float64; memory does not grow with the training images.
     """
+    check_pairs(images, hole)
     if training.shape[1:] != images.shape[1:] or training.dtype != images.dtype or not len(training):
         raise ValueError(
             f"`training` is {training.dtype}{list(training.shape)}; for `images` {images.dtype}{list(images.shape)} it "

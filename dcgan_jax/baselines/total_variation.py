@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dcgan_jax.compositing import composite, known_pixels
-from dcgan_jax.masks import check_hole
+from dcgan_jax.compositing import check_pairs, composite, known_pixels
 from dcgan_jax.poisson import poisson_blend
 
 _CHUNK = 16  # images solved side by side: all of them wait for the slowest, and they should fit the caches
@@ -88,7 +87,8 @@ def solve(
     for a dual field |p_i| <= 1, where grad' is the transpose of the gradient, and lo and hi are the least and largest
     values, by channel, of the known pixels next to the hole: clipping a completion to them never adds total variation.
     """
-    _check(images, hole, tolerance, max_steps)
+    check_pairs(images, hole)
+    _check(tolerance, max_steps)
     return _solve(jnp.asarray(images), jnp.asarray(hole), tolerance, max_steps)
 
 
@@ -244,15 +244,7 @@ def _unit_ball(vertical, horizontal):
     return vertical * scale, horizontal * scale
 
 
-def _check(images, hole, tolerance, max_steps) -> None:
-    if jnp.ndim(images) != 4:
-        raise ValueError(f"`images` has shape {jnp.shape(images)}; it takes [b, h, w, c], for one image x[None]")
-    dtype = jnp.result_type(images)
-    if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`images` is {dtype}; it takes uint8, or floats in [-1, 1]")
-    check_hole(hole)
-    if jnp.shape(hole) != jnp.shape(images)[:3]:
-        raise ValueError(f"`hole` has shape {jnp.shape(hole)}; for these images it takes {jnp.shape(images)[:3]}")
+def _check(tolerance, max_steps) -> None:
     if not tolerance > 0:
         raise ValueError(f"`tolerance` is {tolerance!r}; it takes a positive number, e.g. 1e-3")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:
