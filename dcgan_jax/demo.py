@@ -21,8 +21,8 @@ SEARCH = ("--num-steps", "200")
 def demo(out: Path, progress: bool = True) -> int:
     """Prepares the digits, trains, and evaluates the restored prior on held-out digits under all four masks.
 
-    Leaves `digits/` (the prepared set), `run/` (the training run) and `evaluation/` with `figure.png` and `table.md`
-    under `out`. Run again, it goes on where it stopped.
+    Leaves `digits/` (the prepared set), `run/` (the training run) and `evaluation/` with `figure-digits.png` and
+    `table.md` under `out`. Run again, it goes on where it stopped.
 
     Args:
         out: where to.
@@ -57,5 +57,5 @@ def demo(out: Path, progress: bool = True) -> int:
     ]
     status = subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *SEARCH, *quiet]).returncode
     if status == 0:
-        print(f"pictures: {evaluation / 'figure.png'} and {run / 'samples'}; table: {evaluation / 'table.md'}")
+        print(f"pictures: {evaluation / f'figure-{digits.name}.png'} and {run / 'samples'}; table: {evaluation / 'table.md'}")
     return status

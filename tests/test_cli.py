@@ -13,12 +13,13 @@ from PIL import Image
 
 import dcgan_jax as dj
 from dcgan_jax import cli, trainer
+from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.errors import DivergedError
 from dcgan_jax.figures import tile
 from dcgan_jax.folder import Report
 
-COMMANDS = ("prepare", "train", "plot", "sample", "export", "inpaint", "evaluate", "demo")
+COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
 
@@ -102,8 +103,9 @@ def test_inpaint_and_evaluate(digits_run, prior_file, tmp_path, capsys):
     assert main("evaluate", "--prior", prior_file, *images, "--out", tmp_path / "scores", *SEARCH) == 0
     table = capsys.readouterr().out
     assert table == (tmp_path / "scores" / "table.md").read_text() and "| half |" in table and "center" not in table
-    record = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    assert record["search"]["num_steps"] == 2 and len(record["masks"]["half"]["psnr"]) == 2
+    record = json.loads((tmp_path / "scores" / "table.json").read_text())
+    (cell,) = record["cells"]
+    assert record["search"]["num_steps"] == 2 and (cell["mask"], cell["count"]) == ("half", 2)
 
 
 def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, capsys):
@@ -257,7 +259,12 @@ def test_help(capsys, command):
 
 @pytest.mark.parametrize(
     ("command", "configs"),
-    [("train", (dj.ModelConfig, dj.TrainConfig)), ("inpaint", (dj.InpaintConfig,)), ("evaluate", (dj.InpaintConfig,))],
+    [
+        ("train", (dj.ModelConfig, dj.TrainConfig)),
+        ("inpaint", (dj.InpaintConfig,)),
+        ("evaluate", (dj.InpaintConfig,)),
+        ("train-context-encoder", (ContextEncoderConfig,)),
+    ],
 )
 def test_every_field_is_an_option(capsys, command, configs):
     with pytest.raises(SystemExit):

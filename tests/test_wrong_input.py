@@ -15,6 +15,7 @@ import dcgan_jax as dj
 from dcgan_jax import cards, evaluation, reports, trainer
 from dcgan_jax.data import open_prepared, prepare, verify
 from dcgan_jax.folder import inpaint_folder
+from dcgan_jax.methods import ImageSet
 
 PRIOR = tanh_prior((12, 12, 3))
 KEY = jax.random.key(0)
@@ -56,6 +57,11 @@ def train(place, run, data, split="train", **changes):
 
 def complete(place, images, mask, out="out", **options):
     inpaint_folder(PRIOR, place / images, str(mask), place / out, SEARCH, progress=False, **options)
+
+
+def digits_under_another_prior(run):
+    prepared = open_prepared(run.data)
+    return ImageSet("digits", "digits", prepared.images, prepared.images, "digits", PRIOR)
 
 
 def export_damaged(place):
@@ -118,7 +124,7 @@ CASES = {
     "unknown search": (lambda p, r: dj.InpaintConfig.preset("yeh"), "unknown preset 'yeh' of InpaintConfig"),
     "even window": (lambda p, r: dj.InpaintConfig(window=4), "`window` of InpaintConfig is 4; it takes an odd number"),
     "other set": (
-        lambda p, r: evaluation.evaluate(PRIOR, open_prepared(r.data).images, SEARCH),
+        lambda p, r: evaluation.evaluate([digits_under_another_prior(r)], {"search": None}, p / "new"),
         "completes one or more of",
     ),
     # Files.
