@@ -57,5 +57,6 @@ def demo(out: Path, progress: bool = True) -> int:
     ]
     status = subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *SEARCH, *quiet]).returncode
     if status == 0:
-        print(f"pictures: {evaluation / f'figure-{digits.name}.png'} and {run / 'samples'}; table: {evaluation / 'table.md'}")
+        figure = evaluation / f"figure-{digits.name}.png"
+        print(f"pictures: {figure} and {run / 'samples'}; table: {evaluation / 'table.md'}")
     return status

@@ -91,7 +91,6 @@ def evaluate(
     """
     _check(sets, methods, mask_names)
     out = Path(out)
-    distributed.on_first(lambda: make_folder(out))
     make_folder(out)
     units = _units(sets, methods, mask_names, count, search or InpaintConfig(), seed, batch_size)
     wanted = {identity: unit.key for unit in units for identity in unit.ids()}

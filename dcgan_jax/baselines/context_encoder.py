@@ -241,7 +241,8 @@ def context_encoder(
         encoder: of `load`, trained at the images' size.
         images: float in [−1, 1] or uint8. What lies in the hole is not read.
         hole: True = missing.
-        blend: `poisson_blend` what it paints into the hole. The paper does not; on held-out images it gains 0.1 to 4 dB.
+        blend: `poisson_blend` what it paints into the hole. The paper does not; on 50 held-out faces it gains 0.1 dB
+            under `half`, 3.7 dB under `random`.
 
     Returns:
         Completed images of the same type, equal to the input where known.
