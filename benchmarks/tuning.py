@@ -1,8 +1,8 @@
 """`python -m benchmarks.tuning --data SET ...`: how the settings of the baselines were chosen.
 
-Each setting completes the last 50 held-out images of every set, which `dcgan-jax evaluate --count 200` does not see,
-under every mask that the method applies to; what is printed are means of the hole's PSNR. The settings that are the
-defaults come first.
+Each setting completes the last 50 held-out images of every set, which `dcgan-jax evaluate --count 200` does not see
+where there are 250 or more, under every mask that the method applies to; what is printed are means of the hole's PSNR.
+The settings that are the defaults come first.
 """
 
 import argparse

@@ -48,7 +48,7 @@ class Cell:
     method: str
     count: int  # images that it applies to
     scores: dict[str, Statistic]
-    seconds: float  # an image, the median over its batches, which leaves most compilation out
+    seconds: float  # an image, the median over their batches: with three or more, compilation is left out
     num_steps: float | None  # of a search, the mean
     not_finite: int
 
@@ -95,9 +95,13 @@ def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
     for name in dict.fromkeys(cell.set for cell in found):
         here = {(cell.method, cell.mask): cell for cell in found if cell.set == name}
         methods, masks = (list(dict.fromkeys(pair[i] for pair in here)) for i in (0, 1))
+        counts = {method: max(here[method, mask].count for mask in masks) for method in methods}
         parts.append(f"## {name}\n")
         for score, (title, digits) in _TITLES.items():
-            rows = [[method, *(_score(here[method, mask], score, digits) for mask in masks)] for method in methods]
+            rows = [
+                [method, *(_score(here[method, mask], score, digits, counts[method]) for mask in masks)]
+                for method in methods
+            ]
             if score.startswith("psnr"):
                 for who, values in PUBLISHED.get(kinds[name] or "", {}).items():
                     published = dict(zip(PUBLISHED_MASKS, values, strict=True))
@@ -105,7 +109,6 @@ def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
             parts.append(_markdown([title, *masks], rows))
         rows = [[method, *(_time(here[method, mask]) for mask in masks)] for method in methods]
         parts.append(_markdown(["seconds an image", *masks], rows))
-        counts = {method: max(here[method, mask].count for mask in masks) for method in methods}
         same: dict[int, list[str]] = {}
         for method, count in counts.items():
             same.setdefault(count, []).append(method)
@@ -210,11 +213,12 @@ def chart(found: Sequence[Cell], path: Path) -> bool:
     return True
 
 
-def _score(cell: Cell, name: str, digits: int) -> str:
+def _score(cell: Cell, name: str, digits: int, count: int) -> str:
     mean, interval = cell.scores[name]
     if np.isnan(mean):
         return "—"
-    return f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
+    text = f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
+    return text if cell.count == count else f"{text} (of {cell.count})"  # it does not apply to the others
 
 
 def _time(cell: Cell) -> str:

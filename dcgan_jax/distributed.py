@@ -4,6 +4,7 @@ One process, which is what runs without the launch scripts, is the simplest case
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -13,11 +14,13 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from dcgan_jax.errors import Preempted, UserError
 
 T = TypeVar("T")
+_waits = itertools.count()
 _HEARTBEAT = 30  # seconds without a sign of life after which a process counts as gone, and the others end
 _START = 1800  # seconds to wait for the last process to start
 _END = 7 * 24 * 3600  # and for the last to end: those of `inpaint` may have very different amounts of work
@@ -103,9 +106,13 @@ def from_first_text(text: str) -> str:
 
 
 def from_each_text(text: str) -> list[str]:
-    """The texts of all processes, on all, in their order."""
+    """The texts of all processes, on all, in their order; waits for the last one, for days if need be."""
     if jax.process_count() == 1:
         return [text]
+    # A collective gives up on those it waits for after half an hour; this is how Orbax waits.
+    client = global_state.client
+    assert client is not None
+    client.wait_at_barrier(f"dcgan_jax {next(_waits)}", timeout_in_ms=_END * 1000)
     data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(data.size, np.int32))
     padded = np.zeros(max(1, sizes.max()), np.uint8)

@@ -8,6 +8,8 @@ import base64
 import hashlib
 import io
 import json
+import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,13 +24,16 @@ from tqdm import tqdm
 from dcgan_jax import distributed, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
-from dcgan_jax.files import make_folder, whole_file
+from dcgan_jax.files import locked, make_folder, whole_file
 from dcgan_jax.methods import NAMES, ImageSet, Method, prepare_method
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.prior import image_shape
 
 SHOWN = 2  # images a mask in the figures
 SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole")
+# The most that PSNR is taken for, in dB: that of an error which rounding the original to whole levels makes (variance
+# 1/12). A completion that hits every level would be infinitely good, and so would any mean it is part of.
+_EXACT = 10 * math.log10(12 * 255**2)
 
 
 class Unit(NamedTuple):
@@ -81,32 +86,29 @@ def evaluate(
 
     Returns:
         A line for each image in the order of sets, masks, methods and images: `set`, `mask`, `method`, `image`, and
-        either `psnr`, `psnr_hole` (dB), `ssim`, `ssim_hole` (null where not finite), `seconds` (the time of its batch
-        over the images in it, compilation included), what the method says of it (`num_steps`, `status`), and for the
-        first images `picture`, a PNG in base64; or `applies`: false.
+        either `psnr`, `psnr_hole` (dB, 58.9 at the most), `ssim`, `ssim_hole` (null below 11 pixels), `seconds` (the
+        time of its batch over the images in it, compilation included), what the method says of it (`num_steps`,
+        `status`), and for the first images `picture`, a PNG in base64; or `applies`: false.
 
     Raises:
         UserError: a name is unknown, images are not of the prior's size, a method lacks what it needs, or there are no
             images.
     """
     _check(sets, methods, mask_names)
+    for name, value in (("batch_size", batch_size), ("count", count), *methods.items()):
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` is {value}; it takes 1 or more")
     out = Path(out)
     make_folder(out)
     units = _units(sets, methods, mask_names, count, search or InpaintConfig(), seed, batch_size)
     wanted = {identity: unit.key for unit in units for identity in unit.ids()}
-    lines = _read_lines(out, wanted)
     own = out / ("scores.jsonl" if jax.process_count() == 1 else f"scores-{jax.process_index()}.jsonl")
-    mine = units[jax.process_index() :: jax.process_count()]
-    bar = tqdm(total=sum(len(unit.numbers) for unit in mine), unit="image", disable=not progress, dynamic_ncols=True)
-    with bar, own.open("a", encoding="utf-8") as file:
-        for unit in mine:
-            bar.set_description(f"{unit.images.name}, {unit.mask}, {unit.name}")
-            if not all(identity in lines for identity in unit.ids()):
-                made = _complete(unit, seed)
-                file.write("".join(json.dumps(line) + "\n" for line in made))
-                file.flush()
-                lines |= {_identity(line): line for line in made}
-            bar.update(len(unit.numbers))
+    # The batches of each method in turn, as methods differ in time by thousands; each in the order of the table.
+    dealt = sorted(range(len(units)), key=lambda i: (units[i].name, i))[jax.process_index() :: jax.process_count()]
+    mine = [units[i] for i in sorted(dealt)]
+    with locked(out / f".{own.name}.lock"):
+        lines = _read_lines(out, own, wanted)
+        _complete_all(mine, lines, own, seed, progress)
     texts = distributed.from_each_text("".join(json.dumps(line) + "\n" for line in lines.values()))
     for text in texts if len(texts) > 1 else []:
         lines |= {_identity(line): line for line in map(json.loads, text.splitlines())}
@@ -129,8 +131,14 @@ def _check(sets, methods, mask_names) -> None:
         raise UserError("there is nothing to evaluate: give a set, a method and a mask")
     if len({images.name for images in sets}) < len(sets):
         raise UserError(f"sets share a name ({', '.join(images.name for images in sets)}): rename their folders")
+    if len(set(mask_names)) < len(mask_names):
+        raise UserError(f"`masks` has a mask twice: {', '.join(mask_names)}")
     for images in sets:
+        if not images.name.isprintable() or "/" in images.name:
+            raise UserError(f"the name of the set {images.name!r} cannot be part of a file's: rename its folder")
         shape = image_shape(images.prior)
+        if shape[0] != shape[1]:
+            raise UserError(f"the prior of {images.name} makes images of {shape[0]}x{shape[1]}; masks are square")
         if images.images.shape[1:] != shape or not len(images.images):
             raise UserError(
                 f"`images` of {images.name} is {list(images.images.shape)}; its prior completes one or more of "
@@ -155,6 +163,20 @@ def _units(sets, methods, mask_names, count, search, seed, batch_size) -> list[U
     return units
 
 
+def _complete_all(units: Sequence[Unit], lines: dict[tuple, Line], own: Path, seed: int, progress: bool) -> None:
+    """Does what is not among the lines yet, adds it to them and to the file."""
+    bar = tqdm(total=sum(len(unit.numbers) for unit in units), unit="image", disable=not progress, dynamic_ncols=True)
+    with bar, own.open("a", encoding="utf-8") as file:
+        for unit in units:
+            bar.set_description(f"{unit.images.name}, {unit.mask}, {unit.name}")
+            if not all(identity in lines for identity in unit.ids()):
+                made = _complete(unit, seed)
+                file.write("".join(json.dumps(line) + "\n" for line in made))
+                file.flush()
+                lines |= {_identity(line): line for line in made}
+            bar.update(len(unit.numbers))
+
+
 def _complete(unit: Unit, seed: int) -> list[Line]:
     """Completes the images of a unit; a line for each."""
     numbers, method = np.asarray(unit.numbers), unit.method
@@ -177,7 +199,7 @@ def _complete(unit: Unit, seed: int) -> list[Line]:
     seconds = (time.perf_counter() - start) / len(able)
     scores = composite_scores(results, images[able], holes[able])
     for j, i in enumerate(able):
-        lines[i] |= {name: finite_or_none(scores[name][j]) for name in SCORES}
+        lines[i] |= {name: finite_or_none(min(scores[name][j], _EXACT)) for name in SCORES}
         lines[i] |= {"seconds": round(seconds, 5), **notes[j]}
         if numbers[i] < SHOWN:
             lines[i]["picture"] = encode(results[j])
@@ -198,26 +220,38 @@ def decode(text: str) -> UInt8[np.ndarray, "h w c"]:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _read_lines(out: Path, wanted: Mapping[tuple, str]) -> dict[tuple, Line]:
+def _read_lines(out: Path, own: Path, wanted: Mapping[tuple, str]) -> dict[tuple, Line]:
     """The lines that still hold of what is wanted; those that hold no more are removed, as are those cut off."""
     lines: dict[tuple, Line] = {}
-    for path in sorted(out.glob("scores*.jsonl")):
+    for path in sorted(path for path in out.iterdir() if re.fullmatch(r"scores(-\d+)?\.jsonl", path.name)):
         kept = []
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 line = json.loads(text)
                 identity, key = _identity(line), line["key"]
-            except (ValueError, RecursionError, KeyError, TypeError):  # cut off while it was written
+                known = wanted.get(identity)
+                _check_line(line)
+            except (ValueError, RecursionError, KeyError, TypeError, OSError):  # cut off while it was written
                 continue
-            if identity in wanted and key != wanted[identity]:
-                continue
-            kept.append(text)
-            if identity in wanted:
+            if known in (None, key):
+                kept.append(text)
+            if known == key:
                 lines[identity] = line
-        if jax.process_count() == 1:  # else another process may be at work on it
+        if path == own or jax.process_count() == 1:  # another process may be at work on the others
             with whole_file(path) as partial:
                 partial.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     return lines
+
+
+def _check_line(line: Line) -> None:
+    """Raises what is among the exceptions above where a line lacks what tables and figures are made of."""
+    if line.get("applies", True):
+        for name in ("psnr", "psnr_hole", "seconds"):
+            float(line[name])
+        for name in ("ssim", "ssim_hole"):
+            float(line[name] or 0)
+        if line["image"] < SHOWN:
+            decode(line["picture"])
 
 
 def _identity(line: Line) -> tuple:

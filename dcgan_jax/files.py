@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, whatever ends the work on them."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -31,6 +32,21 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from work that asks for the same file, which stays; `UserError` if one is at it."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in {path.parent}: wait for it, or give another folder"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 @contextlib.contextmanager

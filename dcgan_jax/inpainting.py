@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax import sharding
-from dcgan_jax.compositing import composite, known_pixels
+from dcgan_jax.compositing import check_type, composite, known_pixels
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
@@ -191,13 +191,6 @@ def _refuse_bad_values(images, hole):
 def _largest(images, hole):
     """The largest absolute value of each image's known pixels; NaN or infinite if one of these is."""
     return jnp.max(jnp.abs(jnp.where(hole[..., None], 0, images)), axis=(1, 2, 3))
-
-
-def check_type(name: str, dtype: np.dtype) -> None:
-    """Refuses images whose known pixels would not come back bit for bit."""
-    held = jax.dtypes.canonicalize_dtype(dtype)  # JAX cuts float64 to float32
-    if dtype != np.uint8 and (held != dtype or not jnp.issubdtype(held, jnp.floating)):
-        raise ValueError(f"{name} is {dtype}; it takes uint8, or float32 (also a shorter float) in [-1, 1]")
 
 
 def typed_key(key: PRNGKeyArray | Array) -> PRNGKeyArray:

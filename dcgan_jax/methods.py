@@ -82,6 +82,8 @@ def prepare_method(name: str, images: ImageSet, search: InpaintConfig, batch_siz
         return Method(_patch_match, _defaults(patch_match), lambda hole: np.asarray(applicable(hole)))
     if name not in _ALONE:
         raise UserError(f"`methods` has {name!r}; it takes any of {', '.join(NAMES)}")
+    if name in _NEEDS:
+        _NEEDS[name]()
     function = _ALONE[name]
     return Method(lambda x, hole, *_: (np.asarray(function(x, hole)), [{}] * len(x)), _defaults(function))
 
@@ -94,6 +96,7 @@ _ALONE: dict[str, Callable] = {
     "navier-stokes": library.navier_stokes,
     "biharmonic": library.biharmonic,
 }
+_NEEDS = {"telea": library.opencv, "navier-stokes": library.opencv, "biharmonic": library.scikit_image}
 NAMES = (
     "nearest",
     "total-variation",
@@ -118,7 +121,12 @@ def _search(prior: Prior, config: InpaintConfig, batch_size: int) -> Method:
         notes = [{"num_steps": int(item.num_steps), "status": STATUS[int(item.status)]} for item in results]
         return np.stack([item.images for item in results]), notes
 
-    return Method(complete, {"config": config.to_json(), "prior": fingerprint(prior)})
+    settings = {"config": config.to_json(), "prior": fingerprint(prior)}
+    if prior.model is None:  # of a decoder of one's own the fingerprint tells the parameters alone
+        functions = (prior.generate, prior.discriminate, prior.sample_latents)
+        names = [f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', '')}" for f in functions]
+        settings |= {"functions": names, "latent_bounds": str(prior.latent_bounds)}
+    return Method(complete, settings)
 
 
 def _context_encoder(images: ImageSet) -> Method:

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
+from dcgan_jax.compositing import check_type
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.inpainting import (
     LARGEST,
     InpaintResult,
-    check_type,
     complete,
     inpaint_batch,
     known_part,

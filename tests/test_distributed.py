@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -168,5 +169,28 @@ def test_a_job_that_cannot_be_joined():
     assert status == 2 and "the processes of this job cannot be joined" in errors
 
 
+def exchange_texts(path):
+    """Texts of different lengths, of which the second comes when a collective would long have given up."""
+    distributed.join(training=False)
+    text = "ünï\n" * (1 + jax.process_index())
+    if not distributed.is_first():
+        time.sleep(10)
+    texts = [distributed.from_each_text(text), distributed.from_each_text("")]
+    path.with_suffix(f".{jax.process_index()}").write_text(json.dumps(texts))
+
+
+@LONG
+def test_texts_of_all_reach_all_however_late(tmp_path):
+    options = {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=4"}
+    started = processes.start(2, [__file__, tmp_path / "texts", "exchange"], **options)
+    statuses, _, errors = processes.finish(started)
+    assert statuses == [0, 0], errors
+    for i in range(2):
+        assert json.loads((tmp_path / f"texts.{i}").read_text()) == [["ünï\n", "ünï\nünï\n"], ["", ""]]
+
+
 if __name__ == "__main__":
-    write_results(sys.argv[1])
+    if sys.argv[2:] == ["exchange"]:
+        exchange_texts(Path(sys.argv[1]))
+    else:
+        write_results(sys.argv[1])

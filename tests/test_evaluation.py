@@ -3,7 +3,10 @@
 import csv
 import dataclasses
 import json
+import shutil
+import sys
 
+import jax
 import numpy as np
 import processes
 import pytest
@@ -12,9 +15,14 @@ from tiny import tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax import cli, comparison, evaluation
+from dcgan_jax.baselines import library
+from dcgan_jax.baselines.low_rank import low_rank
 from dcgan_jax.baselines.nearest import nearest
+from dcgan_jax.baselines.patch_match import patch_match
+from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import decode, draw_holes, evaluate
+from dcgan_jax.files import locked
 from dcgan_jax.methods import ImageSet, prepare_method
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -197,6 +205,73 @@ def test_failed_searches_are_counted(tmp_path):
     assert cell.not_finite == 2 and np.isfinite(cell.scores["psnr"].mean)
 
 
+def test_every_method_is_given_the_images_and_holes(tmp_path):
+    """Under one mask: the pictures are what the methods make when they are called by hand."""
+    size = 32
+    images = np.asarray(jax.image.resize(RNG.uniform(0, 255, (2, 5, 5, 3)), (2, size, size, 3), "cubic").clip(0, 255))
+    images = images.astype(np.uint8)
+    prior = tanh_prior((size, size, 3))
+    names = ("total-variation", "low-rank", "patch-match", "telea", "navier-stokes", "biharmonic", "he2018")
+    given = ImageSet("smooth", None, images, images, "smooth", prior)
+    lines = evaluate([given], dict.fromkeys(names), tmp_path, mask_names=("center",), **OPTIONS)
+    holes, key = draw_holes("center", 2, size, 0), jax.random.fold_in(jax.random.key(0), 0)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(2))
+    expected = {
+        "total-variation": total_variation(images, holes),
+        "low-rank": low_rank(images, holes),
+        "patch-match": patch_match(images, holes, keys),
+        "telea": library.telea(images, holes),
+        "navier-stokes": library.navier_stokes(images, holes),
+        "biharmonic": library.biharmonic(images, holes),
+        "he2018": dj.inpaint(prior, images, holes, keys, dj.InpaintConfig.preset("he2018")).images,
+    }
+    assert set(expected) == set(names)
+    for line in lines:
+        assert (decode(line["picture"]) == np.asarray(expected[line["method"]])[line["image"]]).all(), line["method"]
+        assert 10 < line["psnr_hole"] < 60 and line["ssim_hole"] > 0
+
+
+def test_an_exact_completion_counts_as_one_within_rounding(tmp_path):
+    grey = dataclasses.replace(SET, images=np.full_like(IMAGES, 90))
+    lines = evaluate([grey], {"total-variation": 1}, tmp_path, mask_names=("center",), **OPTIONS)
+    assert lines[0]["psnr_hole"] == lines[0]["psnr"] == pytest.approx(58.92, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line.pop("psnr"),
+        lambda line: line.pop("seconds"),
+        lambda line: line.update(picture="AAAA"),
+        lambda line: line.pop("picture"),
+        lambda line: line.update(set=[]),
+        lambda line: line.update(ssim="good"),
+    ],
+)
+def test_a_damaged_line_is_done_again_and_other_files_stay(lines, out, damage, tmp_path):
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "scores.jsonl"
+    (tmp_path / "scores-notes.jsonl").write_text('{"note": "mine"}\n')
+    found = [json.loads(text) for text in path.read_text().splitlines()]
+    damage(of(found, method="telea", mask="half", image=0)[0])
+    path.write_text("".join(json.dumps(line) + "\n" for line in found))
+    methods = {"search": None, "nearest": None, "telea": 2}
+    assert strip_times(evaluate([SET], methods, tmp_path, **OPTIONS)) == strip_times(lines)
+    assert (tmp_path / "scores-notes.jsonl").read_text() == '{"note": "mine"}\n'
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with locked(tmp_path / ".scores.jsonl.lock"), pytest.raises(UserError, match="another process is at work in"):
+        evaluate([SET], {"telea": 1}, tmp_path, **OPTIONS)
+
+
+def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match=r"OpenCV's: pip install 'dcgan-jax\[baselines\]'"):
+        evaluate([SET], {"search": 1, "telea": 1}, tmp_path / "out", **OPTIONS)
+    assert not list(tmp_path.glob("out/scores*"))
+
+
 @pytest.mark.parametrize(
     ("sets", "methods", "masks", "message"),
     [
@@ -209,6 +284,9 @@ def test_failed_searches_are_counted(tmp_path):
         ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
         ([dataclasses.replace(SET, training=TRAINING[:0])], {"nearest": None}, ("center",), "no training images"),
         ([SET], {"context-encoder": None}, ("center",), "is not given: train one"),
+        ([SET], {"telea": 0}, ("center",), "`telea` is 0"),
+        ([SET], {"telea": None}, ("half", "half"), "a mask twice"),
+        ([dataclasses.replace(SET, name="a\udcff")], {"telea": None}, ("half",), "rename its folder"),
     ],
 )
 def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
@@ -219,7 +297,7 @@ def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
 
 def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
     holes, numbers = draw_holes("half", COUNT, SIZE, 0), np.arange(COUNT)
-    key = dj.evaluation.jax.random.key(7)
+    key = jax.random.key(7)
     method = prepare_method("search", SET, CONFIG, 4)
     whole, _ = method.complete(IMAGES[:4], holes[:4], numbers[:4], key)
     part, notes = method.complete(IMAGES[2:4], holes[2:4], numbers[2:4], key)
@@ -254,7 +332,7 @@ def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path, capsy
     arguments = ["-m", "dcgan_jax", *command(digits_run.data, digits_run.run, tmp_path / "two", *methods)]
     statuses, outputs, errors = processes.finish(processes.start(2, arguments))
     assert statuses == [0, 0], errors
-    assert outputs[1] == ""
+    assert "|" not in outputs[1]  # the first one alone prints the table
     scores = []
     for count in ("one", "two"):
         with (tmp_path / count / "scores.csv").open() as file:

@@ -3,6 +3,8 @@
 They come with the extra `baselines` and complete one image at a time.
 """
 
+from types import ModuleType
+
 import numpy as np
 from jaxtyping import Bool, UInt8
 
@@ -55,10 +57,7 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
         Damelin, Hoang, "On surface completion and image inpainting by biharmonic functions", 2018; scikit-image's
         `inpaint_biharmonic`.
     """
-    try:
-        from skimage.restoration import inpaint_biharmonic
-    except ImportError as error:
-        raise UserError("`biharmonic` is scikit-image's: pip install 'dcgan-jax[baselines]'") from error
+    inpaint_biharmonic = scikit_image().restoration.inpaint_biharmonic
 
     def one(image, missing):
         return np.floor(255 * inpaint_biharmonic(image, missing, channel_axis=-1) + 0.5).astype(np.uint8)
@@ -66,11 +65,26 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
     return _each(one, images, hole)
 
 
-def _opencv(algorithm, images, hole, radius):
+def opencv() -> ModuleType:
+    """OpenCV; `UserError` if it is not installed."""
     try:
         import cv2
     except ImportError as error:
         raise UserError("`telea` and `navier-stokes` are OpenCV's: pip install 'dcgan-jax[baselines]'") from error
+    return cv2
+
+
+def scikit_image() -> ModuleType:
+    """scikit-image; `UserError` if it is not installed."""
+    try:
+        import skimage.restoration
+    except ImportError as error:
+        raise UserError("`biharmonic` is scikit-image's: pip install 'dcgan-jax[baselines]'") from error
+    return skimage
+
+
+def _opencv(algorithm, images, hole, radius):
+    cv2 = opencv()
 
     def one(image, missing):
         return cv2.inpaint(image, missing.astype(np.uint8), radius, getattr(cv2, algorithm)).reshape(image.shape)

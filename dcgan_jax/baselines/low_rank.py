@@ -1,5 +1,6 @@
 """Low-rank matrix completion: each channel's hole is filled so that few singular values carry the channel."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -108,7 +109,8 @@ def _solve(images, hole, rank, penalty, tolerance, round_steps, max_steps):
         return x.transpose(0, 3, 1, 2).reshape(-1, height, width)
 
     arrays = split(known), jnp.repeat(hole, channels, axis=0), split(start)
-    missing = -len(arrays[0]) % min(_CHUNK, len(arrays[0]))  # without it the last, smaller chunk is compiled apart
+    # Without more to fill it up, the last, smaller chunk would be compiled apart.
+    missing = -len(arrays[0]) % min(_CHUNK, max(len(arrays[0]), 1))
     arrays = [jnp.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in arrays]
     filled, *statistics = jax.lax.map(solve_one, tuple(arrays), batch_size=_CHUNK)
     filled = filled[: batch * channels].reshape(batch, channels, height, width).transpose(0, 2, 3, 1)
@@ -185,14 +187,15 @@ def shrink(
         return low.T, directions.T
     # By the Gram matrix, since XLA's SVD takes 2.3 times as long on the CPU (64 x 64, in batches). That squares the
     # condition, but what is lost are values below the threshold, and what is left is measured again as |M v|.
-    _, right = jnp.linalg.eigh(matrix.T @ matrix)
-    scaled = matrix @ right
+    multiply = functools.partial(jnp.matmul, precision="highest")  # GPUs would take TF32
+    _, right = jnp.linalg.eigh(multiply(matrix.T, matrix))
+    scaled = multiply(matrix, right)
     values = jnp.linalg.norm(scaled, axis=0)
     floor = jnp.maximum(values[-1] * 1e-6, jnp.finfo(values.dtype).tiny)  # less would be flushed to 0
-    low = (scaled * jnp.maximum(1 - threshold / jnp.maximum(values, floor), 0)) @ right.T
+    low = multiply(scaled * jnp.maximum(1 - threshold / jnp.maximum(values, floor), 0), right.T)
     first = (jnp.arange(len(values)) >= len(values) - rank) & (values > 1e-3 * values[-1])
     # Vectors of rounding errors are not orthogonal: with them the convex problem would have no minimum.
-    directions = (scaled * jnp.where(first, 1 / jnp.maximum(values, floor), 0)) @ right.T
+    directions = multiply(scaled * jnp.where(first, 1 / jnp.maximum(values, floor), 0), right.T)
     return low, directions
 
 
