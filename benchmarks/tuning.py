@@ -31,9 +31,9 @@ SETTINGS: dict[str, list[Setting]] = {
     "nearest": [{"blend": True}, {"blend": False}],
     "total-variation": [{"tolerance": 1e-3}],
     "low-rank": [
+        {"rank": 24, "max_steps": 40},
         {"rank": 16, "max_steps": 40},
         {"rank": 8, "max_steps": 40},
-        {"rank": 24, "max_steps": 40},
         {"rank": 16, "max_steps": 80},
     ],
     "patch-match": [

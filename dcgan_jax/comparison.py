@@ -179,6 +179,7 @@ def chart(found: Sequence[Cell], path: Path) -> bool:
         Whether it was drawn.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display is asked for
         from matplotlib.figure import Figure
     except ImportError:
@@ -200,14 +201,14 @@ def chart(found: Sequence[Cell], path: Path) -> bool:
                 width,
                 yerr=np.nan_to_num([here[mask].interval for mask in masks]),
                 label=method,
-                color=f"C{j}" if len(methods) <= 10 else None,
+                color=colormaps["tab20"](j),
                 error_kw={"elinewidth": 0.8},
             )
         axis.set_xticks(np.arange(len(masks)), masks)
         axis.set_ylabel("PSNR of the hole, dB")
         axis.set_title(name, loc="left", fontsize="medium")
         axis.grid(axis="y", alpha=0.3)
-    axes[0].legend(fontsize="small", ncols=4)
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize="small", ncols=6)
     with whole_file(path) as partial:
         drawing.savefig(partial, format="png", dpi=120)
     return True
