@@ -37,9 +37,11 @@ SETTINGS: dict[str, list[Setting]] = {
         {"rank": 16, "max_steps": 80},
     ],
     "patch-match": [
+        {"patch_size": 5, "num_levels": 1},
+        {"patch_size": 5, "num_levels": 2},
+        {"patch_size": 3, "num_levels": 1},
         {"patch_size": 7, "num_levels": 1},
         {"patch_size": 7, "num_levels": 2},
-        {"patch_size": 5, "num_levels": 1},
         {"patch_size": 9, "num_levels": 1},
     ],
     "telea": [{"radius": 3}, {"radius": 1}, {"radius": 5}, {"radius": 8}],

@@ -55,7 +55,7 @@ def patch_match(
     hole: Bool[Array | np.ndarray, "b h w"],
     key: Key[Array, ""],
     *,
-    patch_size: int = 7,
+    patch_size: int = 5,
     num_levels: int = 1,
     num_rounds: int = 4,
     num_sweeps: int = 1,
@@ -126,7 +126,7 @@ def patch_match(
     return jnp.stack(completed)
 
 
-def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 7) -> Bool[np.ndarray, " b"]:
+def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) -> Bool[np.ndarray, " b"]:
     """Tells for which images `patch_match` has something to copy: those with a whole patch known.
 
     Args:
