@@ -170,7 +170,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"{options.out} is not a folder: give another one as `out`")
     search, counts = _search(options), _method_counts(options)
     distributed.join(training=False)
-    sets = _sets(options)
+    sets = _sets(options, searching=any(map(methods.is_search, counts)))
     lines = evaluation.evaluate(
         sets,
         counts,
@@ -202,7 +202,7 @@ def _method_counts(options: argparse.Namespace) -> dict[str, int | None]:
     return names
 
 
-def _sets(options: argparse.Namespace) -> list[methods.ImageSet]:
+def _sets(options: argparse.Namespace, searching: bool) -> list[methods.ImageSet]:
     """The sets with their priors and context encoders, which are given in the same order."""
     each = []
     for name in ("prior", "context_encoder", "split"):
@@ -225,7 +225,7 @@ def _sets(options: argparse.Namespace) -> list[methods.ImageSet]:
                 images=prepared.split(split),
                 training=training,
                 identity=f"{prepared.manifest['sha256']} {split} {options.training_split}",
-                prior=with_compute_dtype(load_prior(prior), options.compute_dtype),
+                prior=with_compute_dtype(load_prior(prior), options.compute_dtype) if searching else None,
                 encoder=None if encoder is None else context_encoder.load(encoder),
             )
         )

@@ -116,6 +116,12 @@ def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
         text = f"Images: {said}." if len(same) > 1 else f"{next(iter(same))} images."
         if any(not cell.count for cell in here.values()):
             text += " A dash: the method does not apply, no whole patch is known."
+        text += (
+            " ±: 95 % intervals of the mean. Times are medians over the images, each its batch's share; below three "
+            "batches compilation is in them."
+        )
+        if kinds[name] in PUBLISHED:
+            text += " Whether the published figures are of the hole or of the whole image is not known."
         parts.append(text + "\n")
     return "\n".join(parts)
 
@@ -160,7 +166,7 @@ def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarr
     }
     count = 1 + max(line["image"] for line in mine)
     originals = np.asarray(images.images[:count])
-    blank = np.full_like(originals[0], 255)
+    blank = np.full_like(originals[0], 225)  # where a method does not apply
     rows, labels = [], []
     for mask in masks:
         holes = evaluation.draw_holes(mask, count, originals.shape[1], seed)
@@ -187,7 +193,7 @@ def chart(found: Sequence[Cell], path: Path) -> bool:
     sets, masks, methods = (
         list(dict.fromkeys(getattr(cell, name) for cell in found)) for name in ("set", "mask", "method")
     )
-    drawing = Figure(figsize=(max(6, 0.22 * len(masks) * (len(methods) + 2)), 3.2 * len(sets)), layout="constrained")
+    drawing = Figure(figsize=(max(7, 0.22 * len(masks) * (len(methods) + 2)), 3.2 * len(sets)), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots(len(sets), squeeze=False)[:, 0]
     width = 1 / (len(methods) + 1)
@@ -208,7 +214,7 @@ def chart(found: Sequence[Cell], path: Path) -> bool:
         axis.set_ylabel("PSNR of the hole, dB")
         axis.set_title(name, loc="left", fontsize="medium")
         axis.grid(axis="y", alpha=0.3)
-    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize="small", ncols=6)
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", fontsize="small", ncols=4)
     with whole_file(path) as partial:
         drawing.savefig(partial, format="png", dpi=120)
     return True

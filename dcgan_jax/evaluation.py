@@ -27,7 +27,6 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.files import locked, make_folder, whole_file
 from dcgan_jax.methods import NAMES, ImageSet, Method, prepare_method
 from dcgan_jax.metrics import composite_scores, finite_or_none
-from dcgan_jax.prior import image_shape
 
 SHOWN = 2  # images a mask in the figures
 SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole")
@@ -99,8 +98,8 @@ def evaluate(
         if value is not None and value < 1:
             raise UserError(f"`{name}` is {value}; it takes 1 or more")
     out = Path(out)
-    make_folder(out)
     units = _units(sets, methods, mask_names, count, search or InpaintConfig(), seed, batch_size)
+    make_folder(out)
     wanted = {identity: unit.key for unit in units for identity in unit.ids()}
     own = out / ("scores.jsonl" if jax.process_count() == 1 else f"scores-{jax.process_index()}.jsonl")
     # The batches of each method in turn, as methods differ in time by thousands; each in the order of the table.
@@ -136,14 +135,9 @@ def _check(sets, methods, mask_names) -> None:
     for images in sets:
         if not images.name.isprintable() or "/" in images.name:
             raise UserError(f"the name of the set {images.name!r} cannot be part of a file's: rename its folder")
-        shape = image_shape(images.prior)
-        if shape[0] != shape[1]:
-            raise UserError(f"the prior of {images.name} makes images of {shape[0]}x{shape[1]}; masks are square")
-        if images.images.shape[1:] != shape or not len(images.images):
-            raise UserError(
-                f"`images` of {images.name} is {list(images.images.shape)}; its prior completes one or more of "
-                f"{'x'.join(map(str, shape))}"
-            )
+        n, h, w, _ = images.images.shape
+        if not n or h != w:
+            raise UserError(f"`images` of {images.name} is {list(images.images.shape)}; it takes one or more, square")
 
 
 def _units(sets, methods, mask_names, count, search, seed, batch_size) -> list[Unit]:

@@ -36,7 +36,7 @@ class ImageSet:
     images: UInt8[np.ndarray, "n h w c"]
     training: UInt8[np.ndarray, "m h w c"]
     identity: str  # of images and training images, such as a checksum
-    prior: Prior
+    prior: Prior | None = None  # for searches
     encoder: ContextEncoder | None = None
 
 
@@ -68,8 +68,9 @@ def prepare_method(name: str, images: ImageSet, search: InpaintConfig, batch_siz
     Raises:
         UserError: there is no such method, or the set lacks what it needs.
     """
-    if name == SEARCH or name in PRESETS:
-        return _search(images.prior, search if name == SEARCH else InpaintConfig.preset(name), batch_size)
+    if is_search(name):
+        config = search if name == SEARCH else InpaintConfig.preset(name)
+        return _search(_fitting_prior(images), config, batch_size)
     if name == CONTEXT_ENCODER:
         return _context_encoder(images)
     if name == "nearest":
@@ -111,6 +112,25 @@ NAMES = (
 )
 
 
+def _fitting_prior(images: ImageSet) -> Prior:
+    if images.prior is None:
+        raise UserError(f"{images.name} has no prior, in which a search looks: give one as `prior`")
+    _check_size(images, "prior", image_shape(images.prior))
+    return images.prior
+
+
+def _check_size(images: ImageSet, what: str, size: tuple[int, int, int]) -> None:
+    if images.images.shape[1:] != size:
+        here, there = ("x".join(map(str, shape)) for shape in (images.images.shape[1:], size))
+        wrong = f"the images of {images.name} are {here} and the {what} is for {there}"
+        raise UserError(f"{wrong}: give one that was trained at their size")
+
+
+def is_search(name: str) -> bool:
+    """Whether a method needs a prior."""
+    return name == SEARCH or name in PRESETS
+
+
 def _search(prior: Prior, config: InpaintConfig, batch_size: int) -> Method:
     def complete(images, holes, numbers, key):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
@@ -136,11 +156,7 @@ def _context_encoder(images: ImageSet) -> Method:
             f"`{CONTEXT_ENCODER}` of {images.name} is not given: train one with `dcgan-jax train-context-encoder` and "
             "give it as `context_encoder`"
         )
-    if encoder.config.image_shape != image_shape(images.prior):
-        raise UserError(
-            f"the context encoder of {images.name} paints images of {encoder.config.image_shape}, not of "
-            f"{image_shape(images.prior)}: train one at that size"
-        )
+    _check_size(images, "context encoder", encoder.config.image_shape)
     digest = hashlib.sha256()
     for x in jax.tree.leaves(encoder.params):
         digest.update(np.asarray(x).tobytes())

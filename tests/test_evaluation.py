@@ -280,7 +280,13 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
         ([SET, SET], {"telea": None}, ("center",), "share a name"),
         ([SET], {}, ("center",), "nothing to evaluate"),
         ([dataclasses.replace(SET, images=IMAGES[:, :8])], {"telea": None}, ("center",), "`images` of noise"),
-        ([dataclasses.replace(SET, images=IMAGES[..., :1])], {"telea": None}, ("center",), "`images` of noise"),
+        (
+            [dataclasses.replace(SET, images=IMAGES[..., :1])],
+            {"search": 1},
+            ("half",),
+            "12x12x1 and the prior is for 12x12x3",
+        ),
+        ([dataclasses.replace(SET, prior=None)], {"he2018": 1}, ("half",), "noise has no prior"),
         ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
         ([dataclasses.replace(SET, training=TRAINING[:0])], {"nearest": None}, ("center",), "no training images"),
         ([SET], {"context-encoder": None}, ("center",), "is not given: train one"),
@@ -292,7 +298,7 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
 def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
     with pytest.raises(UserError, match=message):
         evaluate(sets, methods, tmp_path / "out", mask_names=masks, **OPTIONS)
-    assert not list(tmp_path.glob("out/*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
@@ -349,6 +355,8 @@ def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path, capsy
         (("--methods", "nearest:0"), "`methods` has 'nearest:0'"),
         (("--methods", "magic"), "`methods` has 'magic'"),
         (("--prior", "faces-64", "digits-64"), "`prior` has 2 values for 1 sets"),
+        (("--prior", "faces-64"), "are 32x32x1 and the prior is for 64x64x3: give one that was trained at their size"),
+        (("--context-encoder", "faces-64", "--methods", "context-encoder"), "and the context encoder is for 64x64x3"),
         (("--split", "nowhere"), "no split 'nowhere'"),
         (("--methods", "context-encoder"), "is not given"),
         (("--methods", "nearest", "--training-split", "nowhere"), "no training images"),
