@@ -82,6 +82,11 @@ class ModelConfig(Config):
     latent: str = option(
         "uniform", "prior of the latents: uniform on [-1, 1] or standard normal", ("uniform", "normal")
     )
+    discriminator_norm: str = option(
+        "batch",
+        "of the discriminator: batch normalisation, or spectral normalisation of its kernels",
+        ("batch", "spectral"),
+    )
 
     def __post_init__(self):
         self._check_fields()
@@ -152,8 +157,13 @@ class TrainConfig(RunConfig):
     discriminator_steps: int = option(1, "k, the discriminator updates of a step, each on its own slice of the batch")
     loss: str = option(
         "non_saturating",
-        "the generator's loss: non_saturating (-log D) or saturating (log(1 - D))",
-        ("non_saturating", "saturating"),
+        "the generator's loss: non_saturating (-log D) or saturating (log(1 - D)); or hinge, for both networks",
+        ("non_saturating", "saturating", "hinge"),
+    )
+    discriminator_learning_rate: float | None = option(None, "Adam's rate of the discriminator, if it is another")
+    r1: float = option(0.0, "weight of the R1 penalty on the discriminator's gradient at real images; 0 has none")
+    diff_augment: bool = option(
+        False, "show the discriminator images in other colours, shifted and with a part cut out"
     )
     noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
     average_decay: float = option(0.999, "decay a step of the generator's moving average")
@@ -163,6 +173,13 @@ class TrainConfig(RunConfig):
         self._check("discriminator_steps", self.discriminator_steps >= 1, "1 or more")
         self._check("average_decay", 0 <= self.average_decay < 1, "a number from 0 to below 1")
         self._check("noise", self.noise >= 0, "0 or more")
+        self._check("r1", self.r1 >= 0, "0 or more, such as 1")
+        rate = self.discriminator_learning_rate
+        self._check(
+            "discriminator_learning_rate",
+            rate is None or (type(rate) in (int, float) and 0 < rate < math.inf),
+            "a number above 0, or none",
+        )
 
     @property
     def images_per_step(self) -> int:

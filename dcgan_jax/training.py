@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from dcgan_jax.augmentation import augment, diff_augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import Discriminator, Generator
@@ -24,6 +25,8 @@ class GANState(NamedTuple):
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
 
+
+R1_EVERY = 16  # steps between those that penalise the discriminator's gradient
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -50,15 +53,15 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     generator = Generator(model).init(generator_key, z, train=True)["params"]
     discriminator = Discriminator(model).init(discriminator_key, x, train=True)
-    optimizer = _optimizer(config)
+    generator_optimizer, discriminator_optimizer = _optimizers(config)
     return GANState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
         average=jax.tree.map(jnp.copy, generator),  # a donated state must not hold one buffer twice
         discriminator=discriminator["params"],
         discriminator_statistics=discriminator["batch_stats"],
-        generator_optimizer=optimizer.init(generator),
-        discriminator_optimizer=optimizer.init(discriminator["params"]),
+        generator_optimizer=generator_optimizer.init(generator),
+        discriminator_optimizer=discriminator_optimizer.init(discriminator["params"]),
     )
 
 
@@ -85,31 +88,48 @@ def make_train_step(
     model, k = config.model, config.discriminator_steps
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     generator, discriminator = Generator(model, dtype), Discriminator(model, dtype)
-    optimizer = _optimizer(config)
+    generator_optimizer, discriminator_optimizer = _optimizers(config)
 
     def generate(params, z):
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def judge(params, statistics, x):
+    def judge(params, statistics, x, key):
+        if config.diff_augment:
+            x = diff_augment(x, key)
         variables = {"params": params, "batch_stats": statistics}
         logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
         return logits, updated["batch_stats"]
 
-    def update_discriminator(state: GANState, real, z):
-        generated = generate(state.generator, z)
+    def slope(params, statistics, x, key):
+        """The mean square of the norm of the logits' gradient at images."""
+        gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, key)[0]))(x)
+        return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
+
+    def update_discriminator(state: GANState, real, key, penalise):
+        generated = generate(state.generator, draw_latents(model, key, config.batch_size))
+        real_key, generated_key = jax.random.split(jax.random.fold_in(key, 1))
 
         def objective(params):
-            real_logits, statistics = judge(params, state.discriminator_statistics, real)
-            generated_logits, statistics = judge(params, statistics, generated)
+            real_logits, statistics = judge(params, state.discriminator_statistics, real, real_key)
+            generated_logits, statistics = judge(params, statistics, generated, generated_key)
             metrics = {
-                "discriminator_loss": discriminator_loss(real_logits, generated_logits),
+                "discriminator_loss": discriminator_loss(real_logits, generated_logits, config.loss),
                 "real_probability": jnp.mean(jax.nn.sigmoid(real_logits)),
                 "generated_probability": jnp.mean(jax.nn.sigmoid(generated_logits)),
             }
             return metrics["discriminator_loss"], (statistics, metrics)
 
         gradient, (statistics, metrics) = jax.grad(objective, has_aux=True)(state.discriminator)
-        updates, optimizer_state = optimizer.update(gradient, state.discriminator_optimizer)
+        if config.r1 > 0:
+            # Only every `R1_EVERY` steps, with so much more weight (Karras et al. 2020, section 3.1).
+            def penalty(params):
+                return config.r1 / 2 * R1_EVERY * slope(params, state.discriminator_statistics, real, real_key)
+
+            steepness = jax.lax.cond(
+                penalise, jax.grad(penalty), lambda params: jax.tree.map(jnp.zeros_like, params), state.discriminator
+            )
+            gradient = jax.tree.map(jnp.add, gradient, steepness)
+        updates, optimizer_state = discriminator_optimizer.update(gradient, state.discriminator_optimizer)
         state = state._replace(
             discriminator=optax.apply_updates(state.discriminator, updates),
             discriminator_statistics=statistics,
@@ -117,13 +137,18 @@ def make_train_step(
         )
         return state, metrics
 
-    def update_generator(state: GANState, z):
+    def update_generator(state: GANState, key):
+        z = draw_latents(model, key, config.batch_size)
+
         def objective(params):
-            logits, _ = judge(state.discriminator, state.discriminator_statistics, generate(params, z))
+            generated = generate(params, z)
+            logits, _ = judge(
+                state.discriminator, state.discriminator_statistics, generated, jax.random.fold_in(key, 1)
+            )
             return generator_loss(logits, config.loss)
 
         loss, gradient = jax.value_and_grad(objective)(state.generator)
-        updates, optimizer_state = optimizer.update(gradient, state.generator_optimizer)
+        updates, optimizer_state = generator_optimizer.update(gradient, state.generator_optimizer)
         params = optax.apply_updates(state.generator, updates)
         # The first steps are averaged over a shorter memory, or the initial weights would linger for 1 / (1 - decay).
         step = state.step.astype(jnp.float32)
@@ -146,31 +171,11 @@ def make_train_step(
         metrics: Metrics = {}
         for i, latent_key in enumerate(latent_keys):
             # Slices with stride k stay on their device where the batch is sharded.
-            state, metrics = update_discriminator(
-                state, images[i::k], draw_latents(model, latent_key, config.batch_size)
-            )
-        state, generator_metrics = update_generator(state, draw_latents(model, generator_key, config.batch_size))
+            state, metrics = update_discriminator(state, images[i::k], latent_key, state.step % R1_EVERY == 0)
+        state, generator_metrics = update_generator(state, generator_key)
         return state._replace(step=state.step + 1), metrics | generator_metrics
 
     return step
-
-
-def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales to [−1, 1] and, with `flip`, mirrors half of the images left to right."""
-    images = batch.astype(jnp.float32) / 127.5 - 1.0
-    if flip:
-        mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
-    return images
-
-
-def augment(config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales to [−1, 1], mirrors half of the images and adds Gaussian noise, as the configuration says."""
-    flip_key, noise_key = jax.random.split(key)
-    images = to_floats(batch, config.flip, flip_key)
-    if config.noise > 0:
-        images = images + config.noise * jax.random.normal(noise_key, images.shape)
-    return images
 
 
 def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64) -> Any:
@@ -188,5 +193,10 @@ def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, bat
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    return optax.adam(config.learning_rate, b1=config.beta1, b2=config.beta2)
+def _optimizers(config: TrainConfig) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of the generator and of the discriminator, which may have a time scale of its own (Heusel et al. 2017)."""
+    rate = config.discriminator_learning_rate or config.learning_rate
+    generator, discriminator = (
+        optax.adam(rate, b1=config.beta1, b2=config.beta2) for rate in (config.learning_rate, rate)
+    )
+    return generator, discriminator

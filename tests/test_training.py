@@ -9,10 +9,11 @@ import numpy as np
 import plain
 import pytest
 
+from dcgan_jax.augmentation import augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import context_loss, discriminator_loss, generator_loss, prior_loss
 from dcgan_jax.networks import STATISTICS_DECAY
-from dcgan_jax.training import augment, draw_latents, generator_statistics, init_state, make_train_step
+from dcgan_jax.training import draw_latents, generator_statistics, init_state, make_train_step
 
 MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
 # One update of the discriminator a step, and two; between them every option of the step.

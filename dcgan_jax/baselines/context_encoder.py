@@ -18,6 +18,7 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from dcgan_jax import checkpoints, masks, mirror, remote
+from dcgan_jax.augmentation import to_floats
 from dcgan_jax.compositing import check_pairs, composite, known_pixels
 from dcgan_jax.config import IMAGE_SIZES, ModelConfig, RunConfig, option
 from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
@@ -25,7 +26,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
 from dcgan_jax.poisson import poisson_blend
-from dcgan_jax.training import Metrics, to_floats
+from dcgan_jax.training import Metrics
 from dcgan_jax.weights import read_weights, save_weights
 
 FORMAT = "dcgan_jax context encoder"
