@@ -29,6 +29,7 @@ from dcgan_jax import (
 from dcgan_jax.baselines import context_encoder
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, RunConfig, TrainConfig
+from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
@@ -102,6 +103,14 @@ def _train(options: argparse.Namespace) -> int:
 def _train_context_encoder(options: argparse.Namespace) -> int:
     """Trains a context encoder (Pathak et al. 2016), which `evaluate` compares with; a run in the folder is resumed."""
     return _run(ContextEncoderConfig(**_given(ContextEncoderConfig, options)), options, None)
+
+
+def _train_encoder(options: argparse.Namespace) -> int:
+    """Trains an encoder for a prior, from which a search may start; the run is a prior with the encoder in it."""
+    given = _given(EncoderConfig, options)
+    prior = load_prior(given.get("prior", EncoderConfig.prior))
+    assert prior.model is not None  # `load_prior` loads DCGANs
+    return _run(EncoderConfig(model=prior.model, **given), options, None)
 
 
 def _run(config: RunConfig, options: argparse.Namespace, window: range | None) -> int:
@@ -283,6 +292,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train-context-encoder", _train_context_encoder)
     _add_run(sub)
     _add_fields(sub, ContextEncoderConfig)
+
+    sub = command("train-encoder", _train_encoder)
+    _add_run(sub)
+    _add_fields(sub, EncoderConfig)
 
     sub = command("plot", _plot)
     sub.add_argument("run", type=_local, help="a run's folder; the picture goes into it as losses.png")

@@ -248,6 +248,11 @@ class InpaintConfig(Config):
         0.0, "stop an image's search whose least loss fell by less than this fraction in `patience` steps; 0 never does"
     )
     patience: int = option(25, "steps between looks at the stopping rule; nothing without `tolerance`")
+    start: str = option(
+        "prior",
+        "where a search starts: a latent drawn from the prior, or the encoder's; restarts then draw around it",
+        ("prior", "encoder"),
+    )
     restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")

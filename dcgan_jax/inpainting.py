@@ -19,7 +19,7 @@ from dcgan_jax.config import InpaintConfig
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.prior import Prior, image_shape
-from dcgan_jax.search import Found, Trace, search
+from dcgan_jax.search import Found, Trace, draw_starts, search
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
 LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
@@ -82,6 +82,7 @@ def inpaint(
         Yeh et al. 2017, equations 3 to 6.
     """
     config = InpaintConfig() if config is None else config
+    check_start(prior, config)
     shape = image_shape(prior)
     for name, array in (("images", images), ("hole", hole)):
         if not isinstance(array, jax.Array | np.ndarray):
@@ -110,16 +111,19 @@ def inpaint(
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
+def check_start(prior: Prior, config: InpaintConfig) -> None:
+    """Raises ValueError where the configuration asks for an encoder and the prior has none."""
+    if config.start == "encoder" and prior.encode is None:
+        raise ValueError(
+            '`start` is "encoder" and this prior has none: `dcgan-jax train-encoder` makes one, or start from "prior"'
+        )
+
+
 def known_part(
     config: InpaintConfig, images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
     """What a search is given: images in [−1, 1], grey in the hole, and their importance weights."""
     return known_pixels(images, hole), importance_weights(jnp.asarray(hole), window=config.window)
-
-
-def restart_keys(config: InpaintConfig, key: PRNGKeyArray) -> PRNGKeyArray:
-    """The keys of an image's searches."""
-    return jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts))
 
 
 def complete(
@@ -169,11 +173,11 @@ def inpaint_batch(
     """What `inpaint` does once it has checked its arguments."""
     y, weights = known_part(config, images, hole)
 
-    def one(image, weights, key):
-        starts = restart_keys(config, key)
+    def one(image, weights, starts):
         return jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
 
-    return complete(prior, images, hole, y, jax.vmap(one)(y, weights, keys))
+    starts = draw_starts(prior, config, y, jnp.asarray(hole), keys)
+    return complete(prior, images, hole, y, jax.vmap(one)(y, weights, starts))
 
 
 def _refuse_bad_values(images, hole):

@@ -170,6 +170,25 @@ def _by_name(name, keys, size):
     return jax.vmap(lambda key: draw(key, size))(keys)
 
 
+def mixed(key: Key[Array, ""], n: int, size: int) -> Bool[Array, "n size size"]:
+    """Draws holes for n images, the kinds of `NAMES` in turn.
+
+    Args:
+        key: random key.
+        n: how many.
+        size: side of the images in pixels.
+
+    Returns:
+        True = missing.
+
+    Raises:
+        ValueError: `size` is out of range.
+    """
+    keys = jax.random.split(key, (len(NAMES), -(-n // len(NAMES))))
+    drawn = [by_name(name, keys[i], size) for i, name in enumerate(NAMES)]
+    return jnp.stack(drawn, axis=1).reshape(-1, size, size)[:n]
+
+
 def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
     """Reads a hole from an image file: white (luminance of at least 128) = missing.
 

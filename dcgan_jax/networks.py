@@ -1,4 +1,4 @@
-"""Generator and discriminator as Flax modules (Radford et al. 2016, figure 1).
+"""Generator and discriminator as Flax modules (Radford et al. 2016, figure 1), and the encoder that inverts them.
 
 Arithmetic runs in `dtype`, or in the weights' own type where it is None; images and logits come out in the weights'
 type.
@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import normal
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dcgan_jax.config import ModelConfig
 from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
 
 LEAK = 0.2  # slope of LeakyReLU below zero, Radford et al. 2016
-STATISTICS_DECAY = 0.99  # decay a pass of the discriminator's running batch statistics
+STATISTICS_DECAY = 0.99  # decay a pass of running batch statistics
+ENCODED = 512  # entries of the encoder's hidden dense layer
+NARROWEST = 0.01  # least deviation of an encoder's Gaussian
 
 
 def _scale_init(key, shape, dtype=jnp.float32):
@@ -48,6 +50,35 @@ class Generator(nn.Module):
             x = conv_up(x, kernel.astype(self.dtype or kernel.dtype))
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
         return jnp.tanh(x.astype(bias.dtype) + bias)
+
+
+class Encoder(nn.Module):
+    """Known pixels and hole to latents that may lie behind them: a Gaussian's mean and deviation in each dimension.
+
+    Convolutions that halve the side, as the discriminator's, then two dense layers; as wide as the model.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool
+    ) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"]]:
+        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
+        # He's scale in place of 0.02: it learns by squared errors, and is to start fast.
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
+        for i, width in enumerate(self.config.widths):
+            kernel = self.param(f"down_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
+            dtype = self.dtype or kernel.dtype
+            x = conv_down(x.astype(dtype), kernel.astype(dtype))
+            x = nn.leaky_relu(norm(name=f"norm_{i}")(x), LEAK)
+        x = nn.Dense(ENCODED, use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x.reshape(len(x), -1))
+        x = nn.leaky_relu(norm(name="norm_dense")(x), LEAK)
+        x = nn.Dense(2 * self.config.latent_dim, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(x)
+        mean, spread = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+        return jnp.tanh(mean) if self.config.latent == "uniform" else mean, NARROWEST + nn.softplus(spread)
 
 
 class Discriminator(nn.Module):

@@ -16,9 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dcgan_jax import checkpoints, mirror, remote
-from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax import encoder as encoders
+from dcgan_jax.config import ModelConfig, RunConfig, TrainConfig
+from dcgan_jax.encoder import EncoderConfig, EncoderState
 from dcgan_jax.errors import UserError
-from dcgan_jax.networks import Discriminator, Generator
+from dcgan_jax.networks import Discriminator, Encoder, Generator
 from dcgan_jax.training import GANState, draw_latents, generator_statistics
 from dcgan_jax.weights import read_weights, save_weights
 
@@ -39,6 +41,9 @@ class _DCGAN:
     def discriminate(self, params: Any, x: Array) -> Array:
         return Discriminator(self.model, self.dtype).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
 
+    def encode(self, params: Any, known: Array, hole: Array) -> tuple[Array, Array]:
+        return Encoder(self.model, self.dtype).apply(params["encoder"], known, hole, train=False)  # type: ignore[return-value]
+
     def sample_latents(self, key: PRNGKeyArray, n: int) -> Array:
         return draw_latents(self.model, key, n)
 
@@ -57,6 +62,8 @@ class Prior:
         sample_latents: sample_latents(key, n) -> [n, latent_dim].
         latent_bounds: (lowest, highest) value of a latent's entries, or None.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
+        encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation), each [n, latent_dim]: the
+            latents that may lie behind what is known (grey, 0, in the hole), as a Gaussian; None without an encoder.
         model: the configuration of a DCGAN; None for any other decoder.
         crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
 
@@ -76,6 +83,9 @@ class Prior:
     sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
     latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
     discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
+    encode: Callable[[Any, Array, Array], tuple[Array, Array]] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
     model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
     crop: str | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -176,6 +186,7 @@ def _from_params(params: Any, model: ModelConfig) -> Prior:
         sample_latents=dcgan.sample_latents,
         latent_bounds=(-1.0, 1.0) if model.latent == "uniform" else None,
         discriminate=dcgan.discriminate,
+        encode=dcgan.encode if "encoder" in params else None,
         model=model,
     )
 
@@ -202,7 +213,8 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
     if dtype not in COMPUTE_DTYPES:
         raise UserError(f"`dtype` is {dtype!r}; it takes {' or '.join(COMPUTE_DTYPES)}")
     dcgan = _dcgan(prior.model, None if dtype == "float32" else jnp.dtype(dtype))
-    return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate)
+    encode = None if prior.encode is None else dcgan.encode
+    return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate, encode=encode)
 
 
 def fingerprint(prior: Prior) -> str:
@@ -237,8 +249,7 @@ def load_prior(source: str | Path) -> Prior:
     """
     path = mirror.fetch_prior(source) if remote.is_url(source) else Path(source)
     if path.is_dir():
-        _, data, _ = checkpoints.read_record(path)
-        return dataclasses.replace(prior_from_state(*checkpoints.load_state(path)), crop=data.get("crop"))
+        return prior_from_run(path)[0]
     if path.is_file():
         return _read(path)
     packaged = packaged_priors()
@@ -249,6 +260,31 @@ def load_prior(source: str | Path) -> Prior:
     )
 
 
+def prior_from_run(run: Path) -> tuple[Prior, RunConfig, dict[str, Any], int]:
+    """The prior of a run's newest checkpoint, be it a GAN's or an encoder's, which holds the prior it learned for.
+
+    Returns:
+        Prior, configuration, the record of the run's data, and the steps done.
+
+    Raises:
+        UserError: the folder is not such a run's, or has no checkpoint that can be restored.
+    """
+    if checkpoints.read_kind(run) == EncoderConfig.KIND:
+        state, config = checkpoints.load_state(run, EncoderConfig, encoders.init_state)
+        prior = encoder_prior(state, config)
+    else:
+        state, config = checkpoints.load_state(run)
+        prior = prior_from_state(state, config)
+    _, data, _ = checkpoints.read_record(run, type(config))
+    return dataclasses.replace(prior, crop=data.get("crop")), config, data, int(state.step)
+
+
+def encoder_prior(state: EncoderState, config: EncoderConfig) -> Prior:
+    """The prior for which an encoder learns, with the encoder."""
+    encoder = {"params": state.encoder, "batch_stats": state.statistics}
+    return _from_params(jax.tree.map(jnp.copy, {**state.prior, "encoder": encoder}), config.model)
+
+
 def packaged_priors() -> dict[str, Path]:
     """The priors inside the package, by name."""
     folder = Path(str(resources.files("dcgan_jax") / "priors"))
@@ -256,7 +292,7 @@ def packaged_priors() -> dict[str, Path]:
 
 
 def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
-    """Saves a DCGAN's weights without optimiser state, as safetensors with the model's configuration inside.
+    """Saves a DCGAN's weights, and its encoder's, as safetensors with the model's configuration inside.
 
     Args:
         prior: one made by `load_prior` or `prior_from_state`.
@@ -268,8 +304,12 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     """
     if prior.model is None:
         raise UserError("`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself")
-    crop = {} if prior.crop is None else {"crop": prior.crop}
-    save_weights(path, prior.params, {"format": FORMAT, "model": json.dumps(prior.model.to_json()), **crop}, half=half)
+    metadata = {"format": FORMAT, "model": json.dumps(prior.model.to_json())}
+    if prior.crop is not None:
+        metadata["crop"] = prior.crop
+    if prior.encode is not None:
+        metadata["encoder"] = "yes"
+    save_weights(path, prior.params, metadata, half=half)
 
 
 def _read(path: Path) -> Prior:
@@ -277,11 +317,6 @@ def _read(path: Path) -> Prior:
     return dataclasses.replace(_from_params(params, model), crop=metadata.get("crop"))
 
 
-def _init_params(model: ModelConfig) -> Any:
-    key = jax.random.key(0)
-    z = jnp.zeros((1, model.latent_dim))
-    x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
-    return {
-        "generator": Generator(model).init(key, z, train=True),
-        "discriminator": Discriminator(model).init(key, x, train=True),
-    }
+def _init_params(model: ModelConfig, metadata: dict[str, str]) -> Any:
+    params = encoders.init_gan(model)
+    return params | {"encoder": encoders.init_params(model, jax.random.key(0))} if "encoder" in metadata else params

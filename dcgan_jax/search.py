@@ -56,7 +56,7 @@ def search(
     config: InpaintConfig,
     image: Float[Array, "h w c"],
     weights: Float[Array, "h w"],
-    key: PRNGKeyArray,
+    start: Float[Array, " latent"],
     optimizer: optax.GradientTransformation | None = None,
 ) -> Found:
     """Searches for one image from one start.
@@ -64,13 +64,14 @@ def search(
     Args:
         image: in [−1, 1], finite in the hole.
         weights: importance weights, 0 in the hole.
+        start: of `draw_starts`.
         optimizer: see `inpaint`.
     """
 
     def step(state):
         return search_step(prior, config, image, weights, state, optimizer)
 
-    state = init_search(prior, config, key, optimizer)
+    state = init_search(config, start, optimizer)
     if config.tolerance:
         state = jax.lax.while_loop(lambda state: state.running, step, state)
     else:  # a count that is known beforehand can be differentiated in reverse
@@ -78,13 +79,37 @@ def search(
     return end_search(prior, config, image, weights, state)
 
 
-def init_search(
-    prior: Prior, config: InpaintConfig, key: PRNGKeyArray, optimizer: optax.GradientTransformation | None = None
-) -> Search:
-    """Starts from a latent drawn from the prior."""
-    latent = prior.sample_latents(key, 1)[0]
+def draw_starts(
+    prior: Prior,
+    config: InpaintConfig,
+    known: Float[Array, "b h w c"],
+    hole: Bool[Array, "b h w"],
+    keys: PRNGKeyArray,
+) -> Float[Array, "b restarts latent"]:
+    """Latents from which searches start: drawn from the prior, or the encoder's best guess and draws around it.
+
+    Args:
+        known: images in [−1, 1], grey in the hole.
+        hole: True = missing.
+        keys: one for each image; its restart r uses fold_in(key, r).
+    """
+    each = jax.vmap(lambda key: jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts)))(keys)
+    if config.start == "encoder":
+        assert prior.encode is not None
+        mean, deviation = prior.encode(prior.params, known, hole)
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype)))(each)
+        starts = mean[:, None] + deviation[:, None] * noise.at[:, 0].set(0)
+    else:
+        starts = jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(each)
     if config.latent_bound is not None:
-        latent = jnp.clip(latent, -config.latent_bound, config.latent_bound)
+        return jnp.clip(starts, -config.latent_bound, config.latent_bound)
+    return _clip(prior, config, starts)
+
+
+def init_search(
+    config: InpaintConfig, latent: Float[Array, " latent"], optimizer: optax.GradientTransformation | None = None
+) -> Search:
+    """Starts from a latent."""
     no_loss = jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32))
     trace = None
     if config.trace_every:

@@ -16,15 +16,15 @@ from dcgan_jax.config import InpaintConfig
 from dcgan_jax.inpainting import (
     LARGEST,
     InpaintResult,
+    check_start,
     complete,
     inpaint_batch,
     known_part,
-    restart_keys,
     spread,
     typed_key,
 )
 from dcgan_jax.prior import Prior, image_shape
-from dcgan_jax.search import end_search, init_search, search_step
+from dcgan_jax.search import draw_starts, end_search, init_search, search_step
 
 
 def inpaint_stream(
@@ -68,6 +68,7 @@ def inpaint_stream(
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
     config, key = InpaintConfig() if config is None else config, typed_key(key)
+    check_start(prior, config)
     if key.shape:
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
     ahead = _Ahead(pairs, image_shape(prior), key)
@@ -151,7 +152,8 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator
     slots = slots._replace(number=np.full(count, _EMPTY, np.int32))
     searches = None
     if config.tolerance:
-        started = jax.eval_shape(lambda key: _start(prior, config, optimizer, key), key)
+        latent = jax.eval_shape(lambda: prior.sample_latents(jax.random.key(0), config.restarts))
+        started = jax.eval_shape(jax.vmap(lambda latent: init_search(config, latent, optimizer)), latent)
         searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
     finished: dict[int, InpaintResult] = {}
     following = 0
@@ -195,10 +197,6 @@ def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, 
     return slots, fresh
 
 
-def _start(prior, config, optimizer, key):
-    return jax.vmap(lambda start: init_search(prior, config, start, optimizer))(restart_keys(config, key))
-
-
 @jax.jit
 def _slot_keys(key, slots: _Item):
     def one(slot):
@@ -216,14 +214,16 @@ def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps
     """
     y, weights = known_part(config, slots.image, slots.hole)
 
-    def one(key, image, weights, fresh, searches):
-        started = _start(prior, config, optimizer, key)
+    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots))
+
+    def one(starts, image, weights, fresh, searches):
+        started = jax.vmap(lambda start: init_search(config, start, optimizer))(starts)
         searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
         step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
         searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)
         return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
 
-    searches, found = jax.vmap(one)(_slot_keys(key, slots), y, weights, fresh, searches)
+    searches, found = jax.vmap(one)(starts, y, weights, fresh, searches)
     return searches, complete(prior, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
 
 

@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, UInt8
 
-from dcgan_jax import distributed, figures, logbook, sharding
+from dcgan_jax import distributed, encoder, figures, logbook, masks, sharding
 from dcgan_jax.baselines import context_encoder
-from dcgan_jax.config import RunConfig, TrainConfig
+from dcgan_jax.config import InpaintConfig, RunConfig, TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
+from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.errors import DivergedError, Preempted, UserError
-from dcgan_jax.prior import generate, prior_from_state
+from dcgan_jax.inpainting import inpaint
+from dcgan_jax.prior import encoder_prior, generate, load_prior, prior_from_state
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
 SAMPLES = 64  # images in a grid of samples
@@ -36,6 +38,7 @@ class Recipe(NamedTuple):
     init: Callable[[Any, PRNGKeyArray], Any]  # from configuration and key to state
     make_step: Callable[[Any], Callable]  # from configuration to step(state, batch, key) -> (state, metrics)
     picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]  # configuration, state, images
+    adopt: Callable[[Any, Any], Any] = lambda _, state: state  # what a new state takes over from elsewhere
 
 
 def _samples(config: TrainConfig, state: GANState, _, key: PRNGKeyArray) -> UInt8[np.ndarray, "h w 3"]:
@@ -47,9 +50,20 @@ def _samples(config: TrainConfig, state: GANState, _, key: PRNGKeyArray) -> UInt
 def _completed(config: context_encoder.ContextEncoderConfig, state, images, key) -> UInt8[np.ndarray, "h w 3"]:
     """The first images of the set, masked, completed."""
     images = np.asarray(images[:SHOWN])
-    holes = np.asarray(context_encoder.draw_holes(key, len(images), config.image_size))
-    encoder = context_encoder.from_state(state, config)
-    completed = np.asarray(context_encoder.context_encoder(encoder, images, holes))
+    holes = np.asarray(masks.mixed(key, len(images), config.image_size))
+    network = context_encoder.from_state(state, config)
+    return _rows(images, holes, np.asarray(context_encoder.context_encoder(network, images, holes)))
+
+
+def _previews(config: EncoderConfig, state, images, key) -> UInt8[np.ndarray, "h w 3"]:
+    """The first images of the set, masked, completed from where a search would start."""
+    images = np.asarray(images[:SHOWN])
+    holes = np.asarray(masks.mixed(key, len(images), config.model.image_size))
+    search = InpaintConfig(num_steps=0, start="encoder")
+    return _rows(images, holes, np.asarray(inpaint(encoder_prior(state, config), images, holes, key, search).images))
+
+
+def _rows(images, holes, completed) -> UInt8[np.ndarray, "h w 3"]:
     rows = np.stack([images, figures.masked_view(images, holes), completed], axis=1)
     return figures.tile(rows.reshape(-1, *images.shape[1:]), columns=12)
 
@@ -58,6 +72,12 @@ RECIPES: dict[type[RunConfig], Recipe] = {
     TrainConfig: Recipe(init_state, make_train_step, _samples),
     context_encoder.ContextEncoderConfig: Recipe(
         context_encoder.init_state, context_encoder.make_train_step, _completed
+    ),
+    EncoderConfig: Recipe(
+        encoder.init_state,
+        encoder.make_train_step,
+        _previews,
+        lambda config, state: encoder.adopt(state, load_prior(config.prior).params),
     ),
 }
 
@@ -71,12 +91,12 @@ def train(
     profile_steps: range | None = None,
     progress: bool = True,
 ) -> Any:
-    """Trains a DCGAN or a context encoder on a split of a prepared set, or goes on with the run that the folder holds.
+    """Trains a DCGAN, an encoder or a context encoder on a prepared set, or goes on with the run that the folder holds.
 
     In a job of several processes all call it alike; the first keeps the folder, which the others need not see.
 
     Args:
-        config: what is trained, and how; a `TrainConfig` or a `ContextEncoderConfig`.
+        config: what is trained, and how; a `TrainConfig`, an `EncoderConfig` or a `ContextEncoderConfig`.
         data: a prepared set (`dcgan-jax prepare`), here or in a bucket; every host needs one.
         run: the run's folder, here or in a bucket.
         split: which images of the set.
@@ -111,7 +131,8 @@ def train(
         rollbacks = json.loads(distributed.from_first_text(json.dumps(book.rollbacks if book else [])))
         state = book.restored if book else None
         if state is None:
-            state = jax.device_get(jax.jit(lambda key: recipe.init(config, key))(init_key))
+            state = jax.jit(lambda key: recipe.init(config, key))(init_key)
+            state = jax.device_get(recipe.adopt(config, state))
         state = distributed.from_first(state)
         start = int(state.step)
         _check_window(profile_steps, start, config.num_steps)

@@ -42,7 +42,7 @@ def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, hal
 
 
 def read_weights(
-    path: Path, kind: str, what: str, parse: type[Config], init: Callable[[Any], Any]
+    path: Path, kind: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
 ) -> tuple[Any, Any, dict[str, str]]:
     """Reads a file of `save_weights`.
 
@@ -51,7 +51,7 @@ def read_weights(
         kind: the `format` that it must have.
         what: such a file in words, for messages.
         parse: the class of the configuration in its metadata, as `model`.
-        init: what makes such weights of a configuration; for their shapes, nothing is computed.
+        init: what makes such weights of configuration and metadata; for their shapes, nothing is computed.
 
     Returns:
         Arrays in float32, the configuration, and the metadata.
@@ -74,7 +74,7 @@ def read_weights(
         return flatten_dict(jax.tree.map(lambda x: tuple(x.shape), tree), sep="/")  # type: ignore[return-value]
 
     # Weights of other shapes would only show while compiling.
-    expected, found = shapes(jax.eval_shape(lambda: init(config))), shapes(params)
+    expected, found = shapes(jax.eval_shape(lambda: init(config, metadata))), shapes(params)
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise UserError(f"{path} is damaged: {name} is {found.get(name)}, the model has {expected.get(name)}")

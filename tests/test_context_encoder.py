@@ -64,7 +64,7 @@ quick_paint = plain.quick_jit(paint)
 
 
 def test_it_paints_what_the_network_says(state, encoder):
-    holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
+    holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     painted = quick_paint(state.encoder, state.encoder_statistics, np.where(holes[..., None], 0, floats), holes)
     completed = np.asarray(ce.context_encoder(encoder, floats, holes, blend=False))
@@ -76,7 +76,7 @@ def test_it_paints_what_the_network_says(state, encoder):
 
 
 def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
-    holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
+    holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     completed = np.asarray(ce.context_encoder(encoder, floats, holes))
     hidden = np.where(holes[..., None], np.float32(np.nan), floats)
@@ -87,7 +87,7 @@ def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
 
 
 def test_every_kind_of_mask_is_met_equally_often():
-    holes = np.asarray(ce.draw_holes(jax.random.key(0), 8, 32))
+    holes = np.asarray(masks.mixed(jax.random.key(0), 8, 32))
     assert (holes[[0, 4]] == np.asarray(masks.center(32))).all()
     areas = holes.sum((1, 2)) / 32**2
     np.testing.assert_allclose(areas[[1, 5]], 0.5)
@@ -102,7 +102,7 @@ def test_a_step_reports_and_descends_the_losses(state):
     key = jax.random.key(3)
     after, metrics = plain.quick_jit(ce.make_train_step(config))(state, jnp.asarray(IMAGES), key)
     hole_key = jax.random.split(jax.random.fold_in(key, 0))[1]
-    holes = np.array(ce.draw_holes(hole_key, 8, 32))
+    holes = np.array(masks.mixed(hole_key, 8, 32))
     real = jnp.asarray(IMAGES / np.float32(127.5) - 1)
 
     def losses(encoder, adversary):
@@ -159,7 +159,7 @@ def test_a_run_leaves_pictures_and_resumes_exactly(run, digits, tmp_path, capsys
 
 def test_a_file_paints_as_the_run_does(run, tmp_path):
     encoder = ce.load(run)
-    holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
+    holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     ce.save(encoder, tmp_path / "encoder.safetensors")
     again = ce.load(tmp_path / "encoder.safetensors")
     assert again.config == encoder.config
@@ -211,7 +211,7 @@ def test_export_writes_the_file_and_a_card(run, tmp_path):
 
 
 def test_blended_in_it_is_the_poisson_blend_of_what_it_paints(encoder):
-    holes = np.array(ce.draw_holes(jax.random.key(2), 8, 32))
+    holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     known = np.where(holes[..., None], np.float32(0), floats)
     painted = np.asarray(quick_paint(encoder.params["params"], encoder.params["batch_stats"], known, holes))

@@ -173,7 +173,7 @@ def make_train_step(
     def step(state: ContextEncoderState, batch, key):
         flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
         images = to_floats(batch, config.flip, flip_key)
-        hole = draw_holes(hole_key, images.shape[0], config.image_size)
+        hole = masks.mixed(hole_key, images.shape[0], config.image_size)
 
         def encoder_objective(params):
             painted, completed, statistics = paint(params, state.encoder_statistics, images, hole)
@@ -210,14 +210,6 @@ def make_train_step(
         ), metrics | {"discriminator_loss": loss}
 
     return step
-
-
-def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
-    """Holes for n images, the kinds of `masks.NAMES` in turn."""
-    kinds = len(masks.NAMES)
-    keys = jax.random.split(key, (kinds, -(-n // kinds)))
-    drawn = [masks.by_name(name, keys[i], size) for i, name in enumerate(masks.NAMES)]
-    return jnp.stack(drawn, axis=1).reshape(-1, size, size)[:n]
 
 
 @jax.tree_util.register_dataclass
@@ -301,7 +293,7 @@ def save(encoder: ContextEncoder, path: str | Path, *, half: bool = False) -> No
     save_weights(path, encoder.params, metadata, half=half)
 
 
-def _init_params(config: ContextEncoderConfig) -> Any:
+def _init_params(config: ContextEncoderConfig, _: dict[str, str]) -> Any:
     x = jnp.zeros((1, *config.image_shape))
     return dict(Network(config).init(jax.random.key(0), x, jnp.zeros(x.shape[:3], bool), train=True))
 

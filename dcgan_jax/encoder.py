@@ -1,0 +1,173 @@
+"""The encoder: from masked image and hole to a latent from which a search starts, and how it is trained.
+
+It learns for one generator, which stays as it is: from the generator's own images, whose latents are known, and from
+real ones, of which it is to find the latent whose image is nearest, under the hole as well.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from dcgan_jax import masks
+from dcgan_jax.augmentation import to_floats
+from dcgan_jax.compositing import known_pixels
+from dcgan_jax.config import ModelConfig, RunConfig, option
+from dcgan_jax.networks import Discriminator, Encoder, Generator
+from dcgan_jax.training import Metrics, draw_latents
+
+
+@dataclass(frozen=True)
+class EncoderConfig(RunConfig):
+    """An encoder's training run: whose latents it finds, and the weight of the two losses."""
+
+    KIND: ClassVar[str] = "encoder"
+
+    num_steps: int = option(6000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
+    learning_rate: float = option(1e-3, "Adam's rate at the start")
+    beta1: float = option(0.9, "Adam's decay of the first moment")
+    prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`")
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
+    latent_weight: float = option(0.1, "of the latents of generated images, beside the squared error of real ones")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("latent_weight", self.latent_weight > 0, "a number above 0")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.model.image_size, self.model.image_size, self.model.channels
+
+
+class EncoderState(NamedTuple):
+    """All that a training run carries from step to step; arrays only."""
+
+    step: Int[Array, ""]
+    encoder: Any
+    statistics: Any  # running batch statistics
+    optimizer: optax.OptState
+    prior: Any  # generator and discriminator with their statistics; they stay as they are
+
+
+def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
+    """Draws an encoder's weights and gives it statistics."""
+    known = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+    return Encoder(model).init(key, known, jnp.zeros(known.shape[:3], bool), train=True)
+
+
+def init_gan(model: ModelConfig) -> dict[str, Any]:
+    """Weights and statistics of an untrained generator and discriminator, for the shapes of a prior's parameters."""
+    key = jax.random.key(0)
+    z = jnp.zeros((1, model.latent_dim))
+    x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
+    return {
+        "generator": Generator(model).init(key, z, train=True),
+        "discriminator": Discriminator(model).init(key, x, train=True),
+    }
+
+
+def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
+    """Draws the weights of a new run; its prior is an untrained one, until `adopt` puts in that which it learns for."""
+    encoder = init_params(config.model, key)
+    return EncoderState(
+        step=jnp.zeros((), jnp.int32),
+        encoder=encoder["params"],
+        statistics=encoder["batch_stats"],
+        optimizer=_optimizer(config).init(encoder["params"]),
+        prior=init_gan(config.model),
+    )
+
+
+def adopt(state: EncoderState, params: Any) -> EncoderState:
+    """The state of a run that learns for the prior of these parameters (`Prior.params`)."""
+    return state._replace(prior={name: params[name] for name in state.prior})
+
+
+def make_train_step(
+    config: EncoderConfig,
+) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
+    """Builds the step: one update on a batch of real images and as many generated ones, each with a hole of its own.
+
+    With (m, s) the encoder's Gaussian for an image x under its hole, it descends, for real images,
+    mean ‖G(m) − x‖² over the hole plus the same over what is known; for generated ones x = G(z), `latent_weight` times
+    the mean over dimensions of ((z − m) / s)² / 2 + log s.
+
+    Returns:
+        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
+        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, squared on [−1, 1];
+        `latent_loss`.
+    """
+    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
+
+    def step(state: EncoderState, batch, key):
+        n = batch.shape[0]
+        flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        z = draw_latents(config.model, latent_key, n)
+        generated: Any = generator.apply(state.prior["generator"], z, train=False)
+        real = to_floats(batch, config.flip, flip_key)
+        real_holes, generated_holes = (
+            draw_holes(key, n, config.model.image_size) for key in jax.random.split(hole_key)
+        )
+        images, hole = _pair(real, generated), _pair(real_holes, generated_holes)
+
+        def objective(params):
+            (mean, deviation), updated = encoder.apply(
+                {"params": params, "batch_stats": state.statistics},
+                known_pixels(images, hole),
+                hole,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            found: Any = generator.apply(state.prior["generator"], mean[::2], train=False)
+            error, missing = jnp.mean((found - real) ** 2, axis=-1), hole[::2]
+            latent = ((z - mean[1::2]) / deviation[1::2]) ** 2 / 2 + jnp.log(deviation[1::2])
+            metrics = {
+                "hole_error": jnp.mean(_mean(error, missing)),
+                "known_error": jnp.mean(_mean(error, ~missing)),
+                "latent_loss": jnp.mean(latent),
+            }
+            loss = metrics["hole_error"] + metrics["known_error"] + config.latent_weight * metrics["latent_loss"]
+            return loss, (metrics, updated["batch_stats"])
+
+        gradient, (metrics, statistics) = jax.grad(objective, has_aux=True)(state.encoder)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        return state._replace(
+            step=state.step + 1,
+            encoder=optax.apply_updates(state.encoder, updates),
+            statistics=statistics,
+            optimizer=optimizer_state,
+        ), metrics
+
+    return step
+
+
+def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
+    """Holes for training: the paper's four kinds in turn, half of them shifted round the edges, so that any mask works.
+
+    A shifted centre is a box anywhere, also in two or four parts; a shifted half a band or two.
+    """
+    hole_key, shift_key, whether_key = jax.random.split(key, 3)
+    shift = jax.random.randint(shift_key, (n, 2), 0, size)
+    shift = jnp.where(jax.random.bernoulli(whether_key, 0.5, (n, 1)), shift, 0)
+    return jax.vmap(lambda hole, by: jnp.roll(hole, by, axis=(0, 1)))(masks.mixed(hole_key, n, size), shift)
+
+
+def _pair(a: Array, b: Array) -> Array:
+    """Both batches, in alternation: what a device holds of them stays there."""
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def _mean(x: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
+    return jnp.sum(jnp.where(where, x, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
+
+
+def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    return optax.adam(rate, b1=config.beta1, b2=config.beta2)
