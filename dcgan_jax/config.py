@@ -259,11 +259,18 @@ class InpaintConfig(Config):
     latent_bound: float | None = option(
         None, "clip the latent to +- this in place of the prior's bounds; the start too, even without `clip`"
     )
+    refine_steps: int = option(
+        0,
+        "steps after the search in which the generator's intermediate features move too; few, or they learn the noise",
+    )
+    refine_learning_rate: float = option(0.02, "Adam's rate on latent and features in these steps")
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
 
     def __post_init__(self):
         self._check_fields()
         self._check("num_steps", self.num_steps >= 0, "0 or more")
+        self._check("refine_steps", self.refine_steps >= 0, "0 or more")
+        self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
         self._check("trace_every", self.trace_every >= 0, "0 or more")
         self._check("learning_rate", self.learning_rate > 0, "a number above 0, such as 0.03")
         self._check("prior_weight", self.prior_weight >= 0, "0 or more")

@@ -82,7 +82,7 @@ def inpaint(
         Yeh et al. 2017, equations 3 to 6.
     """
     config = InpaintConfig() if config is None else config
-    check_start(prior, config)
+    check_config(prior, config)
     shape = image_shape(prior)
     for name, array in (("images", images), ("hole", hole)):
         if not isinstance(array, jax.Array | np.ndarray):
@@ -111,11 +111,15 @@ def inpaint(
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
-def check_start(prior: Prior, config: InpaintConfig) -> None:
-    """Raises ValueError where the configuration asks for an encoder and the prior has none."""
+def check_config(prior: Prior, config: InpaintConfig) -> None:
+    """Raises ValueError where the configuration asks for what the prior has not."""
     if config.start == "encoder" and prior.encode is None:
         raise ValueError(
             '`start` is "encoder" and this prior has none: `dcgan-jax train-encoder` makes one, or start from "prior"'
+        )
+    if config.refine_steps and not prior.feature_shapes:
+        raise ValueError(
+            f"`refine_steps` is {config.refine_steps} and this prior's decoder takes no shifts of features: make it 0"
         )
 
 
@@ -143,7 +147,7 @@ def complete(
     loss = found.context_loss + found.prior_loss
     best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf), axis=1)
     found = jax.vmap(lambda restarts, i: jax.tree.map(lambda x: x[i], restarts))(found, best)
-    completions = prior.generate(prior.params, found.latent)
+    completions = prior.generate(prior.params, found.latent, *([found.shifts] if found.shifts else []))
     blended = poisson_blend(completions.astype(y.dtype), y, hole)
     finite = jnp.isfinite(found.context_loss + found.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
     blended = jnp.where(finite[:, None, None, None], blended, 0.0)

@@ -5,6 +5,7 @@ type.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -32,20 +33,25 @@ class Generator(nn.Module):
     """Latents to images: dense to 4×4, transposed convolutions that double the side, tanh.
 
     In training mode the statistics it stores are those of the batch alone; what `train=False` reads is made by
-    `training.generator_statistics`.
+    `training.generator_statistics`. `shifts`, if any, are added to the features in front of each ReLU.
     """
 
     config: ModelConfig
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, z: Float[Array, "n latent"], train: bool) -> Float[Array, "n h w c"]:
+    def __call__(
+        self, z: Float[Array, "n latent"], train: bool, shifts: Sequence[Float[Array, "n _ _ _"]] = ()
+    ) -> Float[Array, "n h w c"]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
         widths = self.config.widths
         dense = nn.Dense(16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense")
         x = dense(z).reshape(-1, 4, 4, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
-            x = nn.relu(norm(name=f"norm_{i}")(x))
+            x = norm(name=f"norm_{i}")(x)
+            if shifts:
+                x = x + shifts[i].astype(x.dtype)
+            x = nn.relu(x)
             kernel = self.param(f"up_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
             x = conv_up(x, kernel.astype(self.dtype or kernel.dtype))
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -35,8 +35,9 @@ class _DCGAN:
     model: ModelConfig
     dtype: jnp.dtype | None
 
-    def generate(self, params: Any, z: Array) -> Array:
-        return Generator(self.model, self.dtype).apply(params["generator"], z, train=False)  # type: ignore[return-value]
+    def generate(self, params: Any, z: Array, shifts: Sequence[Array] = ()) -> Array:
+        generator = Generator(self.model, self.dtype)
+        return generator.apply(params["generator"], z, train=False, shifts=shifts)  # type: ignore[return-value]
 
     def discriminate(self, params: Any, x: Array) -> Array:
         return Discriminator(self.model, self.dtype).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
@@ -64,6 +65,8 @@ class Prior:
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
         encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation), each [n, latent_dim]: the
             latents that may lie behind what is known (grey, 0, in the hole), as a Gaussian; None without an encoder.
+        feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
+            third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
         model: the configuration of a DCGAN; None for any other decoder.
         crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
 
@@ -79,13 +82,14 @@ class Prior:
     """
 
     params: Any
-    generate: Callable[[Any, Array], Array] = dataclasses.field(metadata={"static": True})
+    generate: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
     latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
     discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
     encode: Callable[[Any, Array, Array], tuple[Array, Array]] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
+    feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"static": True})
     model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
     crop: str | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -187,6 +191,7 @@ def _from_params(params: Any, model: ModelConfig) -> Prior:
         latent_bounds=(-1.0, 1.0) if model.latent == "uniform" else None,
         discriminate=dcgan.discriminate,
         encode=dcgan.encode if "encoder" in params else None,
+        feature_shapes=tuple((4 << i, 4 << i, width) for i, width in enumerate(reversed(model.widths))),
         model=model,
     )
 

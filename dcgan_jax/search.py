@@ -4,7 +4,7 @@ It has the shape of every iterative method here: `init_search`, `search_step`, `
 three.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,24 @@ class Search(NamedTuple):
     best_latent: Float[Array, " latent"]
     best_loss: Float[Array, ""]  # infinite before the first step
     earlier_loss: Float[Array, ""]  # the best one when the stopping rule last looked
+    refinement: "Refinement | None"  # None unless `refine_steps` is set
     trace: Trace | None  # filled as far as the search has come; None unless `trace_every` is set
+
+
+class Refinement(NamedTuple):
+    """The part of a search that begins when the latent has been found."""
+
+    begun: Bool[Array, ""]
+    steps_left: Int[Array, ""]  # one more than updates: the first goes back to the best latent
+    shifts: tuple[Float[Array, "_ _ _"], ...]  # of the generator's features
+    optimizer: optax.OptState  # of latent and shifts
 
 
 class Found(NamedTuple):
     """What a search has found."""
 
-    latent: Float[Array, " latent"]  # the best iterate, the last one counted, or the last one
+    latent: Float[Array, " latent"]  # the best iterate, the last one counted, or the last one; then refined
+    shifts: tuple[Float[Array, "_ _ _"], ...]  # of the generator's features, none unless `refine_steps` is set
     context_loss: Float[Array, ""]
     prior_loss: Float[Array, ""]
     num_steps: Int[Array, ""]
@@ -71,11 +82,11 @@ def search(
     def step(state):
         return search_step(prior, config, image, weights, state, optimizer)
 
-    state = init_search(config, start, optimizer)
+    state = init_search(prior, config, start, optimizer)
     if config.tolerance:
         state = jax.lax.while_loop(lambda state: state.running, step, state)
     else:  # a count that is known beforehand can be differentiated in reverse
-        state = jax.lax.fori_loop(0, config.num_steps, lambda _, state: step(state), state)
+        state = jax.lax.fori_loop(0, most_steps(config), lambda _, state: step(state), state)
     return end_search(prior, config, image, weights, state)
 
 
@@ -107,25 +118,42 @@ def draw_starts(
 
 
 def init_search(
-    config: InpaintConfig, latent: Float[Array, " latent"], optimizer: optax.GradientTransformation | None = None
+    prior: Prior,
+    config: InpaintConfig,
+    latent: Float[Array, " latent"],
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Search:
     """Starts from a latent."""
     no_loss = jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32))
-    trace = None
+    trace = refinement = None
+    if config.refine_steps:
+        shifts = tuple(jnp.zeros(shape, latent.dtype) for shape in prior.feature_shapes)
+        refinement = Refinement(
+            begun=jnp.asarray(config.num_steps == 0),
+            steps_left=jnp.asarray(config.refine_steps + 1, jnp.int32),
+            shifts=shifts,
+            optimizer=_refiner(config).init((latent, shifts)),
+        )
     if config.trace_every:
         points = len(_traced_steps(config))
         losses = jnp.zeros(points, no_loss.dtype)
         trace = Trace(jnp.zeros(points, jnp.int32), losses, losses, jnp.zeros((points, *latent.shape), latent.dtype))
     return Search(
         num_steps=jnp.zeros((), jnp.int32),
-        running=jnp.asarray(config.num_steps > 0),
+        running=jnp.asarray(most_steps(config) > 0),
         latent=latent,
         optimizer=_optimizer(config, optimizer).init(latent),
         best_latent=latent,
         best_loss=no_loss,
         earlier_loss=no_loss,
+        refinement=refinement,
         trace=trace,
     )
+
+
+def most_steps(config: InpaintConfig) -> int:
+    """How many `search_step` a search takes at the most."""
+    return config.num_steps + (config.refine_steps + 1 if config.refine_steps else 0)
 
 
 def search_step(
@@ -138,17 +166,28 @@ def search_step(
 ) -> Search:
     """One step: judges the iterate, keeps it if it is the best so far, and moves on, within the bounds.
 
-    With a `tolerance`, a search that no longer runs stays as it is.
+    With `refine_steps` the features move too once the latent has been found. With a `tolerance`, a search that no
+    longer runs stays as it is.
     """
+    shifts, searching = (), 1
+    if search.refinement is not None:
+        # Features that shape the hole alone know the prior loss only, and Adam, which levels gradients, would let
+        # them run after the discriminator's weaknesses.
+        shifts, searching = search.refinement.shifts, ~search.refinement.begun
 
-    def objective(z):
-        losses = _losses(prior, config, image, weights, z)
-        return sum(losses), losses
+    def objective(z, shifts):
+        context, prior_term = _losses(prior, config, image, weights, z, shifts)
+        return context + searching * prior_term, (context, prior_term)
 
-    (loss, losses), gradient = jax.value_and_grad(objective, has_aux=True)(search.latent)
+    (loss, losses), gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(search.latent, shifts)
     best_latent, best_loss = _better(search, loss)
     updates, state = _optimizer(config, optimizer).update(
-        gradient, search.optimizer, search.latent, value=loss, grad=gradient, value_fn=lambda z: objective(z)[0]
+        gradient[0],
+        search.optimizer,
+        search.latent,
+        value=loss,
+        grad=gradient[0],
+        value_fn=lambda z: objective(z, shifts)[0],
     )
     num_steps = search.num_steps + 1
     running, earlier_loss = num_steps < config.num_steps, search.earlier_loss
@@ -165,11 +204,38 @@ def search_step(
         best_latent=best_latent,
         best_loss=best_loss,
         earlier_loss=earlier_loss,
+        refinement=search.refinement,
         trace=_record(config, search, losses),
     )
+    if search.refinement is not None:
+        refinement = search.refinement._replace(begun=~running)
+        moved = moved._replace(running=jnp.asarray(True), refinement=refinement)
+        refined = _refine(prior, config, search, best_latent, best_loss, gradient)._replace(trace=moved.trace)
+        moved = _where(search.refinement.begun, refined, moved)
     if config.tolerance:
-        moved = jax.tree.map(lambda new, old: jnp.where(search.running, new, old), moved, search)
+        moved = _where(search.running, moved, search)
     return moved
+
+
+def _refine(prior, config, search: Search, best_latent, best_loss, gradient) -> Search:
+    """A step of the refinement: the first goes back to the best latent, the others move it and the features."""
+    refinement = search.refinement
+    assert refinement is not None
+    updates, optimizer = _refiner(config).update(gradient, refinement.optimizer)
+    moved: Any = optax.apply_updates((search.latent, refinement.shifts), updates)
+    latent, shifts = moved
+    first = refinement.steps_left > config.refine_steps
+    found = best_latent if config.keep_best else search.latent
+    left = refinement.steps_left - 1
+    going = refinement._replace(steps_left=left, shifts=shifts, optimizer=optimizer)
+    return search._replace(
+        num_steps=search.num_steps + ~first,
+        running=left > 0,
+        latent=jnp.where(first, found, _clip(prior, config, latent)),
+        best_latent=best_latent,
+        best_loss=jnp.where(first, best_loss, search.best_loss),
+        refinement=_where(first, refinement._replace(steps_left=left), going),
+    )
 
 
 def end_search(
@@ -180,11 +246,12 @@ def end_search(
     search: Search,
 ) -> Found:
     """What the search has found so far."""
-    latent = search.latent
-    context, prior_term = _losses(prior, config, image, weights, latent)
-    end = Trace(search.num_steps, context, prior_term, latent)
-    if config.keep_best:
-        latent, _ = _better(search, context + prior_term)
+    latent, shifts = search.latent, () if search.refinement is None else search.refinement.shifts
+    losses = _losses(prior, config, image, weights, latent, shifts)
+    end = Trace(search.num_steps, *losses, latent)
+    if config.keep_best and not config.refine_steps:
+        latent, _ = _better(search, sum(losses))
+        losses = _losses(prior, config, image, weights, latent)
     trace = search.trace
     if trace is not None:
         recorded = jnp.asarray(_traced_steps(config)) < search.num_steps
@@ -193,11 +260,16 @@ def end_search(
             return jnp.where(recorded.reshape(-1, *[1] * (points.ndim - 1)), points, last)
 
         trace = jax.tree.map(fill, trace, end)
-    return Found(latent, *_losses(prior, config, image, weights, latent), search.num_steps, trace)
+    return Found(latent, shifts, *losses, search.num_steps, trace)
+
+
+def _where(condition, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
 
 
 def _traced_steps(config):
-    return [*range(0, config.num_steps, config.trace_every), config.num_steps]
+    last = config.num_steps + config.refine_steps
+    return [*range(0, last, config.trace_every), last]
 
 
 def _record(config, search, losses):
@@ -213,12 +285,19 @@ def _record(config, search, losses):
     )
 
 
-def _losses(prior, config, image, weights, z):
-    completion = prior.generate(prior.params, z[None])
+def _losses(prior, config, image, weights, z, shifts=()):
+    completion = generate_one(prior, z, shifts)[None]
     context = context_loss(completion, image[None], weights[None])[0]
     if prior.discriminate is None or config.prior_weight == 0:
         return context, jnp.zeros_like(context)
     return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+
+
+def generate_one(prior: Prior, z: Float[Array, " latent"], shifts: tuple[Array, ...]) -> Float[Array, "h w c"]:
+    """The image of a latent, with the features shifted if there are shifts."""
+    if not shifts:
+        return prior.generate(prior.params, z[None])[0]
+    return prior.generate(prior.params, z[None], tuple(x[None] for x in shifts))[0]
 
 
 def _better(search: Search, loss):
@@ -230,6 +309,10 @@ def _better(search: Search, loss):
 def _clip(prior, config, latent):
     bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
     return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
+
+
+def _refiner(config):
+    return optax.adam(config.refine_learning_rate, eps_root=1e-30)
 
 
 def _optimizer(config, optimizer):

@@ -16,7 +16,7 @@ from dcgan_jax.config import InpaintConfig
 from dcgan_jax.inpainting import (
     LARGEST,
     InpaintResult,
-    check_start,
+    check_config,
     complete,
     inpaint_batch,
     known_part,
@@ -24,7 +24,7 @@ from dcgan_jax.inpainting import (
     typed_key,
 )
 from dcgan_jax.prior import Prior, image_shape
-from dcgan_jax.search import draw_starts, end_search, init_search, search_step
+from dcgan_jax.search import draw_starts, end_search, init_search, most_steps, search_step
 
 
 def inpaint_stream(
@@ -68,7 +68,7 @@ def inpaint_stream(
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
     config, key = InpaintConfig() if config is None else config, typed_key(key)
-    check_start(prior, config)
+    check_config(prior, config)
     if key.shape:
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
     ahead = _Ahead(pairs, image_shape(prior), key)
@@ -153,7 +153,7 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator
     searches = None
     if config.tolerance:
         latent = jax.eval_shape(lambda: prior.sample_latents(jax.random.key(0), config.restarts))
-        started = jax.eval_shape(jax.vmap(lambda latent: init_search(config, latent, optimizer)), latent)
+        started = jax.eval_shape(jax.vmap(lambda latent: init_search(prior, config, latent, optimizer)), latent)
         searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
     finished: dict[int, InpaintResult] = {}
     following = 0
@@ -175,7 +175,7 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator
             keys = _slot_keys(key, on_device)
             output, running = inpaint_batch(prior, on_device.image, on_device.hole, keys, config, optimizer), False
         else:
-            steps = min(config.patience, config.num_steps)
+            steps = min(config.patience, most_steps(config))
             searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches, steps)
         yield from hand_out(*last)  # while the device is at work
         ahead.read(count)
@@ -217,7 +217,7 @@ def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps
     starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots))
 
     def one(starts, image, weights, fresh, searches):
-        started = jax.vmap(lambda start: init_search(config, start, optimizer))(starts)
+        started = jax.vmap(lambda start: init_search(prior, config, start, optimizer))(starts)
         searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
         step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
         searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)

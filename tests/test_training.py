@@ -9,7 +9,7 @@ import numpy as np
 import plain
 import pytest
 
-from dcgan_jax.augmentation import augment
+from dcgan_jax.augmentation import augment, diff_augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import context_loss, discriminator_loss, generator_loss, prior_loss
 from dcgan_jax.networks import STATISTICS_DECAY
@@ -28,6 +28,14 @@ DOUBLE = TrainConfig(
     beta1=0.7,
     average_decay=0.15,
 )
+MODERN = TrainConfig(
+    model=dataclasses.replace(MODEL, channels=3),
+    batch_size=4,
+    loss="hinge",
+    discriminator_learning_rate=3e-3,
+    r1=2.0,
+)
+AUGMENTED = dataclasses.replace(SINGLE, diff_augment=True)
 
 
 def draw_batch(config, seed=0, n=None):
@@ -41,11 +49,11 @@ SINGLE_STEP = plain.quick_jit(make_train_step(SINGLE))
 
 def plain_step(config, state, batch, key):
     """One step of Goodfellow's algorithm 1, from plain networks, plain losses and plain Adam."""
-    model, k, rate = config.model, config.discriminator_steps, config.learning_rate
+    model, k = config.model, config.discriminator_steps
     keys = jax.random.split(jax.random.fold_in(key, state["step"]), k + 2)
     images = augment(config, batch, keys[0]).astype(jnp.float64)
 
-    def adam(params, gradient, moments):
+    def adam(params, gradient, moments, rate=config.learning_rate):
         mu, nu, count = moments
         params, mu, nu = plain.adam(params, gradient, mu, nu, count + 1, rate, config.beta1, config.beta2)
         return params, (mu, nu, count + 1)
@@ -53,12 +61,18 @@ def plain_step(config, state, batch, key):
     for i in range(k):
         z = draw_latents(model, keys[2 + i], config.batch_size)
         generated, _ = plain.generator(state["generator"], z)
+        due = 16 * (state["step"] % 16 == 0)
 
-        def loss(params, real=images[i::k], generated=generated):
+        def loss(params, real=images[i::k], generated=generated, due=due):
             real_logits, real_seen = plain.discriminator(params, real)
             generated_logits, generated_seen = plain.discriminator(params, generated)
-            value = -jnp.mean(jnp.log(jax.nn.sigmoid(real_logits)))
-            value -= jnp.mean(jnp.log(1 - jax.nn.sigmoid(generated_logits)))
+            if config.loss == "hinge":
+                value = jnp.mean(jnp.maximum(1 - real_logits, 0)) + jnp.mean(jnp.maximum(1 + generated_logits, 0))
+            else:
+                value = -jnp.mean(jnp.log(jax.nn.sigmoid(real_logits)))
+                value -= jnp.mean(jnp.log(1 - jax.nn.sigmoid(generated_logits)))
+            slopes = jax.grad(lambda x: jnp.sum(plain.discriminator(params, x)[0]))(real)
+            value += due * config.r1 / 2 * jnp.mean(jnp.sum(slopes**2, axis=(1, 2, 3)))
             return value, (real_seen, generated_seen)
 
         gradient, seen = jax.grad(loss, has_aux=True)(state["discriminator"])
@@ -67,13 +81,18 @@ def plain_step(config, state, batch, key):
             statistics = jax.tree.map(
                 lambda old, new: STATISTICS_DECAY * old + (1 - STATISTICS_DECAY) * new, statistics, one
             )
-        params, moments = adam(state["discriminator"], gradient, state["discriminator_moments"])
+        rate = config.discriminator_learning_rate or config.learning_rate
+        params, moments = adam(state["discriminator"], gradient, state["discriminator_moments"], rate)
         state = state | {"discriminator": params, "discriminator_moments": moments, "statistics": statistics}
 
     z = draw_latents(model, keys[1], config.batch_size)
 
     def generator_objective(params):
-        probability = jax.nn.sigmoid(plain.discriminator(state["discriminator"], plain.generator(params, z)[0])[0])
+        generated, _ = plain.generator(params, z)
+        logits, _ = plain.discriminator(state["discriminator"], generated)
+        if config.loss == "hinge":
+            return -jnp.mean(logits)
+        probability = jax.nn.sigmoid(logits)
         return jnp.mean(jnp.log(1 - probability) if config.loss == "saturating" else -jnp.log(probability))
 
     params, moments = adam(
@@ -101,7 +120,7 @@ def as_plain(state):
     }
 
 
-@pytest.mark.parametrize("config", [SINGLE, DOUBLE], ids=["non-saturating", "saturating, k = 2"])
+@pytest.mark.parametrize("config", [SINGLE, DOUBLE, MODERN], ids=["non-saturating", "saturating, k = 2", "modern"])
 def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
     key = jax.random.key(4)
     state = plain.some_state(config)
@@ -128,21 +147,28 @@ def test_a_step_is_a_pure_function_of_state_batch_and_key(float64):
         assert not np.array_equal(one.generator["up_0"], other.generator["up_0"])
 
 
-def test_metrics_are_those_of_the_losses(float64):
-    step, state = SINGLE_STEP, plain.some_state(SINGLE)
-    batch, key = draw_batch(SINGLE), jax.random.key(1)
+@pytest.mark.parametrize("config", [SINGLE, AUGMENTED], ids=["plain", "augmented"])
+def test_metrics_are_those_of_the_losses(config, float64):
+    step = SINGLE_STEP if config is SINGLE else plain.quick_jit(make_train_step(config))
+    state = plain.some_state(config)
+    batch, key = draw_batch(config), jax.random.key(1)
     after, metrics = step(state, batch, key)
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
 
+    def seen(images, key):
+        images = diff_augment(images, key) if config.diff_augment else images
+        return images.astype(jnp.float64)
+
     @plain.quick_jit
-    def logits(discriminator, z):
+    def logits(discriminator, key, real_key, generated_key):
+        images = plain.generator(state.generator, draw_latents(MODEL, key, 4))[0]
         return (
-            plain.discriminator(discriminator, batch / 127.5 - 1.0)[0],
-            plain.discriminator(discriminator, plain.generator(state.generator, z)[0])[0],
+            plain.discriminator(discriminator, seen(jnp.float32(batch) / 127.5 - 1, real_key))[0],
+            plain.discriminator(discriminator, seen(images, generated_key))[0],
         )
 
-    real, generated = logits(state.discriminator, draw_latents(MODEL, keys[2], 4))
-    _, judged = logits(after.discriminator, draw_latents(MODEL, keys[1], 4))
+    real, generated = logits(state.discriminator, keys[2], *jax.random.split(jax.random.fold_in(keys[2], 1)))
+    _, judged = logits(after.discriminator, keys[1], keys[1], jax.random.fold_in(keys[1], 1))
     expected = {
         "discriminator_loss": np.mean(np.log1p(np.exp(-real))) + np.mean(np.log1p(np.exp(generated))),
         "generator_loss": np.mean(np.log1p(np.exp(-judged))),
@@ -236,6 +262,29 @@ def test_augmentation_adds_noise_of_the_given_deviation():
     assert abs(np.corrcoef(noise.reshape(20, -1)) - np.eye(20)).max() < 0.2  # its own for each image
 
 
+def test_diff_augment_is_brightness_saturation_contrast_shift_and_cutout():
+    images = np.random.default_rng(0).uniform(-1, 1, (6, 16, 24, 3)).astype(np.float32)
+    key = jax.random.key(3)
+    found = np.asarray(diff_augment(jnp.asarray(images), key))
+    for image, one, image_key in zip(images, found, jax.random.split(key, 6), strict=True):
+        colour, shift, cut = jax.random.split(image_key, 3)
+        brightness, saturation, contrast = np.asarray(jax.random.uniform(colour, (3,)))
+        down, right = np.asarray(jax.random.randint(shift, (2,), 0, jnp.array([5, 7]))) - [2, 3]
+        row, column = np.asarray(jax.random.randint(cut, (2,), 0, jnp.array([16, 24])))
+        x = image + (brightness - 0.5)
+        x = saturation * 2 * x + (1 - saturation * 2) * x.mean(axis=-1, keepdims=True)
+        x = (contrast + 0.5) * x + (0.5 - contrast) * x.mean()
+        expected = np.zeros_like(x)
+        for i in range(16):
+            for j in range(24):
+                inside = 0 <= i + down < 16 and 0 <= j + right < 24
+                cut_out = row - 4 <= i < row + 4 and column - 6 <= j < column + 6
+                if inside and not cut_out:
+                    expected[i, j] = x[i + down, j + right]
+        np.testing.assert_allclose(one, expected, atol=1e-5)
+    assert len({tuple(np.round(x.ravel(), 4)) for x in found}) == 6  # each its own
+
+
 def test_generator_statistics_are_the_mean_over_fresh_batches():
     params = plain.some_state(SINGLE).average
     found = jax.jit(lambda p: generator_statistics(MODEL, p, jax.random.key(1), batches=3, size=8))(params)
@@ -262,6 +311,9 @@ def test_losses_are_their_formulas(float64):
     np.testing.assert_allclose(value, -np.mean(np.log(sigmoid(LOGITS))) - np.mean(np.log(1 - sigmoid(other))))
     np.testing.assert_allclose(generator_loss(LOGITS, "saturating"), np.mean(np.log(1 - sigmoid(LOGITS))))
     np.testing.assert_allclose(generator_loss(LOGITS, "non_saturating"), -np.mean(np.log(sigmoid(LOGITS))))
+    hinge = np.mean([max(0, 1 - x) for x in LOGITS]) + np.mean([max(0, 1 + x) for x in np.asarray(other)])
+    np.testing.assert_allclose(discriminator_loss(LOGITS, other, "hinge"), hinge, rtol=1e-6)
+    np.testing.assert_allclose(generator_loss(LOGITS, "hinge"), -np.mean(LOGITS), rtol=1e-6)
     np.testing.assert_allclose(prior_loss(LOGITS, 0.003), 0.003 * np.log(1 - sigmoid(LOGITS)))
 
 
