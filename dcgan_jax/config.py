@@ -253,6 +253,7 @@ class InpaintConfig(Config):
         "where a search starts: a latent drawn from the prior, or the encoder's; restarts then draw around it",
         ("prior", "encoder"),
     )
+    encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")
     restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")
@@ -269,6 +270,7 @@ class InpaintConfig(Config):
     def __post_init__(self):
         self._check_fields()
         self._check("num_steps", self.num_steps >= 0, "0 or more")
+        self._check("encoder_weight", self.encoder_weight >= 0, "0 or more")
         self._check("refine_steps", self.refine_steps >= 0, "0 or more")
         self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
         self._check("trace_every", self.trace_every >= 0, "0 or more")

@@ -113,10 +113,9 @@ def inpaint(
 
 def check_config(prior: Prior, config: InpaintConfig) -> None:
     """Raises ValueError where the configuration asks for what the prior has not."""
-    if config.start == "encoder" and prior.encode is None:
-        raise ValueError(
-            '`start` is "encoder" and this prior has none: `dcgan-jax train-encoder` makes one, or start from "prior"'
-        )
+    if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
+        asks = '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
+        raise ValueError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
     if config.refine_steps and not prior.feature_shapes:
         raise ValueError(
             f"`refine_steps` is {config.refine_steps} and this prior's decoder takes no shifts of features: make it 0"

@@ -28,9 +28,18 @@ class Trace(NamedTuple):
     latents: Float[Array, "*b t latent"]
 
 
+class Start(NamedTuple):
+    """Where a search starts, and the encoder's Gaussian to which it is drawn; None without `encoder_weight`."""
+
+    latent: Float[Array, "*b latent"]
+    mean: Float[Array, "*b latent"] | None = None
+    deviation: Float[Array, "*b latent"] | None = None
+
+
 class Search(NamedTuple):
     """A search under way: the iterate and the best one so far."""
 
+    start: Start
     num_steps: Int[Array, ""]  # updates done
     running: Bool[Array, ""]  # neither out of steps nor stopped
     latent: Float[Array, " latent"]
@@ -67,7 +76,7 @@ def search(
     config: InpaintConfig,
     image: Float[Array, "h w c"],
     weights: Float[Array, "h w"],
-    start: Float[Array, " latent"],
+    start: Start,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Found:
     """Searches for one image from one start.
@@ -75,7 +84,7 @@ def search(
     Args:
         image: in [−1, 1], finite in the hole.
         weights: importance weights, 0 in the hole.
-        start: of `draw_starts`.
+        start: one of `draw_starts`.
         optimizer: see `inpaint`.
     """
 
@@ -96,8 +105,8 @@ def draw_starts(
     known: Float[Array, "b h w c"],
     hole: Bool[Array, "b h w"],
     keys: PRNGKeyArray,
-) -> Float[Array, "b restarts latent"]:
-    """Latents from which searches start: drawn from the prior, or the encoder's best guess and draws around it.
+) -> Start:
+    """Where searches start: at latents drawn from the prior, or at the encoder's best guess and draws around it.
 
     Args:
         known: images in [−1, 1], grey in the hole.
@@ -105,25 +114,29 @@ def draw_starts(
         keys: one for each image; its restart r uses fold_in(key, r).
     """
     each = jax.vmap(lambda key: jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts)))(keys)
-    if config.start == "encoder":
-        assert prior.encode is not None
-        mean, deviation = prior.encode(prior.params, known, hole)
-        noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype)))(each)
-        starts = mean[:, None] + deviation[:, None] * noise.at[:, 0].set(0)
-    else:
-        starts = jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(each)
+    latents = jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(each)
+    start = Start(latents)
+    if prior.encode is not None and (config.start == "encoder" or config.encoder_weight):
+        encoded = prior.encode(prior.params, known, hole)
+        mean, deviation = (jnp.repeat(x[:, None], config.restarts, axis=1) for x in encoded)
+        if config.encoder_weight:
+            start = Start(latents, mean, deviation)
+        if config.start == "encoder":
+            noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[2:], mean.dtype)))(each)
+            start = start._replace(latent=_clip(prior, config, mean + deviation * noise.at[:, 0].set(0)))
     if config.latent_bound is not None:
-        return jnp.clip(starts, -config.latent_bound, config.latent_bound)
-    return _clip(prior, config, starts)
+        start = start._replace(latent=jnp.clip(start.latent, -config.latent_bound, config.latent_bound))
+    return start
 
 
 def init_search(
     prior: Prior,
     config: InpaintConfig,
-    latent: Float[Array, " latent"],
+    start: Start,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Search:
-    """Starts from a latent."""
+    """A search that has yet to take its first step."""
+    latent = start.latent
     no_loss = jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32))
     trace = refinement = None
     if config.refine_steps:
@@ -139,6 +152,7 @@ def init_search(
         losses = jnp.zeros(points, no_loss.dtype)
         trace = Trace(jnp.zeros(points, jnp.int32), losses, losses, jnp.zeros((points, *latent.shape), latent.dtype))
     return Search(
+        start=start,
         num_steps=jnp.zeros((), jnp.int32),
         running=jnp.asarray(most_steps(config) > 0),
         latent=latent,
@@ -177,7 +191,7 @@ def search_step(
 
     def objective(z, shifts):
         context, prior_term = _losses(prior, config, image, weights, z, shifts)
-        return context + searching * prior_term, (context, prior_term)
+        return context + searching * prior_term + _distance(config, search.start, z), (context, prior_term)
 
     (loss, losses), gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(search.latent, shifts)
     best_latent, best_loss = _better(search, loss)
@@ -197,6 +211,7 @@ def search_step(
         running &= falls | ~look
         earlier_loss = jnp.where(look, best_loss, earlier_loss)
     moved = Search(
+        start=search.start,
         num_steps=num_steps,
         running=running,
         latent=_clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates))),
@@ -250,7 +265,7 @@ def end_search(
     losses = _losses(prior, config, image, weights, latent, shifts)
     end = Trace(search.num_steps, *losses, latent)
     if config.keep_best and not config.refine_steps:
-        latent, _ = _better(search, sum(losses))
+        latent, _ = _better(search, sum(losses) + _distance(config, search.start, latent))
         losses = _losses(prior, config, image, weights, latent)
     trace = search.trace
     if trace is not None:
@@ -291,6 +306,13 @@ def _losses(prior, config, image, weights, z, shifts=()):
     if prior.discriminate is None or config.prior_weight == 0:
         return context, jnp.zeros_like(context)
     return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+
+
+def _distance(config, start: Start, z):
+    """The negative logarithm of the encoder's Gaussian, weighted, up to a constant."""
+    if start.mean is None:
+        return 0.0
+    return config.encoder_weight / 2 * jnp.sum(((z - start.mean) / start.deviation) ** 2)
 
 
 def generate_one(prior: Prior, z: Float[Array, " latent"], shifts: tuple[Array, ...]) -> Float[Array, "h w c"]:

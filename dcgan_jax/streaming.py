@@ -152,9 +152,8 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator
     slots = slots._replace(number=np.full(count, _EMPTY, np.int32))
     searches = None
     if config.tolerance:
-        latent = jax.eval_shape(lambda: prior.sample_latents(jax.random.key(0), config.restarts))
-        started = jax.eval_shape(jax.vmap(lambda latent: init_search(prior, config, latent, optimizer)), latent)
-        searches = jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), started)
+        started = jax.eval_shape(lambda: _start(prior, config, optimizer, key, slots))
+        searches = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), started)
     finished: dict[int, InpaintResult] = {}
     following = 0
 
@@ -197,6 +196,12 @@ def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, 
     return slots, fresh
 
 
+def _start(prior, config, optimizer, key, slots: _Item):
+    y, _ = known_part(config, slots.image, slots.hole)
+    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots))
+    return jax.vmap(jax.vmap(lambda start: init_search(prior, config, start, optimizer)))(starts)
+
+
 @jax.jit
 def _slot_keys(key, slots: _Item):
     def one(slot):
@@ -214,16 +219,13 @@ def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps
     """
     y, weights = known_part(config, slots.image, slots.hole)
 
-    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots))
-
-    def one(starts, image, weights, fresh, searches):
-        started = jax.vmap(lambda start: init_search(prior, config, start, optimizer))(starts)
+    def one(started, image, weights, fresh, searches):
         searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
         step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
         searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)
         return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
 
-    searches, found = jax.vmap(one)(starts, y, weights, fresh, searches)
+    searches, found = jax.vmap(one)(_start(prior, config, optimizer, key, slots), y, weights, fresh, searches)
     return searches, complete(prior, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
 
 
