@@ -45,6 +45,7 @@ def test_training_leaves_a_run(digits_run):
         batch_size=8,
         num_steps=4,
         log_every=2,
+        measure_every=0,
     )
     assert data["kind"] == "digits" and int(digits_run.state.step) == 4
     lines = (digits_run.run / "metrics.jsonl").read_text().splitlines()
