@@ -4,7 +4,7 @@ from dcgan_jax import masks
 from dcgan_jax.config import InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.inpainting import InpaintResult, inpaint
 from dcgan_jax.masks import importance_weights
-from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.metrics import ms_ssim, psnr, ssim
 from dcgan_jax.photographs import inpaint_photograph
 from dcgan_jax.poisson import poisson_blend, poisson_blend_sparse
 from dcgan_jax.prior import (
@@ -37,6 +37,7 @@ __all__ = [
     "load_prior",
     "make_train_step",
     "masks",
+    "ms_ssim",
     "poisson_blend",
     "poisson_blend_sparse",
     "prior_from_state",

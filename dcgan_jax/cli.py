@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from dcgan_jax import (
     cards,
@@ -19,11 +18,11 @@ from dcgan_jax import (
     demo,
     distributed,
     evaluation,
-    figures,
     masks,
     methods,
     remote,
     reports,
+    samples,
     trainer,
 )
 from dcgan_jax.baselines import context_encoder
@@ -31,10 +30,9 @@ from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.config import DATASETS, Config, InpaintConfig, ModelConfig, RunConfig, TrainConfig
 from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.errors import DivergedError, Preempted, UserError
-from dcgan_jax.files import make_folder
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.photographs import CROPS
-from dcgan_jax.prior import COMPUTE_DTYPES, generate, load_prior, sample_latents, with_compute_dtype
+from dcgan_jax.prior import COMPUTE_DTYPES, load_prior, with_compute_dtype
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -128,12 +126,12 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    """Writes a grid of generated images."""
+    """Writes generated images: a grid, one array, or a file each."""
     _check_counts(options)
-    prior = load_prior(options.prior)
-    images = generate(prior, sample_latents(prior, jax.random.key(options.seed), options.count))
-    make_folder(options.out.parent)
-    figures.save_png(options.out, figures.tile(np.asarray(images), columns=min(8, options.count)))
+    samples.check_place(options.out)
+    samples.save_samples(
+        load_prior(options.prior), options.out, options.count, seed=options.seed, progress=not options.quiet
+    )
     return 0
 
 
@@ -302,7 +300,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("sample", _sample)
     _add_prior(sub)
-    sub.add_argument("--out", type=_local, required=True, help="a PNG file")
+    sub.add_argument(
+        "--out", type=_local, required=True, help="a .png (a grid), a .npz (one array) or a folder (a PNG each)"
+    )
     sub.add_argument("--count", type=int, default=64, help="how many images (64)")
     sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
 

@@ -145,13 +145,17 @@ class RunConfig(Config):
         """Height, width and channels of the images."""
         raise NotImplementedError
 
+    def is_measured(self, step: int) -> bool:
+        """Whether what is trained is measured after this step."""
+        return False
+
 
 @dataclass(frozen=True)
 class TrainConfig(RunConfig):
     """A DCGAN's training run: the model and Goodfellow's algorithm. A step is k discriminator updates and one of G."""
 
     KIND: ClassVar[str] = "dcgan"
-    RESUMABLE: ClassVar[tuple[str, ...]] = ("num_steps", *RunConfig.RESUMABLE)
+    RESUMABLE: ClassVar[tuple[str, ...]] = ("num_steps", "measure_every", *RunConfig.RESUMABLE)
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     discriminator_steps: int = option(1, "k, the discriminator updates of a step, each on its own slice of the batch")
@@ -167,6 +171,9 @@ class TrainConfig(RunConfig):
     )
     noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
     average_decay: float = option(0.999, "decay a step of the generator's moving average")
+    measure_every: int = option(
+        2500, "steps between measures of the generator (swd, ms_ssim, inversion_psnr), the last one too; 0 takes none"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -180,6 +187,7 @@ class TrainConfig(RunConfig):
             rate is None or (type(rate) in (int, float) and 0 < rate < math.inf),
             "a number above 0, or none",
         )
+        self._check("measure_every", self.measure_every >= 0, "0 or more")
 
     @property
     def images_per_step(self) -> int:
@@ -190,6 +198,10 @@ class TrainConfig(RunConfig):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""
         return self.model.image_size, self.model.image_size, self.model.channels
+
+    def is_measured(self, step: int) -> bool:
+        """Whether the generator is measured after this step."""
+        return self.measure_every > 0 and (step % self.measure_every == 0 or step == self.num_steps)
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:

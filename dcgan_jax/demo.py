@@ -14,6 +14,7 @@ CONFIG = TrainConfig(
     average_decay=0.99,
     sample_every=500,
     checkpoint_every=500,
+    measure_every=0,
 )
 SEARCH = ("--num-steps", "200")
 

@@ -70,12 +70,12 @@ class Logbook:
         """Training goes on."""
         self._clock = time.perf_counter()
 
-    def report(self, done: int, images: int, losses: dict[str, float]) -> None:
-        """Shows the losses after a step, and writes them down where it is due."""
+    def report(self, done: int, images: int, losses: dict[str, float], measures: dict[str, float]) -> None:
+        """Shows the losses after a step, and writes them down where it is due, or where there are measures."""
         self._bar.set_postfix({name[0].upper(): f"{x:.2f}" for name, x in losses.items() if name.endswith("_loss")})
-        if done % self._config.log_every and done != self._config.num_steps:
+        if done % self._config.log_every and done != self._config.num_steps and not measures:
             return
-        line = {**losses, "steps_per_second": round((done - self._reported) / self._seconds, 3)}
+        line = {**losses, "steps_per_second": round((done - self._reported) / self._seconds, 3), **measures}
         with (self._run / reports.METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps({"step": done, "images": images, **line}) + "\n")
         self._events.scalars(line, done)

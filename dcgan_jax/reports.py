@@ -77,7 +77,8 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 def plot(run: Path) -> Path:
-    """Draws the metrics of a run over its steps into RUN/losses.png: a panel each for losses, probabilities, speed.
+    """Draws the metrics of a run over its steps into RUN/losses.png: a panel each for losses, probabilities, speed,
+    and the measures of the generator, each beside that of real images.
 
     Returns:
         The path of the picture.
@@ -95,14 +96,16 @@ def plot(run: Path) -> Path:
     panels: dict[str, list[str]] = {}  # names by their last word: losses share an axis, as do probabilities
     for name in dict.fromkeys(name for line in lines for name in line):
         if name not in ("step", "images"):
-            panels.setdefault(name.rsplit("_", 1)[-1], []).append(name)
+            measured = name.removesuffix("_floor").removesuffix("_real")
+            panels.setdefault(measured.rsplit("_", 1)[-1], []).append(name)
     figure = Figure(figsize=(8, 2.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axis, names in zip(axes, panels.values(), strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
-            axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1)
+            few = {"marker": "."} if len(points) <= 30 else {}  # a lone point has no line
+            axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1, **few)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     axes[-1].set_xlabel("step")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, UInt8
 
-from dcgan_jax import distributed, encoder, figures, logbook, masks, sharding
+from dcgan_jax import distributed, encoder, figures, logbook, masks, quality, sharding
 from dcgan_jax.baselines import context_encoder
 from dcgan_jax.config import InpaintConfig, RunConfig, TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
@@ -38,6 +38,8 @@ class Recipe(NamedTuple):
     init: Callable[[Any, PRNGKeyArray], Any]  # from configuration and key to state
     make_step: Callable[[Any], Callable]  # from configuration to step(state, batch, key) -> (state, metrics)
     picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]  # configuration, state, images
+    # From configuration, set, split and key to measure(state) -> numbers by name; None where nothing is measured.
+    make_measures: Callable[[Any, PreparedSet, str, PRNGKeyArray], Callable[[Any], dict[str, float]]] | None = None
     adopt: Callable[[Any, Any], Any] = lambda _, state: state  # what a new state takes over from elsewhere
 
 
@@ -69,7 +71,7 @@ def _rows(images, holes, completed) -> UInt8[np.ndarray, "h w 3"]:
 
 
 RECIPES: dict[type[RunConfig], Recipe] = {
-    TrainConfig: Recipe(init_state, make_train_step, _samples),
+    TrainConfig: Recipe(init_state, make_train_step, _samples, quality.make_measures),
     context_encoder.ContextEncoderConfig: Recipe(
         context_encoder.init_state, context_encoder.make_train_step, _completed
     ),
@@ -77,7 +79,7 @@ RECIPES: dict[type[RunConfig], Recipe] = {
         encoder.init_state,
         encoder.make_train_step,
         _previews,
-        lambda config, state: encoder.adopt(state, load_prior(config.prior).params),
+        adopt=lambda config, state: encoder.adopt(state, load_prior(config.prior).params),
     ),
 }
 
@@ -151,6 +153,9 @@ def train(
         )
 
         # ------------------------------------------------------------ the loop
+        measure = None
+        if book and recipe.make_measures and config.is_measured(config.num_steps):  # the last step is, if any is
+            measure = recipe.make_measures(config, prepared, split, sample_key)
         previous, saved, t = None, start or None, start
         while t < config.num_steps:
             if book:
@@ -165,18 +170,20 @@ def train(
             t += 1
             last, stopping = t == config.num_steps, stop(t)
             sampling = last or t % config.sample_every == 0
+            measuring = config.is_measured(t)
             saving = last or stopping or t % config.checkpoint_every == 0
             if book:
                 book.after()
             try:
-                if t % config.log_every == 0 or sampling or saving:
+                if t % config.log_every == 0 or sampling or measuring or saving:
                     losses = _read_metrics(metrics, t, saved)
                     if saving:
                         # The last update comes after the losses, and statistics may overflow behind finite ones.
                         _refuse_non_finite(_finite(state._asdict()), t, saved)
                     if book:
                         book.stop_clock()
-                        book.report(t, t * per_step, losses)
+                        measures = measure(jax.device_get(state)) if measure and measuring else {}
+                        book.report(t, t * per_step, losses, measures)
                         if sampling:
                             book.sample(recipe.picture(config, jax.device_get(state), images, sample_key), t)
                         if saving:

@@ -37,7 +37,8 @@ def digits_run(tmp_path_factory) -> SimpleNamespace:
 
     root, states = tmp_path_factory.mktemp("digits"), []
     data, run = root / "data", root / "run"
-    options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
+    options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4"
+    options += " --log-every 2 --measure-every 0"
     with pytest.MonkeyPatch.context() as patch:
         train = trainer.train
         patch.setattr(trainer, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))

@@ -5,18 +5,20 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import jax
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 import dcgan_jax as dj
-from dcgan_jax import cli, trainer
+from dcgan_jax import cli, samples, trainer
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.errors import DivergedError
-from dcgan_jax.figures import tile
+from dcgan_jax.figures import tile, to_uint8
 from dcgan_jax.folder import Report
 
 COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
@@ -45,6 +47,7 @@ def test_training_leaves_a_run(digits_run):
         batch_size=8,
         num_steps=4,
         log_every=2,
+        measure_every=0,
     )
     assert data["kind"] == "digits" and int(digits_run.state.step) == 4
     lines = (digits_run.run / "metrics.jsonl").read_text().splitlines()
@@ -59,6 +62,47 @@ def test_sample(digits_run, digits_prior, tmp_path):
     expected = tile(np.asarray(dj.generate(digits_prior, latents)), columns=3)
     with Image.open(out) as image:
         assert (np.asarray(image) == expected).all()
+
+
+def test_sample_forms(digits_run, digits_prior, tmp_path, monkeypatch):
+    """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
+    monkeypatch.setattr(samples, "_BATCH", 4)
+    prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")
+    (tmp_path / "empty").mkdir()
+    for out in ("grid.png", "array.npz", "new/folder", "empty"):
+        assert main("sample", *prior, "--out", tmp_path / out) == 0
+    expected = to_uint8(np.asarray(dj.generate(digits_prior, dj.sample_latents(digits_prior, jax.random.key(5), 10))))
+    with np.load(tmp_path / "array.npz") as file:
+        assert file.files == ["arr_0"]
+        array = file["arr_0"]
+    assert array.dtype == np.uint8 and array.shape == (10, 32, 32, 3) and array.flags.c_contiguous
+    # Batches of another size round differently, so a value half way between two levels may go to either.
+    assert np.abs(array.astype(int) - expected).max() <= 1 and np.std(array) > 1
+    for folder in ("new/folder", "empty"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06}.png" for i in range(10)]
+        for i in range(10):
+            with Image.open(tmp_path / folder / f"{i:06}.png") as image:
+                assert (np.asarray(image.convert("RGB")) == array[i]).all()
+    with Image.open(tmp_path / "grid.png") as image:
+        assert (np.asarray(image) == tile(array, columns=8)).all()
+    before = sorted(tmp_path.rglob("*"))
+    assert main("sample", *prior, "--out", tmp_path / "empty") == 2
+    # In colour, and what NumPy's own writer makes of the array.
+    samples.save_samples(tiny.tanh_prior((8, 8, 3)), tmp_path / "colour.npz", 6, progress=False)
+    with np.load(tmp_path / "colour.npz") as file:
+        colour = file["arr_0"]
+    assert colour.shape == (6, 8, 8, 3) and (colour[..., 0] != colour[..., 1]).any()
+    np.savez(tmp_path / "numpy.npz", colour)
+    with zipfile.ZipFile(tmp_path / "colour.npz") as ours, zipfile.ZipFile(tmp_path / "numpy.npz") as numpys:
+        assert ours.read("arr_0.npy") == numpys.read("arr_0.npy")
+    # What fails half way leaves nothing.
+    for name in ("colour.npz", "numpy.npz"):
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(samples, "generate", lambda prior, z: dj.generate(prior, z) if len(z) == 4 else 1 / 0)
+    for out in ("other.png", "other.npz", "other"):
+        with pytest.raises(ZeroDivisionError):
+            samples.save_samples(digits_prior, tmp_path / out, 10, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_export(digits_run, digits_prior, tmp_path, capsys):
@@ -167,7 +211,11 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
         ("sample --prior here --out new.png", "not a run's folder"),
         ("sample --prior here/note.txt --out new.png", "note.txt is not a prior"),
         ("sample --prior PRIOR --out new.png --count 0", "`count`"),
-        ("sample --prior PRIOR --out here", "here"),
+        ("sample --prior PRIOR --out here", "here is not empty: give another folder"),
+        ("sample --prior NOWHERE --out new.jpg", "`out` is new.jpg; it takes a .png (a grid), a .npz"),
+        ("sample --prior PRIOR --out here/note.txt/new", "note.txt"),
+        ("sample --prior PRIOR --out here/note.txt/new.npz", "note.txt"),
+        ("sample --prior PRIOR --out PLAIN", "PLAIN is not a folder"),
         ("sample --prior PRIOR --out here/note.txt/new.png", "note.txt"),
         ("inpaint --prior PRIOR --images NOWHERE --masks center --out new", "NOWHERE does not exist"),
         ("inpaint --prior PRIOR --images here --masks center --out new", "holds no image"),
@@ -203,6 +251,7 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "note.txt").write_text("a note")
     Image.new("L", (8, 8)).save("small.png")
+    (tmp_path / "PLAIN").write_text("a note")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.jpg").write_text("no picture")
     (tmp_path / "twins").mkdir()

@@ -94,12 +94,14 @@ def test_processes_and_devices_agree_with_one(alone, tmp_path, count, devices):
 
 def train(data, run, *more):
     options = "--image-size 32 --channels 1 --base-width 2 --batch-size 8 --log-every 2 --sample-every 4 --quiet"
+    options += " --measure-every 0"
     return ["-m", "dcgan_jax", "train", "--data", data, "--run", run, *options.split(), *more]
 
 
 def metrics(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["discriminator_loss"] for line in lines}
+    names = "discriminator_loss", "swd", "swd_floor", "ms_ssim", "inversion_psnr"
+    return {line["step"]: {name: line[name] for name in names if name in line} for line in lines}
 
 
 @LONG
@@ -117,13 +119,17 @@ def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
     step = int(saved.stem)
     assert errors[0].count(f"step {step}, which is saved") == 1
     end = step + 4 - step % 4
-    statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end)))
+    last = "--num-steps", end, "--measure-every", end
+    statuses, _, errors = processes.finish(processes.start(2, train(digits, run, *last)))
     assert statuses == [0, 0], errors
-    (alone,) = processes.start(1, train(digits, tmp_path / "alone", "--num-steps", end), DCGAN_JAX_DISTRIBUTED="")
+    (alone,) = processes.start(1, train(digits, tmp_path / "alone", *last), DCGAN_JAX_DISTRIBUTED="")
     assert processes.finish([alone])[0] == [0]
     one, two = metrics(tmp_path / "alone"), metrics(run)
     assert two.keys() >= one.keys() and max(one) == end
-    assert all(two[step] == pytest.approx(loss, abs=2e-3) for step, loss in one.items())
+    assert two[end].keys() == one[end].keys() >= {"swd", "inversion_psnr"}
+    for step, values in one.items():
+        assert two[step]["discriminator_loss"] == pytest.approx(values.pop("discriminator_loss"), abs=2e-3)
+        assert {name: two[step][name] for name in values} == pytest.approx(values, rel=0.01)
     # What is wrong is said by all, and nobody waits for anybody.
     start = time.monotonic()
     statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end, "--seed", "5")))

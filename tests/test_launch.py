@@ -88,6 +88,7 @@ def test_slurm(digits, tmp_path):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     options = "--image-size 32 --channels 1 --base-width 2 --batch-size 8 --log-every 2 --sample-every 4 --quiet"
+    options += " --measure-every 0"
     words = ["bash", script, "train", "--data", digits, "--run", run, *options.split(), "--num-steps"]
     job = subprocess.Popen([*words, "2000"], env=environment)
     while job.poll() is None and not (run / "samples" / "0000004.png").is_file():

@@ -1,11 +1,12 @@
-"""PSNR and SSIM against NumPy and scikit-image."""
+"""PSNR and SSIM against NumPy, SciPy and scikit-image."""
 
 import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from dcgan_jax.metrics import psnr, ssim
+from dcgan_jax.metrics import ms_ssim, psnr, ssim
 
 
 def images(channels=3, dtype=np.float32):
@@ -79,9 +80,50 @@ def test_values_outside_where_are_not_read_by_psnr():
     assert (psnr(a, lost, where) == psnr(a, b, where)).all()
 
 
+def plain_ms_ssim(a, b, data_range):
+    """Equation 7 of Wang et al. 2003 for one image, written out in SciPy and double precision."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+
+    def blur(x):  # the window is 11 wide: 5 / 1.5 standard deviations to each side
+        return ndimage.gaussian_filter(x, (1.5, 1.5, 0), truncate=5 / 1.5)
+
+    a, b, terms = a.astype(np.float64), b.astype(np.float64), []
+    while min(a.shape[:2]) >= 11 and len(terms) < 5:
+        mean_a, mean_b = blur(a), blur(b)
+        v_a, v_b, v_ab = blur(a**2) - mean_a**2, blur(b**2) - mean_b**2, blur(a * b) - mean_a * mean_b
+        cs = (2 * v_ab + c2) / (v_a + v_b + c2)
+        terms.append((cs.mean(), (cs * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)).mean()))
+        h, w = a.shape[0] // 2 * 2, a.shape[1] // 2 * 2
+        a, b = ((x[:h:2, :w:2] + x[1:h:2, :w:2] + x[:h:2, 1:w:2] + x[1:h:2, 1:w:2]) / 4 for x in (a, b))
+    weights = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333][: len(terms)])
+    values = [cs for cs, _ in terms[:-1]] + [terms[-1][1]]
+    return float(np.prod(np.maximum(values, 0) ** (weights / weights.sum()))), len(terms)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "scales"),
+    [((32, 32, 1), np.uint8, 2), ((64, 64, 3), np.float32, 3), ((47, 90, 3), np.uint8, 3), ((176, 180, 1), "f4", 5)],
+)
+def test_several_scales_against_scipy(shape, dtype, scales):
+    rng, side = np.random.default_rng(0), min(shape[:2])
+    a = ndimage.gaussian_filter(rng.normal(size=(4, *shape)), (0, side / 16, side / 16, 0))
+    a /= np.abs(a).max((1, 2, 3), keepdims=True)
+    # Nearly equal, noisy, half another, and its own negative, where no real power exists.
+    b = np.stack([a[0] * 0.98, np.clip(a[1] + rng.normal(0, 0.2, shape), -1, 1), (a[2] + a[1]) / 2, -a[3]])
+    if dtype == np.uint8:
+        a, b = (a + 1) * 127.5, (b + 1) * 127.5
+    a, b = a.astype(dtype), b.astype(dtype)
+    data_range = 255.0 if dtype == np.uint8 else 2.0
+    expected = [plain_ms_ssim(x, y, data_range) for x, y in zip(a, b, strict=True)]
+    assert {count for _, count in expected} == {scales}
+    assert expected[0][0] > 0.99 > min(expected[1][0], expected[2][0]) > expected[3][0] == 0
+    np.testing.assert_allclose(ms_ssim(a, b), [value for value, _ in expected], atol=2e-5)
+    np.testing.assert_allclose(ms_ssim(a, a), 1, rtol=1e-6)
+
+
 def test_batch_is_a_loop_and_jit_is_eager():
     a, b = images()
-    for metric in (psnr, ssim):
+    for metric in (psnr, ssim, ms_ssim):
         whole = metric(a, b)
         np.testing.assert_allclose(whole[2:], metric(a[2:], b[2:]), rtol=1e-5)
         np.testing.assert_allclose(jax.jit(metric)(a, b), whole, rtol=1e-5)
@@ -101,5 +143,6 @@ def test_bad_arguments_are_named():
         ]:
             with pytest.raises(ValueError, match=name):
                 metric(*arguments)
-    with pytest.raises(ValueError, match="11 x 11"):
-        ssim(a[:, :10], b[:, :10])
+    for metric in (ssim, ms_ssim):
+        with pytest.raises(ValueError, match=f"{metric.__name__} takes images of at least 11 x 11"):
+            metric(a[:, :10], b[:, :10])

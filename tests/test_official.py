@@ -56,7 +56,20 @@ def test_the_whole_path(tmp_path, name):
     found = {split: stop - start for split, (start, stop) in manifest["splits"].items()}
     assert manifest["kind"] == name and manifest.get("where", []) == options[1:]
     assert found == counts
-    tiny = ("--image-size", 32, "--base-width", 1, "--latent-dim", 4, "--batch-size", 2, "--num-steps", 1)
+    tiny = (
+        "--image-size",
+        32,
+        "--base-width",
+        1,
+        "--latent-dim",
+        4,
+        "--batch-size",
+        2,
+        "--num-steps",
+        1,
+        "--measure-every",
+        0,
+    )
     command("train", "--data", data, "--run", run, *tiny)
     record = read_record(run)[1]
     assert (record["kind"], record["crop"], record.get("where", [])) == (name, crop, options[1:])

@@ -185,6 +185,8 @@ def test_curves_are_drawn_where_their_values_are(tmp_path, monkeypatch):
         {"step": 10, "images": 80, "generator_loss": 3.0, "discriminator_loss": 0.5},
         {"step": 20, "images": 160, "generator_loss": 2.0, "discriminator_loss": 0.7, "real_probability": 0.8},
     ]
+    swd = {"swd": 30.0, "swd_floor": 9.0}
+    rows += [{"step": 30, "images": 240, **swd, "ms_ssim": 0.3, "ms_ssim_real": 0.2, "inversion_psnr": 19.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     reports.plot(tmp_path)
     values = {label: (x, y) for label, (_, x, y) in drawn.items()}
@@ -192,9 +194,15 @@ def test_curves_are_drawn_where_their_values_are(tmp_path, monkeypatch):
         "generator loss": ((10, 20), (3.0, 2.0)),
         "discriminator loss": ((10, 20), (0.5, 0.7)),
         "real probability": ((20,), (0.8,)),
+        "swd": ((30,), (30.0,)),
+        "swd floor": ((30,), (9.0,)),
+        "ms ssim": ((30,), (0.3,)),
+        "ms ssim real": ((30,), (0.2,)),
+        "inversion psnr": ((30,), (19.0,)),
     }
     axes = {label: axis for label, (axis, *_) in drawn.items()}
     assert axes["generator loss"] == axes["discriminator loss"] != axes["real probability"]
+    assert axes["swd"] == axes["swd floor"] != axes["ms ssim"] == axes["ms ssim real"] != axes["inversion psnr"]
 
 
 @pytest.mark.parametrize(

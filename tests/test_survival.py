@@ -28,6 +28,7 @@ def command(data, run):
         "--log-every": 7,
         "--sample-every": 50,
         "--checkpoint-every": 10,
+        "--measure-every": 55,
     }
     words = [str(word) for option in options.items() for word in option]
     return [sys.executable, "-m", "dcgan_jax", "train", "--data", data, "--run", run, "--flip", "--quiet", *words]

@@ -36,6 +36,7 @@ CONFIG = TrainConfig(
     log_every=2,
     sample_every=4,
     checkpoint_every=3,
+    measure_every=0,
 )
 
 
@@ -50,7 +51,9 @@ def _step(config):
 
 def one_step_for_all(config):
     """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
-    return _step(dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1))
+    return _step(
+        dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0)
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -51,7 +51,7 @@ def place(tmp_path, digits_run, monkeypatch):
 
 def train(place, run, data, split="train", **changes):
     model = dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8)
-    config = dj.TrainConfig(**({"model": model, "batch_size": 8, "num_steps": 4} | changes))
+    config = dj.TrainConfig(**({"model": model, "batch_size": 8, "num_steps": 4, "measure_every": 0} | changes))
     trainer.train(config, data, place / "new" if run is None else run, split=split, progress=False)
 
 
