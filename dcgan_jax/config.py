@@ -266,7 +266,13 @@ class InpaintConfig(Config):
         ("prior", "encoder"),
     )
     encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")
-    restarts: int = option(1, "searches an image from different starts; the one of least loss is kept")
+    restarts: int = option(1, "searches an image from different starts, of which `judge` keeps the best")
+    judge: str = option(
+        "loss",
+        "the best of the restarts: the one of least loss, or the one nearest to the mean of them all",
+        ("loss", "central"),
+    )
+    num_completions: int = option(1, "of the restarts, the best first, that are given back, and their mean")
     keep_best: bool = option(True, "keep the iterate of least loss; false keeps the last")
     clip: bool = option(True, "clip the latent to the prior's bounds after each step")
     latent_bound: float | None = option(
@@ -292,6 +298,7 @@ class InpaintConfig(Config):
         self._check("tolerance", 0 <= self.tolerance < 1, "a fraction from 0 to below 1, such as 0.01")
         self._check("patience", self.patience >= 1, "1 or more")
         self._check("restarts", self.restarts >= 1, "1 or more")
+        self._check("num_completions", 1 <= self.num_completions <= self.restarts, "1 to the number of `restarts`")
         bound = self.latent_bound
         self._check(
             "latent_bound",

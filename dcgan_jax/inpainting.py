@@ -37,6 +37,8 @@ class InpaintResult(NamedTuple):
     num_steps: Int[Array, " b"]  # updates of the latent, in the restart that was kept
     status: Int[Array, " b"]  # index into `STATUS`
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
+    alternatives: Shaped[Array, "b k h w c"] | None = None  # `num_completions` images, blended, the best first
+    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives: closer to the truth than one, and blurred
 
 
 def inpaint(
@@ -131,37 +133,66 @@ def known_part(
 
 def complete(
     prior: Prior,
+    config: InpaintConfig,
     images: Shaped[Array | np.ndarray, "b h w c"],
     hole: Bool[Array | np.ndarray, "b h w"],
     y: Float[Array, "b h w c"],
     found: Found,
 ) -> InpaintResult:
-    """Keeps the best of each image's searches and blends what it found into the hole.
+    """Keeps the best of each image's searches and blends what they found into the hole.
 
     Args:
         y: of `known_part`.
         found: of every restart of every image, two axes in front of each field.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
-    loss = found.context_loss + found.prior_loss
-    best = jnp.argmin(jnp.where(jnp.isfinite(loss), loss, jnp.inf), axis=1)
-    found = jax.vmap(lambda restarts, i: jax.tree.map(lambda x: x[i], restarts))(found, best)
-    completions = prior.generate(prior.params, found.latent, *([found.shifts] if found.shifts else []))
-    blended = poisson_blend(completions.astype(y.dtype), y, hole)
-    finite = jnp.isfinite(found.context_loss + found.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(1, 2, 3))
-    blended = jnp.where(finite[:, None, None, None], blended, 0.0)
+    order = jnp.argsort(_judge(prior, config, hole, found), axis=1)[:, : config.num_completions]
+    kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
+    completions = _completions(prior, kept)
+    blended = jax.vmap(poisson_blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
+    finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
+    blended = jnp.where(finite[..., None, None, None], blended, 0.0)
+    alternatives = jax.vmap(composite, (None, None, 1), 1)(images, hole, blended)
+    mean = None
+    if config.num_completions > 1:
+        number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None]
+        mean = composite(images, hole, jnp.sum(jnp.clip(blended, -1, 1), axis=1) / number)
+    best = jax.tree.map(lambda x: x[:, 0], kept)
     missing = jnp.sum(hole, axis=(1, 2))
     status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
     return InpaintResult(
-        images=composite(images, hole, blended),
-        completions=completions,
-        latents=found.latent,
-        context_loss=found.context_loss,
-        prior_loss=found.prior_loss,
-        num_steps=found.num_steps,
-        status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
-        trace=found.trace,
+        images=alternatives[:, 0],
+        completions=completions[:, 0],
+        latents=best.latent,
+        context_loss=best.context_loss,
+        prior_loss=best.prior_loss,
+        num_steps=best.num_steps,
+        status=jnp.where(finite[:, 0], status, NOT_FINITE).astype(jnp.int32),
+        trace=best.trace,
+        alternatives=alternatives if config.num_completions > 1 else None,
+        mean=mean,
     )
+
+
+def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:
+    """The lower, the better; infinite where a loss is not finite."""
+    score = found.context_loss + found.prior_loss
+    finite = jnp.isfinite(score)
+    if config.judge == "central" and config.restarts > 1:
+        completions = _completions(prior, found)
+        counted = (hole[:, None] & finite[..., None, None])[..., None]
+        number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None, None]
+        mean = jnp.sum(jnp.where(counted, completions, 0), axis=1, keepdims=True) / number
+        score = jnp.sum(jnp.where(counted, (completions - mean) ** 2, 0), axis=(2, 3, 4))
+    return jnp.where(finite, score, jnp.inf)
+
+
+def _completions(prior, found: Found) -> Float[Array, "b k h w c"]:
+    """The images of latents, with shifted features if there are shifts; two axes in front of each field."""
+    b, k = found.latent.shape[:2]
+    latents, shifts = jax.tree.map(lambda x: x.reshape(b * k, *x.shape[2:]), (found.latent, found.shifts))
+    images = prior.generate(prior.params, latents, *([shifts] if shifts else []))
+    return images.reshape(b, k, *images.shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"))
@@ -180,7 +211,7 @@ def inpaint_batch(
         return jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
 
     starts = draw_starts(prior, config, y, jnp.asarray(hole), keys)
-    return complete(prior, images, hole, y, jax.vmap(one)(y, weights, starts))
+    return complete(prior, config, images, hole, y, jax.vmap(one)(y, weights, starts))
 
 
 def _refuse_bad_values(images, hole):

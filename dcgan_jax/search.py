@@ -187,7 +187,8 @@ def search_step(
     if search.refinement is not None:
         # Features that shape the hole alone know the prior loss only, and Adam, which levels gradients, would let
         # them run after the discriminator's weaknesses.
-        shifts, searching = search.refinement.shifts, ~search.refinement.begun
+        shifts = search.refinement.shifts
+        searching = ~search.refinement.begun | (search.refinement.steps_left > config.refine_steps)
 
     def objective(z, shifts):
         context, prior_term = _losses(prior, config, image, weights, z, shifts)

@@ -226,7 +226,7 @@ def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps
         return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
 
     searches, found = jax.vmap(one)(_start(prior, config, optimizer, key, slots), y, weights, fresh, searches)
-    return searches, complete(prior, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
+    return searches, complete(prior, config, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
 
 
 def _multiple(count, of):

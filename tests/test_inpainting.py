@@ -15,7 +15,7 @@ from tiny import arrays
 
 import dcgan_jax as dj
 from dcgan_jax import inpainting, masks
-from dcgan_jax.search import search
+from dcgan_jax.search import Start, search
 
 H, W, C, LATENT = 4, 3, 2, 4  # not square: rows and columns cannot be mistaken for one another
 KEY = jax.random.key(11)
@@ -114,13 +114,13 @@ def run_searches(prior, config):
     """`search` of each image, from the start that `inpaint` gives its first restart."""
 
     @quick_jit
-    def run(images, holes, keys):
+    def run(images, holes, starts):
         weights = masks.importance_weights(holes, config.window)
         images = jnp.where(holes[..., None], 0, images)
-        return jax.vmap(lambda *one: search(prior, config, *one)[:3])(images, weights, keys)
+        found = jax.vmap(lambda *one: search(prior, config, *one))(images, weights, Start(starts))
+        return found.latent, found.context_loss, found.prior_loss
 
-    keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(KEY, i), 0) for i in range(4)])
-    return run(IMAGES, HOLES, keys)
+    return run(IMAGES, HOLES, jnp.stack([start(prior, i) for i in range(4)]))
 
 
 def check(result, expected, images=IMAGES, holes=HOLES):

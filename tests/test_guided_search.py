@@ -1,0 +1,224 @@
+"""Searches that start from an encoder, are drawn to it, refine the decoder's features, and give several completions."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import arrays
+
+import dcgan_jax as dj
+from dcgan_jax import masks
+
+H, W, C, LATENT, FEATURES = 4, 3, 2, 3, 5
+KEY = jax.random.key(4)
+RNG = np.random.default_rng(3)
+PARAMS = {
+    "inner": jnp.asarray(RNG.normal(0, 0.7, (LATENT, FEATURES)), jnp.float32),
+    "outer": jnp.asarray(RNG.normal(0, 0.5, (FEATURES, H * W * C)), jnp.float32),
+    "critic": jnp.asarray(RNG.normal(0, 2.0, H * W * C), jnp.float32),
+    "mean": jnp.asarray(RNG.normal(0, 0.1, (H * W * C, LATENT)), jnp.float32),
+    "deviation": jnp.asarray(RNG.normal(0, 0.1, (H * W, LATENT)), jnp.float32),
+}
+IMAGES = RNG.uniform(-0.9, 0.9, (4, H, W, C)).astype(np.float32)
+HOLES = RNG.random((4, H, W)) < np.array([0.15, 0.3, 0.5, 0.7])[:, None, None]
+CONFIG = dj.InpaintConfig(
+    num_steps=6,
+    learning_rate=0.1,
+    prior_weight=0.5,
+    window=3,
+    start="encoder",
+    encoder_weight=0.3,
+    refine_steps=4,
+    refine_learning_rate=0.05,
+)
+
+
+def decode(params, z, shifts=()):
+    hidden = z @ params["inner"]
+    if shifts:
+        hidden = hidden + shifts[0]
+    return jnp.tanh(jnp.tanh(hidden) @ params["outer"]).reshape(-1, H, W, C)
+
+
+def judge(params, x):
+    return x.reshape(len(x), -1) @ params["critic"]
+
+
+def draw(key, n):
+    return jax.random.uniform(key, (n, LATENT), minval=-1.0, maxval=1.0)
+
+
+def encode(params, known, hole):
+    mean = jnp.tanh(known.reshape(len(known), -1) @ params["mean"])
+    return mean, 0.1 + jax.nn.sigmoid(hole.reshape(len(hole), -1).astype(float) @ params["deviation"])
+
+
+PRIOR = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode, ((FEATURES,),))
+PLAIN = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge)
+
+
+# ------------------------------------------------------------------------------------------ the oracle
+
+
+def numpy_guess(i):
+    params = {name: np.asarray(x, np.float64) for name, x in PARAMS.items()}
+    known = np.where(HOLES[i][..., None], 0, IMAGES[i]).ravel()
+    return np.tanh(known @ params["mean"]), 0.1 + 1 / (1 + np.exp(-(HOLES[i].ravel() @ params["deviation"])))
+
+
+def numpy_start(i, restart=0):
+    mean, deviation = numpy_guess(i)
+    if restart:
+        key = jax.random.fold_in(jax.random.fold_in(KEY, i), restart)
+        mean = mean + deviation * np.asarray(jax.random.normal(key, (LATENT,)))
+    return np.clip(mean, -1, 1)
+
+
+def numpy_losses(i, config, z, shift, searching):
+    """Objective, context loss, and the objective's gradient in latent and shift, by hand."""
+    params = {name: np.asarray(x, np.float64) for name, x in PARAMS.items()}
+    weights = np.asarray(masks.importance_weights(jnp.asarray(HOLES[i]), config.window), np.float64)
+    y = np.where(HOLES[i][..., None], 0, IMAGES[i])
+    hidden = np.tanh(z @ params["inner"] + shift)
+    x = np.tanh(hidden @ params["outer"]).reshape(H, W, C)
+    context = np.sum(weights[..., None] * np.abs(x - y))
+    slope = weights[..., None] * np.sign(x - y)
+    logit = x.ravel() @ params["critic"]
+    total = context
+    if searching:
+        total = total - config.prior_weight * np.log1p(np.exp(logit))
+        slope = slope - config.prior_weight / (1 + np.exp(-logit)) * params["critic"].reshape(x.shape)
+    mean, deviation = numpy_guess(i)
+    total = total + config.encoder_weight / 2 * np.sum(((z - mean) / deviation) ** 2)
+    inner = params["outer"] @ (slope * (1 - x**2)).ravel() * (1 - hidden**2)
+    return total, context, params["inner"] @ inner + config.encoder_weight * (z - mean) / deviation**2, inner
+
+
+class Adam:
+    def __init__(self, rate):
+        self.rate, self.m, self.v, self.t = rate, 0.0, 0.0, 0
+
+    def __call__(self, gradient):
+        self.t += 1
+        self.m, self.v = 0.9 * self.m + 0.1 * gradient, 0.999 * self.v + 0.001 * gradient**2
+        return -self.rate * self.m / (1 - 0.9**self.t) / (np.sqrt(self.v / (1 - 0.999**self.t)) + 1e-8)
+
+
+def numpy_search(i, config, restart=0):
+    """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
+    z, shift, step = numpy_start(i, restart), np.zeros(FEATURES), Adam(config.learning_rate)
+    iterates = []
+    for _ in range(config.num_steps):
+        total, _, slope, _ = numpy_losses(i, config, z, shift, True)
+        iterates.append((total, z))
+        z = np.clip(z + step(slope), -1, 1)
+    iterates.append((numpy_losses(i, config, z, shift, True)[0], z))
+    z = min(iterates, key=lambda one: one[0])[1] if config.keep_best else z
+    refine = Adam(config.refine_learning_rate), Adam(config.refine_learning_rate)
+    for _ in range(config.refine_steps):
+        slopes = numpy_losses(i, config, z, shift, False)[2:]
+        z, shift = np.clip(z + refine[0](slopes[0]), -1, 1), shift + refine[1](slopes[1])
+    return z, shift, numpy_losses(i, config, z, shift, False)[1]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"keep_best": False}, {"num_steps": 0}, {"refine_steps": 0}, {"tolerance": 1e-9, "patience": 3}]
+)
+def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
+    config = dataclasses.replace(CONFIG, **changes)
+    result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
+    for i in range(4):
+        z, shift, context = numpy_search(i, config)
+        np.testing.assert_allclose(result.latents[i], z, atol=2e-4)
+        np.testing.assert_allclose(result.context_loss[i], context, rtol=2e-3)
+        completion = decode(PARAMS, jnp.asarray(z, jnp.float32)[None], (jnp.asarray(shift, jnp.float32)[None],))
+        np.testing.assert_allclose(result.completions[i], completion[0], atol=1e-3)
+        assert int(result.num_steps[i]) == config.num_steps + config.refine_steps
+    blended = dj.poisson_blend_sparse(np.asarray(result.completions), IMAGES, HOLES)
+    np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
+
+
+def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
+    config = dj.InpaintConfig(num_steps=0, start="encoder", restarts=3, num_completions=3, judge="central")
+    single = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, dataclasses.replace(config, restarts=1, num_completions=1))
+    np.testing.assert_allclose(single.latents, [numpy_start(i) for i in range(4)], atol=1e-5)
+    result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
+    for i in range(4):
+        starts = np.stack([numpy_start(i, r) for r in range(3)]).astype(np.float32)
+        completions = np.asarray(decode(PARAMS, starts))
+        apart = ((completions - completions.mean(axis=0)) ** 2 * HOLES[i][..., None]).sum(axis=(1, 2, 3))
+        order = np.argsort(apart)
+        blended = np.clip([dj.poisson_blend_sparse(x, IMAGES[i], HOLES[i]) for x in completions[order]], -1, 1)
+        np.testing.assert_allclose(result.alternatives[i], blended, atol=2e-3)
+        np.testing.assert_allclose(result.mean[i], blended.mean(axis=0), atol=2e-3)
+        np.testing.assert_array_equal(result.images[i], result.alternatives[i, 0])
+        np.testing.assert_allclose(result.completions[i], completions[order[0]], atol=1e-4)
+
+
+def test_completions_are_ranked_by_their_loss_and_keep_what_is_known():
+    images = np.asarray(np.round((IMAGES + 1) * 127.5), np.uint8)
+    config = dataclasses.replace(CONFIG, restarts=4, num_completions=3)
+    result = dj.inpaint(PRIOR, images, HOLES, KEY, config)
+    assert result.alternatives.dtype == result.mean.dtype == np.uint8 and result.alternatives.shape == (4, 3, H, W, C)
+    for image, hole, several, mean in zip(images, HOLES, np.asarray(result.alternatives), result.mean, strict=True):
+        assert (several[:, ~hole] == image[~hole]).all() and (np.asarray(mean)[~hole] == image[~hole]).all()
+        assert np.abs(np.float32(several).mean(axis=0)[hole] - np.float32(mean)[hole]).max() <= 1  # levels
+    singles = [dj.inpaint(PRIOR, images, HOLES, KEY, dataclasses.replace(config, num_completions=1)).context_loss]
+    np.testing.assert_array_equal(result.context_loss, singles[0])  # the first is what one alone would be
+
+
+def test_a_search_that_is_not_finite_is_left_out_of_the_mean_and_of_the_centre():
+    def spoilt(params, z, shifts=()):
+        x = decode(params, z)
+        return jnp.where(z[:, :1, None, None] < 0, jnp.nan, x)
+
+    prior = dj.Prior(PARAMS, spoilt, draw, (-1.0, 1.0))
+    config = dj.InpaintConfig(num_steps=0, restarts=6, num_completions=6, judge="central", window=3)
+    result = dj.inpaint(prior, IMAGES, HOLES, KEY, config)
+    keys = [[jax.random.fold_in(jax.random.fold_in(KEY, i), r) for r in range(6)] for i in range(4)]
+    good = np.array([[float(draw(key, 1)[0, 0]) >= 0 for key in row] for row in keys])
+    assert 0 < good.sum() < good.size
+    for i in range(4):
+        if good[i].any():
+            assert int(result.status[i]) == 0
+            several = np.asarray(result.alternatives[i])[: good[i].sum()]
+            np.testing.assert_allclose(np.asarray(result.mean[i]), several.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.05])
+def test_the_stream_finds_what_a_batch_finds(tolerance):
+    config = dataclasses.replace(CONFIG, tolerance=tolerance, patience=2, restarts=2, num_completions=2, num_steps=20)
+    places = [0, 1, 2, 3, 2, 1, 0]
+    keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(len(places))])
+    items = list(dj.inpaint_stream(PRIOR, ((IMAGES[i], HOLES[i]) for i in places), KEY, config, batch_size=4))
+    for first in (0, 3):
+        rows = np.array(places[first : first + 4])
+        batch = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], keys[first : first + 4], config)
+        for i in range(4):
+            for name, value in arrays(items[first + i]).items():
+                np.testing.assert_array_equal(value, np.asarray(getattr(batch, name)[i]), err_msg=name)
+
+
+def test_what_lies_in_the_hole_has_no_influence():
+    spoilt = np.where(HOLES[..., None], np.nan, IMAGES)
+    config = dataclasses.replace(CONFIG, restarts=2, num_completions=2)
+    one, other = (dj.inpaint(PRIOR, images, HOLES, KEY, config) for images in (IMAGES, spoilt))
+    for name, value in arrays(one).items():
+        np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": "encoder"}, '`start` is "encoder" and this prior has no encoder'),
+        ({"encoder_weight": 2.0}, "`encoder_weight` is 2 and this prior has no encoder"),
+        ({"refine_steps": 3}, "`refine_steps` is 3 and this prior's decoder takes no shifts"),
+    ],
+)
+def test_what_a_prior_cannot_do_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dj.inpaint(PLAIN, IMAGES, HOLES, KEY, dj.InpaintConfig(**changes))
+    with pytest.raises(ValueError, match=message):
+        list(dj.inpaint_stream(PLAIN, [(IMAGES[0], HOLES[0])], KEY, dj.InpaintConfig(**changes)))
