@@ -1,15 +1,16 @@
 """Model cards: what a trained prior was made from, and how, for people who are handed its weights."""
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax.baselines import context_encoder
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
-from dcgan_jax.config import RunConfig
+from dcgan_jax.config import RunConfig, TrainConfig
+from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.files import whole_file
-from dcgan_jax.prior import prior_from_state, save_prior
+from dcgan_jax.prior import prior_from_run, save_prior
 
 _PREPARATION = {
     "kind": "kind of source",
@@ -37,14 +38,14 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
     run = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
     if checkpoints.read_kind(run) == ContextEncoderConfig.KIND:
         state, config = checkpoints.load_state(run, ContextEncoderConfig, context_encoder.init_state)
+        _, data, _ = checkpoints.read_record(run, ContextEncoderConfig)
+        steps = int(state.step)
         context_encoder.save(context_encoder.from_state(state, config), path, half=half)
     else:
-        state, config = checkpoints.load_state(run)
-        crop = checkpoints.read_record(run)[1].get("crop")
-        save_prior(dataclasses.replace(prior_from_state(state, config), crop=crop), path, half=half)
-    _, data, _ = checkpoints.read_record(run, type(config))
+        prior, config, data, steps = prior_from_run(run)
+        save_prior(prior, path, half=half)
     with whole_file(path.with_suffix(".md")) as partial:
-        partial.write_text(model_card(path.stem, config, data, int(state.step), half), encoding="utf-8")
+        partial.write_text(model_card(path.stem, config, data, steps, half), encoding="utf-8")
 
 
 def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
@@ -56,7 +57,7 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         half: kernels are stored in float16.
     """
     h, w, channels = config.image_shape
-    what, details = _of_encoder(config) if isinstance(config, ContextEncoderConfig) else _of_prior(config)
+    what, details = _OF[type(config)](config)
     precision = "kernels in float16, everything else in float32" if half else "float32"
     lines = [
         f"# `{name}`",
@@ -95,11 +96,28 @@ def _of_prior(config: Any) -> tuple[str, str]:
     )
 
 
-def _of_encoder(config: ContextEncoderConfig) -> tuple[str, str]:
+def _of_encoder(config: Any) -> tuple[str, str]:
+    what, _ = _of_prior(TrainConfig(model=config.model))
+    return (
+        f"{what} With an encoder for it, from which a search may start, and whose training this card tells of; that of "
+        f"the prior itself is told by the card of `{config.prior}`.",
+        "the rate falling to 0 along a half cosine, on real images and as many generated ones, weight of the latents "
+        f"{config.latent_weight:g}",
+    )
+
+
+def _of_context_encoder(config: Any) -> tuple[str, str]:
     return (
         f"A context encoder (Pathak et al. 2016), a baseline of `dcgan-jax evaluate`; base width {config.base_width}.",
         f"the rate falling to 0 along a half cosine, weight of the adversarial loss {config.adversarial_weight:g}",
     )
+
+
+_OF: dict[type[RunConfig], Callable[[Any], tuple[str, str]]] = {
+    TrainConfig: _of_prior,
+    EncoderConfig: _of_encoder,
+    ContextEncoderConfig: _of_context_encoder,
+}
 
 
 def _text(value: Any) -> str:

@@ -178,6 +178,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     search, counts = _search(options), _method_counts(options)
     distributed.join(training=False)
     sets = _sets(options, searching=any(map(methods.is_search, counts)))
+    if any(one.prior is None or one.prior.encode is None for one in sets):
+        named = {text.partition(":")[0] for text in options.methods}
+        counts = {name: count for name, count in counts.items() if name in named or name not in methods.GUIDED}
     lines = evaluation.evaluate(
         sets,
         counts,

@@ -308,7 +308,10 @@ class InpaintConfig(Config):
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """Published settings: "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps).
+        """Published settings, "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps); or ours.
+
+        Ours need a prior with an encoder: "best" is one completion as good as a search makes it, "fast" has a third of
+        its steps, "several" gives eight completions, ranked, and their mean.
 
         Raises:
             UserError: the preset is unknown.
@@ -316,9 +319,20 @@ class InpaintConfig(Config):
         return cls(**_preset(cls, _INPAINT_PRESETS, name))
 
 
+_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3}
 _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     # Neither paper gives Adam's rate: 0.03 is ours.
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
+    "best": {"num_steps": 60, **_GUIDED, "refine_steps": 20},
+    "fast": {"num_steps": 20, **_GUIDED, "refine_steps": 10},
+    "several": {
+        "num_steps": 40,
+        **_GUIDED,
+        "refine_steps": 20,
+        "restarts": 8,
+        "judge": "central",
+        "num_completions": 8,
+    },
 }

@@ -25,7 +25,7 @@ from dcgan_jax.files import make_folder, whole_file
 from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.pairing import draw_hole, find_holes, find_images
-from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, restore, shrink
+from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, mean_image, restore, restore_each, shrink
 from dcgan_jax.poisson import poisson_blend_sparse
 from dcgan_jax.prior import Prior, fingerprint, generate, image_shape
 from dcgan_jax.streaming import inpaint_stream
@@ -35,7 +35,8 @@ _NOTES = {
     NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
 _SKIPPED = "skipped"  # status of an image that cannot be completed
-_PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif")  # what is written for an image
+_PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif", "mean/{}.png")  # what is written for an image, at the most
+_CHOICE = "choices/{}-%d.png"  # the same of its several completions, from 1
 _GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
 
 
@@ -83,7 +84,8 @@ def inpaint_folder(
 
     Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
     and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is
-    known, which it is where the hole is drawn here. An image that cannot be read, or in which there is no region to
+    known, which it is where the hole is drawn here. With several completions, `out/choices/NAME-1.png` and so on, the
+    best first, and `out/mean/NAME.png`. An image that cannot be read, or in which there is no region to
     complete, is skipped.
     Holes and searches are seeded by the images' names, so in batches of one shape a result does not depend on the rest
     of the folder.
@@ -125,10 +127,12 @@ def inpaint_folder(
     number, processes = jax.process_index(), jax.process_count()
     share = dict(list(found.items())[number::processes])
     tasks, skipped = _plan(prior, share, mask, read_hole, crop, key, job, complete)
-    _refuse_overwriting(out, list(found), (images, Path(mask)))
+    choices = [_CHOICE % (i + 1) for i in range(config.num_completions)] if config.num_completions > 1 else []
+    _refuse_overwriting(out, [*_PATTERNS, *choices], list(found), (images, Path(mask)))
     make_folder(out)
     lines = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
-    before = _go_on(out, lines, tasks, gif)
+    patterns = [*_PATTERNS[:2], *([_PATTERNS[2]] if gif else []), *([_PATTERNS[3], *choices] if choices else [])]
+    before = _go_on(out, lines, tasks, patterns)
     tasks = [task for task in tasks if task.name not in before]
     not_finite, notes = sum(status == STATUS[NOT_FINITE] for status in before.values()), {}
     pending: deque[Task] = deque()
@@ -169,13 +173,12 @@ def inpaint_folder(
     return Report(len(tasks), not_finite, len(before), skipped, notes)
 
 
-def _go_on(out: Path, lines: Path, tasks: list[Task], gif: bool) -> dict[str, str]:
-    """Names and status of the images that are done, after clearing away what else there is of the tasks.
+def _go_on(out: Path, lines: Path, tasks: list[Task], patterns: list[str]) -> dict[str, str]:
+    """Names and status of the images of which all files are there, after clearing away what else there is of the tasks.
 
     That is lines of other keys, and files half written. Lines of images that are no task stay.
     """
     keys = {task.name: task.key for task in tasks}
-    patterns = _PATTERNS if gif else _PATTERNS[:2]
     done: dict[str, str] = {}
     others = sorted(set(out.glob("results*.jsonl")) - {lines})
     for file in [lines, *others]:
@@ -202,7 +205,7 @@ def _go_on(out: Path, lines: Path, tasks: list[Task], gif: bool) -> dict[str, st
             if not kept and file != lines:
                 file.unlink()
     for name in keys:
-        for pattern in _PATTERNS:
+        for pattern in {*_PATTERNS, *patterns}:
             path = out / pattern.format(name)
             for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
                 partial.unlink()
@@ -250,12 +253,10 @@ def _plan(prior, found, mask, read_hole, crop, key, job, complete):
 def _write(task, image, hole, result: InpaintResult, out, complete):
     """Writes one image's files and returns its line."""
     target, strip = out / f"{task.name}.png", out / "strips" / f"{task.name}.png"
-    for path in (target, strip):
-        path.parent.mkdir(parents=True, exist_ok=True)
     restored = restore(result, image, hole, task.region)
-    figures.save_png(target, restored, task.profile)
+    _save(target, restored, task.profile)
     rows, columns = task.region.rows, task.region.columns
-    figures.save_png(
+    _save(
         strip,
         figures.strip(
             image[rows, columns][None] if complete else None,
@@ -264,6 +265,11 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
             restored[rows, columns][None],
         ),
     )
+    if result.alternatives is not None:
+        each = restore_each(result, image, hole, task.region)
+        for i, one in enumerate(each):
+            _save(out / (_CHOICE % (i + 1)).format(task.name), one, task.profile)
+        _save(out / "mean" / f"{task.name}.png", mean_image(each), task.profile)
     line = {
         "name": task.name,
         "key": task.key,
@@ -285,6 +291,11 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
             "prior_loss": list(map(finite_or_none, prior_loss.tolist())),
         }
     return line
+
+
+def _save(path, image, profile=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures.save_png(path, image, profile)
 
 
 def _write_gif(prior, task, image, hole, result, out):
@@ -323,11 +334,11 @@ def _by(array):
     return "x".join(map(str, array.shape[:2]))
 
 
-def _refuse_overwriting(out, names, sources):
-    targets = [out / pattern.format(name) for name in names for pattern in _PATTERNS] + [out / "results.jsonl"]
+def _refuse_overwriting(out, patterns, names, sources):
+    targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
     results = {target.resolve() for target in targets}
     if len(results) < len(targets):
-        raise UserError("images in a folder `strips` or `gifs` have results of the same names as others: rename it")
+        raise UserError("images in a folder of results' names, such as `strips`, would overwrite others: rename it")
     for source in sources:
         inside = source.resolve() in out.resolve().parents  # then what lies in `out` are results of before
         for file in source.rglob("*") if source.is_dir() else [source]:

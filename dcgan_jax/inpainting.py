@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 from dcgan_jax import sharding
 from dcgan_jax.compositing import check_type, composite, known_pixels
 from dcgan_jax.config import InpaintConfig
+from dcgan_jax.errors import UserError
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.prior import Prior, image_shape
@@ -37,8 +38,8 @@ class InpaintResult(NamedTuple):
     num_steps: Int[Array, " b"]  # updates of the latent, in the restart that was kept
     status: Int[Array, " b"]  # index into `STATUS`
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
-    alternatives: Shaped[Array, "b k h w c"] | None = None  # `num_completions` images, blended, the best first
-    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives: closer to the truth than one, and blurred
+    alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
+    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: closer to the truth than one, and soft
 
 
 def inpaint(
@@ -114,10 +115,10 @@ def inpaint(
 
 
 def check_config(prior: Prior, config: InpaintConfig) -> None:
-    """Raises ValueError where the configuration asks for what the prior has not."""
+    """Raises UserError, a ValueError, where the configuration asks for what the prior has not."""
     if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
         asks = '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
-        raise ValueError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
+        raise UserError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
     if config.refine_steps and not prior.feature_shapes:
         raise ValueError(
             f"`refine_steps` is {config.refine_steps} and this prior's decoder takes no shifts of features: make it 0"
@@ -152,26 +153,24 @@ def complete(
     blended = jax.vmap(poisson_blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
     finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
-    alternatives = jax.vmap(composite, (None, None, 1), 1)(images, hole, blended)
-    mean = None
-    if config.num_completions > 1:
-        number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None]
-        mean = composite(images, hole, jnp.sum(jnp.clip(blended, -1, 1), axis=1) / number)
-    best = jax.tree.map(lambda x: x[:, 0], kept)
-    missing = jnp.sum(hole, axis=(1, 2))
+    missing = jnp.sum(hole, axis=(1, 2))[:, None]
     status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
-    return InpaintResult(
-        images=alternatives[:, 0],
-        completions=completions[:, 0],
-        latents=best.latent,
-        context_loss=best.context_loss,
-        prior_loss=best.prior_loss,
-        num_steps=best.num_steps,
-        status=jnp.where(finite[:, 0], status, NOT_FINITE).astype(jnp.int32),
-        trace=best.trace,
-        alternatives=alternatives if config.num_completions > 1 else None,
-        mean=mean,
+    several = InpaintResult(
+        images=jax.vmap(composite, (None, None, 1), 1)(images, hole, blended),
+        completions=completions,
+        latents=kept.latent,
+        context_loss=kept.context_loss,
+        prior_loss=kept.prior_loss,
+        num_steps=kept.num_steps,
+        status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
+        trace=kept.trace,
     )
+    best = jax.tree.map(lambda x: x[:, 0], several)
+    if config.num_completions == 1:
+        return best
+    number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None]
+    mean = composite(images, hole, jnp.sum(jnp.clip(blended, -1, 1), axis=1) / number)
+    return best._replace(alternatives=several, mean=mean)
 
 
 def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:

@@ -23,7 +23,9 @@ from dcgan_jax.prior import Prior, fingerprint, image_shape
 from dcgan_jax.streaming import inpaint_stream
 
 SEARCH = "search"
-PRESETS = ("yeh2017", "he2018")  # searches with the settings of a preset
+PRESETS = ("yeh2017", "he2018", "fast", "best")  # searches with the settings of a preset
+MEAN = "mean"  # of the completions of the preset "several"
+GUIDED = ("fast", "best", MEAN)  # searches that need a prior with an encoder
 CONTEXT_ENCODER = "context-encoder"
 
 
@@ -69,8 +71,8 @@ def prepare_method(name: str, images: ImageSet, search: InpaintConfig, batch_siz
         UserError: there is no such method, or the set lacks what it needs.
     """
     if is_search(name):
-        config = search if name == SEARCH else InpaintConfig.preset(name)
-        return _search(_fitting_prior(images), config, batch_size)
+        config = search if name == SEARCH else InpaintConfig.preset("several" if name == MEAN else name)
+        return _search(_fitting_prior(images), config, batch_size, mean=name == MEAN)
     if name == CONTEXT_ENCODER:
         return _context_encoder(images)
     if name == "nearest":
@@ -109,6 +111,7 @@ NAMES = (
     CONTEXT_ENCODER,
     SEARCH,
     *PRESETS,
+    MEAN,
 )
 
 
@@ -128,10 +131,10 @@ def _check_size(images: ImageSet, what: str, size: tuple[int, int, int]) -> None
 
 def is_search(name: str) -> bool:
     """Whether a method needs a prior."""
-    return name == SEARCH or name in PRESETS
+    return name in (SEARCH, MEAN) or name in PRESETS
 
 
-def _search(prior: Prior, config: InpaintConfig, batch_size: int) -> Method:
+def _search(prior: Prior, config: InpaintConfig, batch_size: int, mean: bool) -> Method:
     def complete(images, holes, numbers, key):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
         # As many as there are slots, so that all batches run the same program.
@@ -139,7 +142,7 @@ def _search(prior: Prior, config: InpaintConfig, batch_size: int) -> Method:
         pairs = ((images[i], holes[i], keys[i]) for i in padded)
         results = list(inpaint_stream(prior, pairs, key, config, batch_size))[: len(images)]
         notes = [{"num_steps": int(item.num_steps), "status": STATUS[int(item.status)]} for item in results]
-        return np.stack([item.images for item in results]), notes
+        return np.stack([np.asarray(item.mean if mean else item.images) for item in results]), notes
 
     settings = {"config": config.to_json(), "prior": fingerprint(prior)}
     if prior.model is None:  # of a decoder of one's own the fingerprint tells the parameters alone

@@ -108,6 +108,10 @@ def inpaint_photograph(
     small, small_hole = shrink(image, hole, region, shape[:2])
     result = inpaint(prior, small[None], small_hole[None], key, config, optimizer)
     result = jax.tree.map(lambda x: x[0], jax.device_get(result))
+    several = result.alternatives
+    if several is not None:
+        each = restore_each(result, image, hole, region)
+        result = result._replace(alternatives=several._replace(images=each), mean=mean_image(each))
     return result._replace(images=restore(result, image, hole, region))
 
 
@@ -205,6 +209,22 @@ def restore(
         blended = np.asarray(poisson_blend(*map(jnp.asarray, arrays)))
     restored[hole] = to_uint8(blended[hole[place]])
     return restored
+
+
+def restore_each(
+    result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
+) -> UInt8[np.ndarray, "k h w c"]:
+    """`restore` of every alternative, the best first."""
+    several = result.alternatives
+    assert several is not None
+    count = len(several.status)
+    each = (jax.tree.map(lambda x, i=i: x[i], several) for i in range(count))
+    return np.stack([restore(one, image, hole, region) for one in each])
+
+
+def mean_image(images: UInt8[np.ndarray, "k h w c"]) -> UInt8[np.ndarray, "h w c"]:
+    """The mean of images, in the nearest level."""
+    return np.round(images.mean(axis=0)).astype(np.uint8)
 
 
 def _bounds(hole):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import arrays
 
 import dcgan_jax as dj
 from dcgan_jax import masks
@@ -151,9 +150,9 @@ def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it(
         apart = ((completions - completions.mean(axis=0)) ** 2 * HOLES[i][..., None]).sum(axis=(1, 2, 3))
         order = np.argsort(apart)
         blended = np.clip([dj.poisson_blend_sparse(x, IMAGES[i], HOLES[i]) for x in completions[order]], -1, 1)
-        np.testing.assert_allclose(result.alternatives[i], blended, atol=2e-3)
+        np.testing.assert_allclose(result.alternatives.images[i], blended, atol=2e-3)
         np.testing.assert_allclose(result.mean[i], blended.mean(axis=0), atol=2e-3)
-        np.testing.assert_array_equal(result.images[i], result.alternatives[i, 0])
+        np.testing.assert_array_equal(result.images[i], result.alternatives.images[i, 0])
         np.testing.assert_allclose(result.completions[i], completions[order[0]], atol=1e-4)
 
 
@@ -161,8 +160,16 @@ def test_completions_are_ranked_by_their_loss_and_keep_what_is_known():
     images = np.asarray(np.round((IMAGES + 1) * 127.5), np.uint8)
     config = dataclasses.replace(CONFIG, restarts=4, num_completions=3)
     result = dj.inpaint(PRIOR, images, HOLES, KEY, config)
-    assert result.alternatives.dtype == result.mean.dtype == np.uint8 and result.alternatives.shape == (4, 3, H, W, C)
-    for image, hole, several, mean in zip(images, HOLES, np.asarray(result.alternatives), result.mean, strict=True):
+    assert result.alternatives.images.dtype == result.mean.dtype == np.uint8 and result.alternatives.images.shape == (
+        4,
+        3,
+        H,
+        W,
+        C,
+    )
+    for image, hole, several, mean in zip(
+        images, HOLES, np.asarray(result.alternatives.images), result.mean, strict=True
+    ):
         assert (several[:, ~hole] == image[~hole]).all() and (np.asarray(mean)[~hole] == image[~hole]).all()
         assert np.abs(np.float32(several).mean(axis=0)[hole] - np.float32(mean)[hole]).max() <= 1  # levels
     singles = [dj.inpaint(PRIOR, images, HOLES, KEY, dataclasses.replace(config, num_completions=1)).context_loss]
@@ -183,7 +190,7 @@ def test_a_search_that_is_not_finite_is_left_out_of_the_mean_and_of_the_centre()
     for i in range(4):
         if good[i].any():
             assert int(result.status[i]) == 0
-            several = np.asarray(result.alternatives[i])[: good[i].sum()]
+            several = np.asarray(result.alternatives.images[i])[: good[i].sum()]
             np.testing.assert_allclose(np.asarray(result.mean[i]), several.mean(axis=0), atol=1e-6)
 
 
@@ -197,16 +204,14 @@ def test_the_stream_finds_what_a_batch_finds(tolerance):
         rows = np.array(places[first : first + 4])
         batch = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], keys[first : first + 4], config)
         for i in range(4):
-            for name, value in arrays(items[first + i]).items():
-                np.testing.assert_array_equal(value, np.asarray(getattr(batch, name)[i]), err_msg=name)
+            jax.tree.map(np.testing.assert_array_equal, items[first + i], jax.tree.map(lambda x, i=i: x[i], batch))
 
 
 def test_what_lies_in_the_hole_has_no_influence():
     spoilt = np.where(HOLES[..., None], np.nan, IMAGES)
     config = dataclasses.replace(CONFIG, restarts=2, num_completions=2)
     one, other = (dj.inpaint(PRIOR, images, HOLES, KEY, config) for images in (IMAGES, spoilt))
-    for name, value in arrays(one).items():
-        np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.parametrize(

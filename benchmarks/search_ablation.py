@@ -1,0 +1,87 @@
+"""`python -m benchmarks.search_ablation --data SET --prior PRIOR`: what each part of the search gains.
+
+Each search completes the same held-out images, from --first on (which `dcgan-jax evaluate --count 200` does not see
+where that is 200 or more), under every mask. Printed are means over the images of the hole's PSNR and, in brackets, of
+the gradient energy in the hole beside the original's: below 1 the completion is softer than the truth.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import dcgan_jax as dj
+from dcgan_jax import masks
+from dcgan_jax.data import open_prepared
+from dcgan_jax.evaluation import draw_holes
+from dcgan_jax.metrics import composite_scores
+
+SEED = 2  # other holes than those of the evaluation
+Config = dj.InpaintConfig
+ENCODER = Config(start="encoder", num_steps=50, learning_rate=0.03)
+SEARCHES: dict[str, Config] = {
+    "search, 150 steps": Config(num_steps=150),
+    "+ refinement": Config(num_steps=150, refine_steps=20),
+    "8 restarts of 50, least loss": Config(num_steps=50, restarts=8),
+    "8 restarts of 50, central": Config(num_steps=50, restarts=8, judge="central"),
+    "encoder, no step": dataclasses.replace(ENCODER, num_steps=0),
+    "encoder, 50 steps": ENCODER,
+    "encoder, 50 steps at 0.1": dataclasses.replace(ENCODER, learning_rate=0.1),
+    "+ weight 0.3": dataclasses.replace(ENCODER, encoder_weight=0.3),
+    "+ weight 3": dataclasses.replace(ENCODER, encoder_weight=3.0),
+    "encoder, refinement": dataclasses.replace(ENCODER, refine_steps=20),
+    "fast": Config.preset("fast"),
+    "best": Config.preset("best"),
+    "best, 40 refining": dataclasses.replace(Config.preset("best"), refine_steps=40),
+    "several, the first": Config.preset("several"),
+}
+
+
+def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Sum of squared differences between neighbours of which both are missing, for each image."""
+    x = images.astype(np.float64)
+    down, right = np.diff(x, axis=1) ** 2, np.diff(x, axis=2) ** 2
+    both_down, both_right = holes[:, 1:] & holes[:, :-1], holes[:, :, 1:] & holes[:, :, :-1]
+    return (down.sum(-1) * both_down).sum((1, 2)) + (right.sum(-1) * both_right).sum((1, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search_ablation", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set")
+    parser.add_argument("--prior", required=True, help="a prior with an encoder")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--first", type=int, default=1000, help="number of the first image (1000)")
+    parser.add_argument("--count", type=int, default=48, help="images (48)")
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
+    options = parser.parse_args()
+    prior = dj.load_prior(options.prior)
+    split = open_prepared(options.data).split(options.split)
+    images = np.asarray(split[options.first : options.first + options.count])
+    print(f"| search | {' | '.join(masks.NAMES)} | seconds |\n" + "|---" * (len(masks.NAMES) + 2) + "|", flush=True)
+    for name in options.searches:
+        cells, seconds = [], 0.0
+        averages = []
+        for mask in masks.NAMES:
+            holes = draw_holes(mask, len(images), images.shape[1], SEED)
+            start = time.perf_counter()
+            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
+            seconds += time.perf_counter() - start
+            cells.append(_cell(result.images, images, holes))
+            if result.mean is not None:
+                averages.append(_cell(result.mean, images, holes))
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+        if averages:
+            print(f"| {name.split(',')[0]}, the mean | {' | '.join(averages)} | |", flush=True)
+
+
+def _cell(results: np.ndarray, images: np.ndarray, holes: np.ndarray) -> str:
+    psnr = composite_scores(np.asarray(results), images, holes)["psnr_hole"].mean()
+    energy = np.mean(gradient_energy(np.asarray(results), holes) / gradient_energy(images, holes))
+    return f"{psnr:.2f} ({energy:.2f})"
+
+
+if __name__ == "__main__":
+    main()
