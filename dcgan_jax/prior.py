@@ -63,12 +63,12 @@ class Prior:
         sample_latents: sample_latents(key, n) -> [n, latent_dim].
         latent_bounds: (lowest, highest) value of a latent's entries, or None.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
+        model: the configuration of a DCGAN; None for any other decoder.
+        crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
         encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation), each [n, latent_dim]: the
             latents that may lie behind what is known (grey, 0, in the hole), as a Gaussian; None without an encoder.
         feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
             third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
-        model: the configuration of a DCGAN; None for any other decoder.
-        crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -86,12 +86,12 @@ class Prior:
     sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
     latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
     discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
+    model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
+    crop: str | None = dataclasses.field(default=None, metadata={"static": True})
     encode: Callable[[Any, Array, Array], tuple[Array, Array]] | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
     feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"static": True})
-    model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
-    crop: str | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def sample_latents(prior: Prior, key: PRNGKeyArray, n: int) -> Float[Array, "n latent"]:

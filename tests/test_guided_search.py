@@ -54,7 +54,7 @@ def encode(params, known, hole):
     return mean, 0.1 + jax.nn.sigmoid(hole.reshape(len(hole), -1).astype(float) @ params["deviation"])
 
 
-PRIOR = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode, ((FEATURES,),))
+PRIOR = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode, feature_shapes=((FEATURES,),))
 PLAIN = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge)
 
 
