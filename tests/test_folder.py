@@ -51,9 +51,9 @@ def mask(tmp_path):
     return path
 
 
-def run(images, mask, out, prior=PRIOR, **options):
+def run(images, mask, out, prior=PRIOR, config=CONFIG, **options):
     options = {"batch_size": BATCH, "progress": False} | options
-    return inpaint_folder(prior, images, str(mask), out, CONFIG, **options)
+    return inpaint_folder(prior, images, str(mask), out, config, **options)
 
 
 def read(path):
@@ -94,6 +94,31 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
         assert line["num_steps"] == 3 and line["status"] == "ok" and line["prior_loss"] == 0
         assert line["context_loss"] == pytest.approx(float(context), abs=1e-5)
     assert [line["name"] for line in lines(out)] == list(NAMES)
+
+
+def test_several_completions_are_files_of_their_own_and_their_mean_is_too(mask, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, pixels in PIXELS.items():  # larger than the prior's images
+        Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)).save(tmp_path / "images" / f"{name}.png")
+    hole = HOLE.repeat(2, axis=0).repeat(2, axis=1)
+    Image.fromarray(np.where(hole, 255, 0).astype(np.uint8)).save(mask)
+    config, out = dataclasses.replace(CONFIG, restarts=3, num_completions=3), tmp_path / "out"
+    options = {"config": config, "crop": "stretch"}
+    run(tmp_path / "images", mask, out, **options)
+    for name in NAMES:
+        original = read(tmp_path / "images" / f"{name}.png")
+        choices = np.stack([read(out / "choices" / f"{name}-{i}.png") for i in (1, 2, 3)])
+        np.testing.assert_array_equal(choices[0], read(out / f"{name}.png"))
+        assert (choices[:, ~hole] == original[~hole]).all() and len({choice.tobytes() for choice in choices}) == 3
+        mean = read(out / "mean" / f"{name}.png")
+        assert np.abs(mean - choices.mean(axis=0)).max() <= 0.5
+    alone = dj.inpaint_photograph(
+        PRIOR, original, hole, jax.random.fold_in(jax.random.key(0), zlib.crc32(b"c"))[None], config, crop="stretch"
+    )
+    assert np.abs(alone.alternatives.images.astype(int) - choices).max() <= 1  # a batch of another shape
+    assert np.abs(alone.mean.astype(int) - mean).max() <= 1
+    (out / "choices" / "a-2.png").unlink()
+    assert run(tmp_path / "images", mask, out, **options).completed == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
