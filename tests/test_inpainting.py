@@ -120,7 +120,8 @@ def run_searches(prior, config):
         found = jax.vmap(lambda *one: search(prior, config, *one))(images, weights, Start(starts))
         return found.latent, found.context_loss, found.prior_loss
 
-    return run(IMAGES, HOLES, jnp.stack([start(prior, i) for i in range(4)]))
+    bound = np.inf if config.latent_bound is None else config.latent_bound
+    return run(IMAGES, HOLES, jnp.stack([start(prior, i, bound=bound) for i in range(4)]))
 
 
 def check(result, expected, images=IMAGES, holes=HOLES):
