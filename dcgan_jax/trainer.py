@@ -246,9 +246,9 @@ def _check_labels(config: RunConfig, prepared: PreparedSet, split: str) -> np.nd
             f"{prepared.path} has {int((labels < 0).sum())} images without a label {model}: prepare it without them"
         )
     if not counts.all():
-        names = np.array(prepared.manifest["class_names"] + [""] * config.num_classes)[np.flatnonzero(counts == 0)]
+        absent = np.flatnonzero(counts == 0)
         warnings.warn(
-            f"{prepared.path} has no image of {len(names)} of {config.num_classes} classes ({names[0]!r} first): what "
+            f"{prepared.path} has no image of {len(absent)} of {config.num_classes} classes ({absent[0]} first): what "
             "the model makes of them means nothing",
             stacklevel=3,
         )
