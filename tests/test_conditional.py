@@ -13,14 +13,15 @@ from PIL import Image
 from tiny import arrays, tanh_prior
 
 import dcgan_jax as dj
-from dcgan_jax import cli, figures
+from dcgan_jax import cli, encoder, figures
 from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.folder import inpaint_folder
 from dcgan_jax.networks import Discriminator
-from dcgan_jax.prior import check_label
+from dcgan_jax.prior import check_label, encoder_prior
 from dcgan_jax.quality import inversion_psnr
-from dcgan_jax.search import project_onto_simplex
+from dcgan_jax.search import draw_starts, project_onto_simplex
 from dcgan_jax.trainer import train
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -172,6 +173,33 @@ def test_a_logit_without_a_label_is_the_logarithm_of_the_mean_odds():
         np.testing.assert_allclose(each[c], expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found, np.log(np.mean(np.exp(each.astype(np.float64)), axis=0)), rtol=1e-5, atol=1e-6)
     assert np.ptp(each, axis=0).min() > 1e-3
+
+
+def test_an_encoder_guesses_the_label_too():
+    """It is trained as any other; a search from it starts at its label, and draws others on the simplex."""
+    config = EncoderConfig(model=MODEL, batch_size=4)
+    state = plain.quick_jit(lambda key: encoder.init_state(config, key))(KEY)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
+    after, _ = jax.eval_shape(encoder.make_train_step(config), state, images, KEY)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    prior = encoder_prior(state, config)
+    known, hole = images / np.float32(127.5) - 1, np.zeros((4, 32, 32), bool)
+    search = dj.InpaintConfig(num_steps=0, start="encoder", restarts=2, keep_best=False)
+
+    @plain.quick_jit
+    def guess(known):
+        keys, labels = jax.random.split(KEY, 4), jnp.array([-1, -1, 2, 0])
+        return prior.encode(prior.params, known, hole), draw_starts(prior, search, known, hole, keys, labels)
+
+    (mean, deviation), starts = guess(known)
+    assert mean.shape == deviation.shape == (4, 9)
+    np.testing.assert_allclose(mean[:, 6:].sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(starts.latent[:2, 0], mean[:2], atol=1e-5)
+    label = np.asarray(starts.latent[:2, 1, 6:])
+    np.testing.assert_allclose(label.sum(-1), 1, rtol=1e-5)
+    assert (label >= 0).all() and not np.allclose(label, mean[:2, 6:], atol=1e-3)
+    np.testing.assert_array_equal(starts.latent[2:, :, 6:], np.eye(3)[[[2, 2], [0, 0]]])
+    np.testing.assert_array_equal(starts.labelled, [[False, False], [False, False], [True, True], [True, True]])
 
 
 # ---------------------------------------------------------------- runs and commands
