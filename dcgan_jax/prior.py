@@ -68,10 +68,10 @@ class Prior:
             latents that may lie behind what is known (grey, 0, in the hole), as a Gaussian; None without an encoder.
         feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
             third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
-        num_classes: how many of a latent's entries, the last ones, are a label: 0 and 1 as `sample_latents` draws it,
-            0 or above and of sum 1 while a search looks for it; 0 where the prior knows no classes.
         model: the configuration of a DCGAN; None for any other decoder.
         crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
+        num_classes: how many of a latent's entries, the last ones, are a label: 0 and 1 as `sample_latents` draws it,
+            0 or above and of sum 1 while a search looks for it; 0 where the prior knows no classes.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -93,9 +93,9 @@ class Prior:
         default=None, metadata={"static": True}
     )
     feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"static": True})
-    num_classes: int = dataclasses.field(default=0, metadata={"static": True})
     model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
     crop: str | None = dataclasses.field(default=None, metadata={"static": True})
+    num_classes: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 def sample_latents(
