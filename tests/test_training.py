@@ -60,11 +60,11 @@ def plain_step(config, state, batch, key):
     batch, labels = batch if model.num_classes else (batch, None)
 
     def draw(key, labels):
-        """Latents, in front of ones and zeros for the labels."""
+        """What goes into the first layer: latents, then labels of their length, a variance of 1/3 an entry."""
         if labels is None:
             return draw_latents(model, key, config.batch_size)
         latents = jax.random.uniform(key, (config.batch_size, model.latent_dim), minval=-1.0, maxval=1.0)
-        return jnp.concatenate([latents, jnp.eye(model.num_classes)[labels]], axis=1)
+        return jnp.concatenate([latents, (model.latent_dim / 3) ** 0.5 * jnp.eye(model.num_classes)[labels]], axis=1)
 
     images = augment(config, batch, keys[0]).astype(jnp.float64)
 
