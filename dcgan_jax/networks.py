@@ -34,8 +34,8 @@ class Generator(nn.Module):
 
     A conditional model's label is part of the latent, so the first layer gives it a pattern of its own over the 4×4
     features, and a soft label the mixture of these. (What tells digits apart is where their strokes are: batch norm by
-    class scales and shifts whole channels.) The label is scaled to the length of a latent: as a one among a hundred
-    entries it had no part in the images, and after 800 steps on digits still had none.
+    class scales and shifts whole channels.) The label is scaled to the length of a latent: as a one
+    among a hundred entries it has a 36th of their part in the first features, and 800 steps on digits left it there.
 
     In training mode the statistics it stores are those of the batch alone; what `train=False` reads is made by
     `training.generator_statistics`. `shifts`, if any, are added to the features in front of each ReLU.
