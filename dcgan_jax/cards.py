@@ -90,7 +90,8 @@ def _of_prior(config: Any) -> tuple[str, str]:
     model = config.model
     return (
         "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator; "
-        f"{model.latent_dim} {model.latent} latents, base width {model.base_width}.",
+        f"{model.latent_dim} {model.latent} latents, base width {model.base_width}"
+        + (f", conditional on {model.num_classes} classes." if model.num_classes else "."),
         f"{config.discriminator_steps} discriminator update(s) a step, {config.loss.replace('_', '-')} loss, noise "
         f"{config.noise:g}, moving average {config.average_decay:g}",
     )

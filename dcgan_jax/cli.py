@@ -93,6 +93,11 @@ def _train(options: argparse.Namespace) -> int:
     if options.verify:
         data.verify(options.data)
     model = dataclasses.replace(base.model, **_given(ModelConfig, options))
+    if options.conditional:
+        classes = data.open_prepared(options.data).manifest["class_names"]
+        if len(classes) < 2:
+            raise UserError(f"{options.data} has labels of {len(classes)} classes; `conditional` takes 2 or more")
+        model = dataclasses.replace(model, num_classes=len(classes))
     config = dataclasses.replace(base, model=model, **_given(TrainConfig, options))
     window = None if options.profile_steps is None else reports.parse_window(options.profile_steps)
     return _run(config, options, window)
@@ -130,7 +135,12 @@ def _sample(options: argparse.Namespace) -> int:
     _check_counts(options)
     samples.check_place(options.out)
     samples.save_samples(
-        load_prior(options.prior), options.out, options.count, seed=options.seed, progress=not options.quiet
+        load_prior(options.prior),
+        options.out,
+        options.count,
+        seed=options.seed,
+        progress=not options.quiet,
+        label=options.label,
     )
     return 0
 
@@ -155,6 +165,7 @@ def _inpaint(options: argparse.Namespace) -> int:
         crop=options.crop,
         complete=options.complete,
         gif=options.gif,
+        label=options.label,
         split=options.split,
         count=options.count,
         seed=options.seed,
@@ -285,6 +296,8 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
     )
     sub.add_argument("--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set")
+    conditional = "one model for all the set's classes, of which each is known by its number: --num-classes, counted"
+    sub.add_argument("--conditional", action="store_true", default=False, help=conditional)
     trace = "trace the steps from FIRST to END, such as 20:30, into the run's folder `profile`"
     sub.add_argument("--profile-steps", default=None, metavar="FIRST:END", help=trace)
     _add_fields(sub, ModelConfig)
@@ -306,7 +319,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out", type=_local, required=True, help="a .png (a grid), a .npz (one array) or a folder (a PNG each)"
     )
-    sub.add_argument("--count", type=int, default=64, help="how many images (64)")
+    sub.add_argument("--count", type=int, default=None, help="how many images (64, or eight a class in a grid)")
+    _add_label(sub, "any, in a grid a row a class")
     sub.add_argument("--seed", type=int, default=0, help="of the latents (0)")
 
     sub = command("export", _export)
@@ -326,6 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--complete", action="store_true", default=False, help="the originals lie in the holes: score against them"
     )
+    _add_label(sub, "the searches find it")
     _add_search(sub)
 
     sub = command("evaluate", _evaluate)
@@ -368,6 +383,11 @@ def _add_prior(parser):
     parser.add_argument(
         "--prior", default="faces-64", help="a run's folder, a .safetensors file, or a name in the package (faces-64)"
     )
+
+
+def _add_label(parser, default):
+    text = f"the class of all images, of a conditional prior, by its number from 0 on ({default})"
+    parser.add_argument("--label", type=int, default=None, help=text)
 
 
 def _add_search(parser):

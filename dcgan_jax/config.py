@@ -87,11 +87,18 @@ class ModelConfig(Config):
         "of the discriminator: batch normalisation, or spectral normalisation of its kernels",
         ("batch", "spectral"),
     )
+    num_classes: int = option(0, "classes of a conditional model, which is trained with labels from 0 on; 0 has none")
 
     def __post_init__(self):
         self._check_fields()
         self._check("latent_dim", self.latent_dim >= 1, "1 or more")
+        self._check("num_classes", self.num_classes >= 0 and self.num_classes != 1, "0, or 2 or more")
         self._check("base_width", self.base_width >= 1, "1 or more")
+
+    @property
+    def latent_size(self) -> int:
+        """Entries of a latent: `latent_dim`, and behind them, in a conditional model, its label, one for each class."""
+        return self.latent_dim + self.num_classes
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -144,6 +151,11 @@ class RunConfig(Config):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""
         raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels that a training step is given beside its images; 0 where it takes images alone."""
+        return 0
 
     def is_measured(self, step: int) -> bool:
         """Whether what is trained is measured after this step."""
@@ -198,6 +210,11 @@ class TrainConfig(RunConfig):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images."""
         return self.model.image_size, self.model.image_size, self.model.channels
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the labels that a training step is given beside its images; 0 where it takes images alone."""
+        return self.model.num_classes
 
     def is_measured(self, step: int) -> bool:
         """Whether the generator is measured after this step."""

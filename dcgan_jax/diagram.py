@@ -46,6 +46,8 @@ def layers(model: ModelConfig) -> dict[str, list[Layer]]:
         name, operation = ("bias", "bias, LeakyReLU") if i == 0 else (f"norm_{i}", "batch norm, LeakyReLU")
         discriminator.append((name, operation, (side, side, width)))
     discriminator.append(("dense", "dense", (1,)))
+    if model.num_classes:
+        discriminator.append(("embedding", "projection on the label's", (1,)))
 
     state = jax.eval_shape(lambda key: init_state(TrainConfig(model=model), key), jax.random.key(0))
     networks = {"generator": (generator, state.generator), "discriminator": (discriminator, state.discriminator)}
@@ -72,7 +74,7 @@ def draw(model: ModelConfig) -> UInt8[np.ndarray, "h w 3"]:
     """Draws both networks, a row each: a block for every shape on the way, as high as its side and as wide as its
     channels (by their logarithms), and under it the layers that lead there with their numbers of parameters.
     """
-    inputs = {"generator": (model.latent_dim,), "discriminator": (model.image_size, model.image_size, model.channels)}
+    inputs = {"generator": (model.latent_size,), "discriminator": (model.image_size, model.image_size, model.channels)}
     networks = layers(model)
     rows = {network: _blocks(inputs[network], networks[network]) for network in networks}
     lines = max(len(captions) for blocks in rows.values() for _, captions in blocks)

@@ -64,7 +64,7 @@ def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
 def init_gan(model: ModelConfig) -> dict[str, Any]:
     """Weights and statistics of an untrained generator and discriminator, for the shapes of a prior's parameters."""
     key = jax.random.key(0)
-    z = jnp.zeros((1, model.latent_dim))
+    z = jnp.zeros((1, model.latent_size))
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     return {
         "generator": Generator(model).init(key, z, train=True),

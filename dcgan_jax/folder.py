@@ -27,7 +27,7 @@ from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.pairing import draw_hole, find_holes, find_images
 from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, mean_image, restore, restore_each, shrink
 from dcgan_jax.poisson import poisson_blend_sparse
-from dcgan_jax.prior import Prior, fingerprint, generate, image_shape
+from dcgan_jax.prior import Prior, check_label, fingerprint, generate, image_shape
 from dcgan_jax.streaming import inpaint_stream
 
 _NOTES = {
@@ -74,6 +74,7 @@ def inpaint_folder(
     crop: str | None = None,
     complete: bool = False,
     gif: bool = False,
+    label: int | None = None,
     split: str | None = None,
     count: int | None = None,
     seed: int = 0,
@@ -105,6 +106,7 @@ def inpaint_folder(
         complete: what lies in the holes is the original, to be compared with; it is where the mask is drawn here.
         gif: write `out/gifs/NAME.gif`, completion and blend in the course of the search, a frame for each point of
             its trace (fifty where `config` asks for none).
+        label: of a conditional prior, the class of all images; by default each search finds its own.
         split: of a prepared set; by default all of it.
         count: the first so many images; by default all.
         seed: of holes and searches.
@@ -116,6 +118,7 @@ def inpaint_folder(
     """
     if crop is not None and crop not in CROPS:
         Region.parse(crop)
+    check_label(prior, label)
     if gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
     key = jax.random.key(seed)
@@ -123,7 +126,7 @@ def inpaint_folder(
     found = dict(list(find_images(images, split, image_shape(prior), leave_out).items())[:count])
     read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
     complete = complete or mask in masks.NAMES
-    job = json.dumps([fingerprint(prior), config.to_json(), crop, complete, gif, seed])
+    job = json.dumps([fingerprint(prior), config.to_json(), crop, complete, gif, seed, label])
     number, processes = jax.process_index(), jax.process_count()
     share = dict(list(found.items())[number::processes])
     tasks, skipped = _plan(prior, share, mask, read_hole, crop, key, job, complete)
@@ -143,7 +146,7 @@ def inpaint_folder(
         for task in tasks:
             pending.append(task)
             small, hole = shrink(task.read(), task.hole(), task.region, image_shape(prior)[:2])
-            yield small, hole, jax.random.fold_in(key, _number(task.name))
+            yield small, hole, jax.random.fold_in(key, _number(task.name)), label
         nothing = np.zeros(image_shape(prior), np.uint8), np.zeros(image_shape(prior)[:2], bool)
         yield from [nothing] * (slots - len(tasks) if tasks else 0)
 
@@ -280,6 +283,8 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
         "num_steps": int(result.num_steps),
         "status": STATUS[int(result.status)],
     }
+    if result.labels >= 0:
+        line["label"] = int(result.labels)
     if complete:
         scores = composite_scores(restored[None], image[None], hole[None])
         line |= {name: finite_or_none(values[0]) for name, values in scores.items()}

@@ -19,7 +19,7 @@ from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
-from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.prior import Prior, check_labels, image_shape
 from dcgan_jax.search import Found, Trace, draw_starts, search
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
@@ -37,6 +37,7 @@ class InpaintResult(NamedTuple):
     prior_loss: Float[Array, " b"]
     num_steps: Int[Array, " b"]  # updates of the latent, in the restart that was kept
     status: Int[Array, " b"]  # index into `STATUS`
+    labels: Int[Array, " b"]  # class that is given or was found; −1 of an unconditional prior, or a search not finite
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
     alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
     mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: closer to the truth than one, and soft
@@ -49,6 +50,7 @@ def inpaint(
     key: PRNGKeyArray,
     config: InpaintConfig | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    labels: int | Int[Array | np.ndarray, "*b"] | None = None,
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
@@ -64,6 +66,8 @@ def inpaint(
         config: by default `InpaintConfig()`. With a `tolerance` there is no gradient in reverse through the search.
         optimizer: any of optax, line searches included, in place of Adam at `config.learning_rate`. Make it once:
             optax's functions compare by identity, and a new one means a new compilation.
+        labels: of a conditional prior, each image's class, or one for all; −1, the default, where the search is to find
+            it, which it does among mixtures of the classes, from all alike.
 
     Returns:
         `InpaintResult`. Missing pixels of `images` are clipped to the range of images, and grey (0, or 128 in uint8)
@@ -105,12 +109,14 @@ def inpaint(
     if n == 0:
         raise ValueError("`images` holds no image")
     hole = jnp.broadcast_to(hole, (n, h, w))
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys))):
-        return inpaint_batch(prior, images, hole, keys, config, optimizer)
+    if labels is not None or prior.num_classes:
+        labels = check_labels(prior, -1 if labels is None else labels, n)
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys, labels))):
+        return inpaint_batch(prior, images, hole, keys, config, optimizer, labels)
     if images.dtype != np.uint8:
         _refuse_bad_values(images, hole)
-    prior, (images, hole, keys) = spread(prior, (images, hole, keys))
-    result = inpaint_batch(prior, images, hole, keys, config, optimizer)
+    prior, (images, hole, keys, labels) = spread(prior, (images, hole, keys, labels))
+    result = inpaint_batch(prior, images, hole, keys, config, optimizer, labels)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
 
 
@@ -153,6 +159,10 @@ def complete(
     blended = jax.vmap(poisson_blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
     finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
+    labels = jnp.full(finite.shape, -1, jnp.int32)
+    if prior.num_classes:
+        label = jnp.argmax(kept.latent[..., -prior.num_classes :], axis=-1).astype(jnp.int32)
+        labels = jnp.where(finite, label, labels)
     missing = jnp.sum(hole, axis=(1, 2))[:, None]
     status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
     several = InpaintResult(
@@ -163,6 +173,7 @@ def complete(
         prior_loss=kept.prior_loss,
         num_steps=kept.num_steps,
         status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
+        labels=labels,
         trace=kept.trace,
     )
     best = jax.tree.map(lambda x: x[:, 0], several)
@@ -202,6 +213,7 @@ def inpaint_batch(
     keys: PRNGKeyArray,
     config: InpaintConfig,
     optimizer: optax.GradientTransformation | None,
+    labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> InpaintResult:
     """What `inpaint` does once it has checked its arguments."""
     y, weights = known_part(config, images, hole)
@@ -209,7 +221,7 @@ def inpaint_batch(
     def one(image, weights, starts):
         return jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
 
-    starts = draw_starts(prior, config, y, jnp.asarray(hole), keys)
+    starts = draw_starts(prior, config, y, jnp.asarray(hole), keys, None if labels is None else jnp.asarray(labels))
     return complete(prior, config, images, hole, y, jax.vmap(one)(y, weights, starts))
 
 

@@ -32,6 +32,11 @@ _BatchNorm = functools.partial(nn.BatchNorm, epsilon=1e-5, scale_init=_scale_ini
 class Generator(nn.Module):
     """Latents to images: dense to 4×4, transposed convolutions that double the side, tanh.
 
+    A conditional model's label is part of the latent, so the first layer gives it a pattern of its own over the 4×4
+    features, and a soft label the mixture of these. (What tells digits apart is where their strokes are: batch norm by
+    class scales and shifts whole channels.) The label is scaled to the length of a latent: as a one
+    among a hundred entries it has a 36th of their part in the first features, and 800 steps on digits left it there.
+
     In training mode the statistics it stores are those of the batch alone; what `train=False` reads is made by
     `training.generator_statistics`. `shifts`, if any, are added to the features in front of each ReLU.
     """
@@ -46,6 +51,10 @@ class Generator(nn.Module):
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
         widths = self.config.widths
         dense = nn.Dense(16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense")
+        if self.config.num_classes:
+            d = self.config.latent_dim
+            length = (d / 3 if self.config.latent == "uniform" else d) ** 0.5
+            z = jnp.concatenate([z[:, :d], length * z[:, d:]], axis=1)
         x = dense(z).reshape(-1, 4, 4, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
             x = norm(name=f"norm_{i}")(x)
@@ -82,9 +91,13 @@ class Encoder(nn.Module):
             x = nn.leaky_relu(norm(name=f"norm_{i}")(x), LEAK)
         x = nn.Dense(ENCODED, use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x.reshape(len(x), -1))
         x = nn.leaky_relu(norm(name="norm_dense")(x), LEAK)
-        x = nn.Dense(2 * self.config.latent_dim, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(x)
+        x = nn.Dense(2 * self.config.latent_size, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(x)
         mean, spread = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
-        return jnp.tanh(mean) if self.config.latent == "uniform" else mean, NARROWEST + nn.softplus(spread)
+        mean, label = mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
+        mean = jnp.tanh(mean) if self.config.latent == "uniform" else mean
+        if self.config.num_classes:
+            mean = jnp.concatenate([mean, nn.softmax(label)], axis=-1)
+        return mean, NARROWEST + nn.softplus(spread)
 
 
 class Discriminator(nn.Module):
@@ -92,13 +105,19 @@ class Discriminator(nn.Module):
 
     With spectral normalisation every kernel is divided by its largest singular value, and there is no batch norm
     (Miyato et al. 2018).
+
+    That of a conditional model adds the projection of the flattened 4×4 features, which go into the last layer, on the
+    embedding of the label (Miyato, Koyama 2018). Without a label it gives the logarithm of the odds' mean over the
+    classes: an image is real if it is a real one of some class.
     """
 
     config: ModelConfig
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, " n"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], train: bool, label: Float[Array, "n classes"] | None = None
+    ) -> Float[Array, " n"]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
         spectral = self.config.discriminator_norm == "spectral"
         for i, width in enumerate(self.config.widths):
@@ -116,7 +135,14 @@ class Discriminator(nn.Module):
             logit = x @ kernel.astype(x.dtype) + self.param("dense_bias", nn.initializers.zeros, (1,)).astype(x.dtype)
         else:
             logit = nn.Dense(1, kernel_init=normal(0.02), dtype=self.dtype, name="dense")(x)
-        return logit[:, 0].astype(jnp.promote_types(logit.dtype, jnp.float32))
+        logit = logit[:, 0].astype(jnp.promote_types(logit.dtype, jnp.float32))
+        if self.config.num_classes:
+            kernel = self._kernel("embedding", (x.shape[-1], self.config.num_classes), train)
+            projections = (x @ kernel.astype(x.dtype)).astype(logit.dtype)
+            if label is None:
+                return logit + nn.logsumexp(projections, axis=-1) - jnp.log(self.config.num_classes)
+            logit = logit + jnp.sum(label * projections, axis=-1)
+        return logit
 
     def _kernel(self, name, shape, train):
         kernel = self.param(name, normal(0.02), shape)

@@ -67,6 +67,7 @@ def inpaint_photograph(
     *,
     crop: str | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    label: int | None = None,
 ) -> InpaintResult:
     """Completes a photograph of any size: a region of it at the prior's size, brought back and blended at its own.
 
@@ -82,6 +83,7 @@ def inpaint_photograph(
             "LEFT,TOP,WIDTH,HEIGHT" in pixels. By default what suits the images that the prior was trained on
             (`prior.crop`), and the whole of an image that is of the prior's size already.
         optimizer: see `inpaint`.
+        label: its class, for a conditional prior; by default the search finds it.
 
     Returns:
         `InpaintResult` of one image, without the batch axis: `images` is the photograph at its own size, equal to
@@ -106,7 +108,7 @@ def inpaint_photograph(
         )
     region = find_region(prior, image, hole, crop)
     small, small_hole = shrink(image, hole, region, shape[:2])
-    result = inpaint(prior, small[None], small_hole[None], key, config, optimizer)
+    result = inpaint(prior, small[None], small_hole[None], key, config, optimizer, label)
     result = jax.tree.map(lambda x: x[0], jax.device_get(result))
     several = result.alternatives
     if several is not None:

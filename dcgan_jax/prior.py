@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.core import Tracer
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dcgan_jax import checkpoints, mirror, remote
 from dcgan_jax import encoder as encoders
@@ -61,7 +62,7 @@ class Prior:
         params: arrays, any pytree.
         generate: generate(params, z [n, latent_dim]) -> images [n, h, w, c] in [−1, 1], each from its own latent alone.
         sample_latents: sample_latents(key, n) -> [n, latent_dim].
-        latent_bounds: (lowest, highest) value of a latent's entries, or None.
+        latent_bounds: (lowest, highest) value of a latent's entries, or None; a label's have their own.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
         model: the configuration of a DCGAN; None for any other decoder.
         crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
@@ -69,6 +70,8 @@ class Prior:
             latents that may lie behind what is known (grey, 0, in the hole), as a Gaussian; None without an encoder.
         feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
             third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
+        num_classes: how many of a latent's entries, the last ones, are a label: 0 and 1 as `sample_latents` draws it,
+            0 or above and of sum 1 while a search looks for it; 0 where the prior knows no classes.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -92,11 +95,72 @@ class Prior:
         default=None, metadata={"static": True}
     )
     feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"static": True})
+    num_classes: int = dataclasses.field(default=0, metadata={"static": True})
 
 
-def sample_latents(prior: Prior, key: PRNGKeyArray, n: int) -> Float[Array, "n latent"]:
-    """Draws n latents from the prior's distribution."""
-    return prior.sample_latents(key, n)
+def sample_latents(
+    prior: Prior, key: PRNGKeyArray, n: int, labels: int | Int[Array | np.ndarray, "*n"] | None = None
+) -> Float[Array, "n latent"]:
+    """Draws n latents from the prior's distribution.
+
+    Args:
+        prior: any.
+        key: of the draws.
+        n: how many.
+        labels: of a conditional prior, the class of each, or one for all, from 0 on; by default they are drawn too.
+
+    Raises:
+        ValueError: there is no such class, or the prior knows none.
+    """
+    latents = prior.sample_latents(key, n)
+    if labels is None:
+        return latents
+    labels = check_labels(prior, labels, n)
+    if not isinstance(labels, Tracer) and bool((labels < 0).any()):
+        raise ValueError(f"`labels` has {int(labels.min())}; it takes classes from 0 to {prior.num_classes - 1}")
+    return with_label(prior, latents, label_entries(prior, labels, latents.dtype))
+
+
+def check_labels(prior: Prior, labels: int | Int[Array | np.ndarray, "*n"], n: int) -> Int[Array | np.ndarray, " n"]:
+    """Labels of n images, of which −1 means that there is none.
+
+    Raises:
+        ValueError: they are not integers, one or n of them, from −1 to below the prior's number of classes.
+    """
+    if not prior.num_classes:
+        raise ValueError(
+            "`labels` are given and this prior knows no classes: leave them out, or train one with classes"
+        )
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape not in ((), (n,)):
+        raise ValueError(f"`labels` is {labels.dtype}{list(labels.shape)}; it takes an integer, or [{n}] of them")
+    if not isinstance(labels, Tracer):
+        labels = np.asarray(labels)
+        for label in labels[(labels < -1) | (labels >= prior.num_classes)].ravel()[:1]:
+            raise ValueError(f"`labels` has {label}; this prior's classes are 0 to {prior.num_classes - 1}")
+        return np.broadcast_to(labels.astype(np.int32), (n,))
+    return jnp.broadcast_to(labels.astype(jnp.int32), (n,))
+
+
+def check_label(prior: Prior, label: int | None) -> None:
+    """Raises UserError if the prior has no such class; None is always one."""
+    if label is not None and not prior.num_classes:
+        raise UserError(f"`label` is {label} and this prior knows no classes: leave it out")
+    if label is not None and not 0 <= label < prior.num_classes:
+        raise UserError(f"`label` is {label}; this prior's classes are 0 to {prior.num_classes - 1}")
+
+
+def label_entries(prior: Prior, labels: Int[Array | np.ndarray, "*b"], dtype: Any) -> Float[Array, "*b classes"]:
+    """Labels as a latent has them: 1 at the class and 0 elsewhere, or all classes alike where there is none, −1."""
+    label = jax.nn.one_hot(jnp.asarray(labels), prior.num_classes, dtype=dtype)
+    return jnp.where(jnp.asarray(labels)[..., None] < 0, 1 / prior.num_classes, label)
+
+
+def with_label(
+    prior: Prior, latents: Float[Array, "*b latent"], label: Float[Array, "*b classes"]
+) -> Float[Array, "*b latent"]:
+    """Latents of a conditional prior with another label."""
+    return jnp.concatenate([latents[..., : -prior.num_classes], label], axis=-1)
 
 
 def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c"]:
@@ -113,13 +177,13 @@ def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c
     z = jnp.asarray(z)
     if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"`z` is {z.dtype}{list(z.shape)}; it takes floating point [n, latent_dim]")
-    if prior.model is not None and z.shape[1] != prior.model.latent_dim:
-        raise ValueError(f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_dim}")
+    if prior.model is not None and z.shape[1] != prior.model.latent_size:
+        raise ValueError(f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_size}")
     return _generate(prior, z)
 
 
 def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]:
-    """The discriminator's logits: above 0 where it takes the image for a real one.
+    """The discriminator's logits: above 0 where it takes the image for a real one, of whichever class.
 
     Args:
         prior: one with a discriminator.
@@ -192,6 +256,7 @@ def _from_params(params: Any, model: ModelConfig) -> Prior:
         discriminate=dcgan.discriminate,
         encode=dcgan.encode if "encoder" in params else None,
         feature_shapes=tuple((4 << i, 4 << i, width) for i, width in enumerate(reversed(model.widths))),
+        num_classes=model.num_classes,
         model=model,
     )
 

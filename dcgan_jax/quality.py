@@ -17,7 +17,15 @@ from dcgan_jax.data import PreparedSet
 from dcgan_jax.data.loading import permutation
 from dcgan_jax.figures import to_uint8
 from dcgan_jax.metrics import ms_ssim, psnr
-from dcgan_jax.prior import Prior, generate, image_shape, prior_from_state, sample_latents
+from dcgan_jax.prior import (
+    Prior,
+    generate,
+    image_shape,
+    label_entries,
+    prior_from_state,
+    sample_latents,
+    with_label,
+)
 from dcgan_jax.search import Start, search
 from dcgan_jax.training import GANState
 
@@ -281,7 +289,12 @@ def _distance(a: Float[np.ndarray, "m e"], b: Float[np.ndarray, "m e"], directio
 def _inversions(prior, images, keys, config):
     """G of the latent that a search finds for each image."""
     weights = jnp.ones(images.shape[1:3], images.dtype)
-    found = jax.vmap(lambda image, key: search(prior, config, image, weights, Start(prior.sample_latents(key, 1)[0])))(
-        images, keys
-    )
+
+    def one(image, key):
+        latent = prior.sample_latents(key, 1)[0]
+        if prior.num_classes:  # the label is found, as the rest of the latent
+            latent = with_label(prior, latent, label_entries(prior, jnp.asarray(-1), latent.dtype))
+        return search(prior, config, image, weights, Start(latent))
+
+    found = jax.vmap(one)(images, keys)
     return prior.generate(prior.params, found.latent)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from dcgan_jax import figures
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file, whole_folder
-from dcgan_jax.prior import Prior, generate, image_shape, sample_latents
+from dcgan_jax.prior import Prior, check_label, generate, image_shape, sample_latents
 
+COLUMNS = 8  # of a grid
 _BATCH = 256  # images in memory at a time, but for a grid
 
 
@@ -29,28 +30,43 @@ def check_place(out: Path) -> None:
         raise UserError(f"{out} is not a folder: give another name")
 
 
-def save_samples(prior: Prior, out: Path, count: int, seed: int = 0, progress: bool = True) -> None:
+def row_labels(prior: Prior, count: int) -> Int[np.ndarray, " count"] | None:
+    """The classes of a grid of images in which each row has a class; None where the prior knows none."""
+    return np.arange(count) // COLUMNS % prior.num_classes if prior.num_classes else None
+
+
+def save_samples(
+    prior: Prior, out: Path, count: int | None = None, seed: int = 0, progress: bool = True, label: int | None = None
+) -> None:
     """Writes images of the prior at random latents, whole or not at all.
 
-    The latents depend on seed and count alone, so the same images come in each form.
+    The latents depend on seed and count alone, so the same images come in each form, but for a grid of a conditional
+    prior.
 
     Args:
-        out: NAME.png, a grid with eight in a row; NAME.npz, with `arr_0`, uint8 [count, h, w, 3], grey images with
-            three equal channels; or a folder, new or empty, of 000000.png, 000001.png and so on. The latter two are
-            what evaluators of FID read, and of any number of images few are in memory at a time.
-        count: how many, 1 or more.
+        out: NAME.png, a grid with eight in a row, of a conditional prior a row a class, if `label` is not given;
+            NAME.npz, with `arr_0`, uint8 [count, h, w, 3], grey images with three equal channels; or a folder, new or
+            empty, of 000000.png, 000001.png and so on. The latter two are what evaluators of FID read, and of any
+            number of images few are in memory at a time.
+        count: how many, 1 or more; by default 64, or a row for each class.
         seed: of the latents.
         progress: show a progress bar on standard error.
+        label: of a conditional prior, the class of all images; by default any, all as likely.
 
     Raises:
-        UserError: `out` is of another kind, or a folder that is not empty.
+        UserError: `out` is of another kind, or a folder that is not empty, or there is no such class.
     """
     check_place(out)
     suffix = out.suffix.lower()
-    batches = _batches(prior, count, seed, progress and suffix != ".png")
+    check_label(prior, label)
+    rows = suffix == ".png" and label is None and prior.num_classes > 0
+    if count is None:
+        count = COLUMNS * prior.num_classes if rows else 64
+    labels = row_labels(prior, count) if rows else label
+    batches = _batches(prior, count, seed, progress and suffix != ".png", labels)
     if suffix == ".png":
         make_folder(out.parent)
-        figures.save_png(out, figures.tile(np.concatenate(list(batches)), columns=min(8, count)))
+        figures.save_png(out, figures.tile(np.concatenate(list(batches)), columns=min(COLUMNS, count)))
     elif suffix == ".npz":
         make_folder(out.parent)
         _save_array(out, batches, (count, *image_shape(prior)[:2], 3))
@@ -60,8 +76,10 @@ def save_samples(prior: Prior, out: Path, count: int, seed: int = 0, progress: b
                 figures.save_png(folder / f"{i:06}.png", image)
 
 
-def _batches(prior: Prior, count: int, seed: int, progress: bool) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
-    latents = sample_latents(prior, jax.random.key(seed), count)
+def _batches(
+    prior: Prior, count: int, seed: int, progress: bool, labels: int | Int[np.ndarray, " count"] | None
+) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+    latents = sample_latents(prior, jax.random.key(seed), count, labels)
     with tqdm(total=count, unit="image", disable=not progress, dynamic_ncols=True) as bar:
         for i in range(0, count, _BATCH):
             images = figures.to_uint8(np.asarray(generate(prior, latents[i : i + _BATCH])))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.losses import context_loss, prior_loss
-from dcgan_jax.prior import Prior
+from dcgan_jax.prior import Prior, label_entries, with_label
 
 
 class Trace(NamedTuple):
@@ -34,6 +34,7 @@ class Start(NamedTuple):
     latent: Float[Array, "*b latent"]
     mean: Float[Array, "*b latent"] | None = None
     deviation: Float[Array, "*b latent"] | None = None
+    labelled: Bool[Array, "*b"] | None = None  # whether the label stays as it is; None: it does not, or there is none
 
 
 class Search(NamedTuple):
@@ -105,6 +106,7 @@ def draw_starts(
     known: Float[Array, "b h w c"],
     hole: Bool[Array, "b h w"],
     keys: PRNGKeyArray,
+    labels: Int[Array, " b"] | None = None,
 ) -> Start:
     """Where searches start: at latents drawn from the prior, or at the encoder's best guess and draws around it.
 
@@ -112,6 +114,8 @@ def draw_starts(
         known: images in [−1, 1], grey in the hole.
         hole: True = missing.
         keys: one for each image; its restart r uses fold_in(key, r).
+        labels: of a conditional prior, −1 where the search is to find it: it then starts at all classes alike, or at
+            the encoder's guess.
     """
     each = jax.vmap(lambda key: jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts)))(keys)
     latents = jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(each)
@@ -125,8 +129,18 @@ def draw_starts(
             noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[2:], mean.dtype)))(each)
             start = start._replace(latent=_clip(prior, config, mean + deviation * noise.at[:, 0].set(0)))
     if config.latent_bound is not None:
-        start = start._replace(latent=jnp.clip(start.latent, -config.latent_bound, config.latent_bound))
-    return start
+        clipped = jnp.clip(start.latent, -config.latent_bound, config.latent_bound)
+        start = start._replace(latent=_keep_label(prior, clipped, start.latent))
+    return _label(prior, config, start, labels) if prior.num_classes else start
+
+
+def _label(prior: Prior, config: InpaintConfig, start: Start, labels) -> Start:
+    labels = jnp.full(len(start.latent), -1) if labels is None else labels
+    labels = jnp.broadcast_to(labels[:, None], start.latent.shape[:2])
+    label, labelled = label_entries(prior, labels, start.latent.dtype), labels >= 0
+    if prior.encode is not None and config.start == "encoder":
+        label = jnp.where(labelled[..., None], label, start.latent[..., -prior.num_classes :])
+    return start._replace(latent=with_label(prior, start.latent, label), labelled=labelled)
 
 
 def init_search(
@@ -195,6 +209,9 @@ def search_step(
         return context + searching * prior_term + _distance(config, search.start, z), (context, prior_term)
 
     (loss, losses), gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(search.latent, shifts)
+    if search.start.labelled is not None:
+        still = _keep_label(prior, gradient[0], jnp.zeros_like(gradient[0]))
+        gradient = jnp.where(search.start.labelled, still, gradient[0]), gradient[1]
     best_latent, best_loss = _better(search, loss)
     updates, state = _optimizer(config, optimizer).update(
         gradient[0],
@@ -215,7 +232,7 @@ def search_step(
         start=search.start,
         num_steps=num_steps,
         running=running,
-        latent=_clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates))),
+        latent=_clip(prior, config, jnp.asarray(optax.apply_updates(search.latent, updates)), search.start),
         optimizer=state,
         best_latent=best_latent,
         best_loss=best_loss,
@@ -247,7 +264,7 @@ def _refine(prior, config, search: Search, best_latent, best_loss, gradient) -> 
     return search._replace(
         num_steps=search.num_steps + ~first,
         running=left > 0,
-        latent=jnp.where(first, found, _clip(prior, config, latent)),
+        latent=jnp.where(first, found, _clip(prior, config, latent, search.start)),
         best_latent=best_latent,
         best_loss=jnp.where(first, best_loss, search.best_loss),
         refinement=_where(first, refinement._replace(steps_left=left), going),
@@ -329,9 +346,30 @@ def _better(search: Search, loss):
     return jnp.where(better, search.latent, search.best_latent), best_loss
 
 
-def _clip(prior, config, latent):
+def _clip(prior, config, latent, start: Start | None = None):
+    """The latent within its bounds; its label on the simplex, or where it started if it is given."""
     bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
-    return jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
+    clipped = jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
+    if not prior.num_classes:
+        return clipped
+    clipped = with_label(prior, clipped, project_onto_simplex(latent[..., -prior.num_classes :]))
+    if start is not None and start.labelled is not None:
+        clipped = jnp.where(start.labelled, _keep_label(prior, clipped, start.latent), clipped)
+    return clipped
+
+
+def _keep_label(prior, latent, other):
+    """The latent with the label of another."""
+    return with_label(prior, latent, other[..., -prior.num_classes :]) if prior.num_classes else latent
+
+
+def project_onto_simplex(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
+    """The nearest point whose entries are 0 or above and have the sum 1 (Duchi et al. 2008, figure 1)."""
+    descending = jnp.flip(jnp.sort(x, axis=-1), axis=-1)
+    count = jnp.arange(1, x.shape[-1] + 1)
+    excess = (jnp.cumsum(descending, axis=-1) - 1) / count  # each entry's, were the first `count` entries those above 0
+    above = jnp.sum(descending > excess, axis=-1, keepdims=True)
+    return jnp.maximum(x - jnp.take_along_axis(excess, above - 1, axis=-1), 0)
 
 
 def _refiner(config):

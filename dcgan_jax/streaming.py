@@ -23,7 +23,7 @@ from dcgan_jax.inpainting import (
     spread,
     typed_key,
 )
-from dcgan_jax.prior import Prior, image_shape
+from dcgan_jax.prior import Prior, check_labels, image_shape
 from dcgan_jax.search import draw_starts, end_search, init_search, most_steps, search_step
 
 
@@ -44,8 +44,9 @@ def inpaint_stream(
 
     Args:
         prior: see `inpaint`.
-        pairs: of (image [h, w, c], hole [h, w]), or (image, hole, key) to give an image a key of its own; all images
-            float in [−1, 1] or all uint8. As many as there are slots are read ahead, and results that wait for a slow
+        pairs: of (image [h, w, c], hole [h, w]), or (image, hole, key) to give an image a key of its own, or
+            (image, hole, key, label), of which key and label may be None, to tell its class; all images float in
+            [−1, 1] or all uint8. As many as there are slots are read ahead, and results that wait for a slow
             image before them are at most four times as many.
         key: image i uses fold_in(key, i) where it brings no key.
         config: see `inpaint`.
@@ -71,7 +72,7 @@ def inpaint_stream(
     check_config(prior, config)
     if key.shape:
         raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
-    ahead = _Ahead(pairs, image_shape(prior), key)
+    ahead = _Ahead(pairs, prior, key)
     devices = len(jax.local_devices())
     ahead.read(_multiple(batch_size, devices))
     if ahead.waiting:
@@ -92,15 +93,17 @@ class _Item(NamedTuple):
     hole: Bool[Array | np.ndarray, "h w"]
     own_key: UInt32[Array | np.ndarray, " k"]  # the data of the key that it brings
     has_key: Bool[Array | np.ndarray, ""]  # whether it brings one
+    label: Int[Array | np.ndarray, ""]  # −1 where it brings none
 
 
 class _Ahead:
     """Reads and checks items ahead. What goes wrong there is kept until those before it are done."""
 
-    def __init__(self, pairs, shape, key):
+    def __init__(self, pairs, prior, key):
         self.waiting: deque[_Item] = deque()
         self.failure: Exception | None = None
-        self._rest, self._shape, self._key, self._type = enumerate(pairs), shape, key, None
+        self._rest, self._shape, self._key, self._type = enumerate(pairs), image_shape(prior), key, None
+        self._prior = prior
         self._no_key = np.zeros_like(jax.random.key_data(key))
 
     def read(self, count: int) -> None:
@@ -114,8 +117,11 @@ class _Ahead:
             self.failure = failure
 
     def _check(self, i, pair) -> _Item:
-        if len(pair) not in (2, 3):
-            raise ValueError(f"item {i} of `pairs` has {len(pair)} parts; it takes (image, hole) or (image, hole, key)")
+        if len(pair) not in (2, 3, 4):
+            raise ValueError(
+                f"item {i} of `pairs` has {len(pair)} parts; it takes (image, hole), (image, hole, key) or "
+                "(image, hole, key, label)"
+            )
         image, hole = np.asarray(pair[0]), np.asarray(pair[1])
         if image.shape != self._shape:
             raise ValueError(
@@ -143,7 +149,13 @@ class _Ahead:
             if own.shape or own.dtype != self._key.dtype:
                 raise ValueError(f"key {i} of `pairs` is {own.dtype}{list(own.shape)}; it takes one like `key`")
             data = np.asarray(jax.random.key_data(own))
-        return _Item(np.asarray(i, np.int32), image, hole, data, np.asarray(has_key))
+        label = -1
+        if len(pair) > 3 and pair[3] is not None:
+            try:
+                label = check_labels(self._prior, pair[3], 1)[0]
+            except ValueError as error:
+                raise ValueError(f"label {i} of `pairs`: {error}") from None
+        return _Item(np.asarray(i, np.int32), image, hole, data, np.asarray(has_key), np.asarray(label, np.int32))
 
 
 def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator[InpaintResult]:
@@ -172,7 +184,9 @@ def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator
         prior, (on_device, fresh, searches) = spread(prior, (slots, fresh, searches))
         if searches is None:  # all stop together: they are a batch
             keys = _slot_keys(key, on_device)
-            output, running = inpaint_batch(prior, on_device.image, on_device.hole, keys, config, optimizer), False
+            labels = on_device.label if prior.num_classes else None
+            output = inpaint_batch(prior, on_device.image, on_device.hole, keys, config, optimizer, labels)
+            running = False
         else:
             steps = min(config.patience, most_steps(config))
             searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches, steps)
@@ -198,7 +212,8 @@ def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, 
 
 def _start(prior, config, optimizer, key, slots: _Item):
     y, _ = known_part(config, slots.image, slots.hole)
-    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots))
+    labels = jnp.asarray(slots.label)
+    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots), labels)
     return jax.vmap(jax.vmap(lambda start: init_search(prior, config, start, optimizer)))(starts)
 
 

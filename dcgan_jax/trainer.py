@@ -26,6 +26,7 @@ from dcgan_jax.encoder import EncoderConfig
 from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.inpainting import inpaint
 from dcgan_jax.prior import encoder_prior, generate, load_prior, prior_from_state
+from dcgan_jax.samples import COLUMNS, row_labels
 from dcgan_jax.training import GANState, Metrics, draw_latents, init_state, make_train_step
 
 SAMPLES = 64  # images in a grid of samples
@@ -44,9 +45,10 @@ class Recipe(NamedTuple):
 
 
 def _samples(config: TrainConfig, state: GANState, _, key: PRNGKeyArray) -> UInt8[np.ndarray, "h w 3"]:
-    """What the average generator makes of fixed latents."""
-    images = generate(prior_from_state(state, config), draw_latents(config.model, key, SAMPLES))
-    return figures.tile(np.asarray(images), columns=8)
+    """What the average generator makes of fixed latents, a row a class where there are classes."""
+    prior = prior_from_state(state, config)
+    images = generate(prior, draw_latents(config.model, key, SAMPLES, row_labels(prior, SAMPLES)))
+    return figures.tile(np.asarray(images), columns=COLUMNS)
 
 
 def _completed(config: context_encoder.ContextEncoderConfig, state, images, key) -> UInt8[np.ndarray, "h w 3"]:
@@ -116,7 +118,7 @@ def train(
     """
     # ---------------------------------------------------------------- what goes in
     prepared = open_prepared(data)
-    images = _check_images(config, prepared, split)
+    images, labels = _check_images(config, prepared, split), _check_labels(config, prepared, split)
     mesh = sharding.data_mesh()
     recipe, per_step = RECIPES[type(config)], config.images_per_step
     if config.batch_size % mesh.size:
@@ -163,7 +165,10 @@ def train(
             order = sum(t >= back for back in rollbacks)
             key = jax.random.fold_in(step_key, order) if order else step_key
             indices = batch_indices(t, per_step, len(images), config.seed, order)
-            state, metrics = step(state, sharding.put_batch(mesh, images, indices), key)
+            batch = sharding.put_batch(mesh, images, indices)
+            if labels is not None:
+                batch = batch, sharding.put_batch(mesh, labels, indices)
+            state, metrics = step(state, batch, key)
             # Waiting for the step before keeps the device busy and the queue short.
             jax.block_until_ready(previous)
             previous = metrics
@@ -218,6 +223,36 @@ def _check_images(config: RunConfig, prepared: PreparedSet, split: str) -> np.nd
             f"train with image_size {h} and channels {c} if these are among the model's, or prepare the set anew"
         )
     return images
+
+
+def _check_labels(config: RunConfig, prepared: PreparedSet, split: str) -> np.ndarray | None:
+    """The labels of the images, if a training step is given any."""
+    if not config.num_classes:
+        return None
+    model = f"and the model has {config.num_classes} classes"
+    if prepared.labels is None:
+        raise UserError(
+            f"{prepared.path} has no labels {model}: train without classes, or prepare the set with a folder a class"
+        )
+    labels = np.asarray(prepared.labels[prepared.split_slice(split)])
+    counts = np.bincount(labels[labels >= 0], minlength=config.num_classes)
+    if len(counts) > config.num_classes:
+        raise UserError(
+            f"{prepared.path} has labels up to {len(counts) - 1} {model}: make num_classes "
+            f"{len(prepared.manifest['class_names'])}"
+        )
+    if (labels < 0).any():
+        raise UserError(
+            f"{prepared.path} has {int((labels < 0).sum())} images without a label {model}: prepare it without them"
+        )
+    if not counts.all():
+        absent = np.flatnonzero(counts == 0)
+        warnings.warn(
+            f"{prepared.path} has no image of {len(absent)} of {config.num_classes} classes ({absent[0]} first): what "
+            "the model makes of them means nothing",
+            stacklevel=3,
+        )
+    return labels
 
 
 def _check_window(window: range | None, start: int, end: int) -> None:

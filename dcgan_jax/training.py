@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
@@ -29,13 +30,31 @@ class GANState(NamedTuple):
 R1_EVERY = 16  # steps between those that penalise the discriminator's gradient
 
 Metrics = dict[str, Float[Array, ""]]
+# Of a training step: images, and for a conditional model their labels beside them.
+Batch = UInt8[Array, "kb h w c"] | tuple[UInt8[Array, "kb h w c"], Int[Array, " kb"]]
 
 
-def draw_latents(model: ModelConfig, key: PRNGKeyArray, n: int) -> Float[Array, "n latent"]:
-    """Draws n latents from the model's prior: uniform on [−1, 1] or standard normal."""
+def draw_latents(
+    model: ModelConfig, key: PRNGKeyArray, n: int, labels: int | Int[Array | np.ndarray, "*n"] | None = None
+) -> Float[Array, "n latent"]:
+    """Draws n latents from the model's prior: uniform on [−1, 1] or standard normal.
+
+    In a conditional model a label stands behind them, as 0 and 1: the one that is given, or any, all as likely.
+
+    Args:
+        labels: one for each, or one for all; of conditional models alone.
+    """
+    shape = (n, model.latent_dim)
     if model.latent == "uniform":
-        return jax.random.uniform(key, (n, model.latent_dim), minval=-1.0, maxval=1.0)
-    return jax.random.normal(key, (n, model.latent_dim))
+        latents = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+    else:
+        latents = jax.random.normal(key, shape)
+    if not model.num_classes:
+        return latents
+    if labels is None:
+        labels = jax.random.randint(jax.random.fold_in(key, 0), (n,), 0, model.num_classes)
+    label = jax.nn.one_hot(jnp.broadcast_to(jnp.asarray(labels), n), model.num_classes, dtype=latents.dtype)
+    return jnp.concatenate([latents, label], axis=1)
 
 
 def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
@@ -49,7 +68,7 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
     """
     model = config.model
     generator_key, discriminator_key = jax.random.split(key)
-    z = jnp.zeros((1, model.latent_dim))
+    z = jnp.zeros((1, model.latent_size))
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     generator = Generator(model).init(generator_key, z, train=True)["params"]
     discriminator = Discriminator(model).init(discriminator_key, x, train=True)
@@ -67,14 +86,16 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
 
 def make_train_step(
     config: TrainConfig,
-) -> Callable[[GANState, UInt8[Array, "kb h w c"], PRNGKeyArray], tuple[GANState, Metrics]]:
+) -> Callable[[GANState, Batch, PRNGKeyArray], tuple[GANState, Metrics]]:
     """Builds the step: k discriminator updates on k slices of the batch and fresh latents, then one of the generator.
 
     The discriminator sees real and generated images in separate passes. Batch statistics are those of the whole batch,
-    over all devices when the step is jitted with a sharded batch.
+    over all devices when the step is jitted with a sharded batch. Of a conditional model, generated images have the
+    labels of the real ones, so that they are of the same classes as often, and the discriminator is told the label.
 
     Args:
-        config: k is `discriminator_steps`; the batch holds k · `batch_size` images.
+        config: k is `discriminator_steps`; the batch holds k · `batch_size` images, that of a conditional model
+            (images, labels).
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
@@ -93,25 +114,26 @@ def make_train_step(
     def generate(params, z):
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def judge(params, statistics, x, key):
+    def judge(params, statistics, x, labels, key):
         if config.diff_augment:
             x = diff_augment(x, key)
         variables = {"params": params, "batch_stats": statistics}
-        logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
+        label = None if labels is None else jax.nn.one_hot(labels, model.num_classes)
+        logits, updated = discriminator.apply(variables, x, train=True, label=label, mutable=["batch_stats"])
         return logits, updated["batch_stats"]
 
-    def slope(params, statistics, x, key):
+    def slope(params, statistics, x, labels, key):
         """The mean square of the norm of the logits' gradient at images."""
-        gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, key)[0]))(x)
+        gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels, key)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
-    def update_discriminator(state: GANState, real, key, penalise):
-        generated = generate(state.generator, draw_latents(model, key, config.batch_size))
+    def update_discriminator(state: GANState, real, labels, key, penalise):
+        generated = generate(state.generator, draw_latents(model, key, config.batch_size, labels))
         real_key, generated_key = jax.random.split(jax.random.fold_in(key, 1))
 
         def objective(params):
-            real_logits, statistics = judge(params, state.discriminator_statistics, real, real_key)
-            generated_logits, statistics = judge(params, statistics, generated, generated_key)
+            real_logits, statistics = judge(params, state.discriminator_statistics, real, labels, real_key)
+            generated_logits, statistics = judge(params, statistics, generated, labels, generated_key)
             metrics = {
                 "discriminator_loss": discriminator_loss(real_logits, generated_logits, config.loss),
                 "real_probability": jnp.mean(jax.nn.sigmoid(real_logits)),
@@ -123,7 +145,8 @@ def make_train_step(
         if config.r1 > 0:
             # Only every `R1_EVERY` steps, with so much more weight (Karras et al. 2020, section 3.1).
             def penalty(params):
-                return config.r1 / 2 * R1_EVERY * slope(params, state.discriminator_statistics, real, real_key)
+                weight = config.r1 / 2 * R1_EVERY
+                return weight * slope(params, state.discriminator_statistics, real, labels, real_key)
 
             steepness = jax.lax.cond(
                 penalise, jax.grad(penalty), lambda params: jax.tree.map(jnp.zeros_like, params), state.discriminator
@@ -137,13 +160,13 @@ def make_train_step(
         )
         return state, metrics
 
-    def update_generator(state: GANState, key):
-        z = draw_latents(model, key, config.batch_size)
+    def update_generator(state: GANState, labels, key):
+        z = draw_latents(model, key, config.batch_size, labels)
 
         def objective(params):
             generated = generate(params, z)
             logits, _ = judge(
-                state.discriminator, state.discriminator_statistics, generated, jax.random.fold_in(key, 1)
+                state.discriminator, state.discriminator_statistics, generated, labels, jax.random.fold_in(key, 1)
             )
             return generator_loss(logits, config.loss)
 
@@ -161,6 +184,7 @@ def make_train_step(
         return state, {"generator_loss": loss}
 
     def step(state: GANState, batch, key):
+        batch, labels = _split_batch(model, batch)
         if batch.shape[0] != k * config.batch_size:
             raise ValueError(
                 f"`batch` holds {batch.shape[0]} images; a step takes {k * config.batch_size}: "
@@ -171,11 +195,23 @@ def make_train_step(
         metrics: Metrics = {}
         for i, latent_key in enumerate(latent_keys):
             # Slices with stride k stay on their device where the batch is sharded.
-            state, metrics = update_discriminator(state, images[i::k], latent_key, state.step % R1_EVERY == 0)
-        state, generator_metrics = update_generator(state, generator_key)
+            part = None if labels is None else labels[i::k]
+            state, metrics = update_discriminator(state, images[i::k], part, latent_key, state.step % R1_EVERY == 0)
+        state, generator_metrics = update_generator(state, None if labels is None else labels[::k], generator_key)
         return state._replace(step=state.step + 1), metrics | generator_metrics
 
     return step
+
+
+def _split_batch(model: ModelConfig, batch: Any) -> tuple[Any, Any]:
+    """Images, and labels or None."""
+    if not model.num_classes:
+        if isinstance(batch, tuple):
+            raise ValueError("`batch` is (images, labels) and the model has no classes: give images alone")
+        return batch, None
+    if not isinstance(batch, tuple) or len(batch) != 2 or batch[1].shape != batch[0].shape[:1]:
+        raise ValueError(f"the model has {model.num_classes} classes: give `batch` as (images, labels), a label each")
+    return batch
 
 
 def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64) -> Any:

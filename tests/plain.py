@@ -40,8 +40,8 @@ def generator(params, z, statistics=None):
     return jnp.tanh(x + params["bias"]), seen
 
 
-def discriminator(params, x, statistics=None):
-    """Logits and the statistics of the batch, or those given."""
+def discriminator(params, x, statistics=None, labels=None):
+    """Logits, of conditional models for the labels, and the statistics of the batch, or those given."""
     seen = {}
     for i in range(sum(name.startswith("down_") for name in params)):
         x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=DIMENSIONS)
@@ -51,8 +51,11 @@ def discriminator(params, x, statistics=None):
             name = f"norm_{i}"
             x, seen[name] = batch_norm(x, params[name], statistics and statistics[name])
         x = jnp.where(x > 0, x, 0.2 * x)
-    dense = params["dense"]
-    return (x.reshape(x.shape[0], -1) @ dense["kernel"] + dense["bias"])[:, 0], seen
+    dense, features = params["dense"], x.reshape(x.shape[0], -1)
+    logits = (features @ dense["kernel"] + dense["bias"])[:, 0]
+    if labels is not None:
+        logits = logits + jnp.stack([f @ params["embedding"][:, c] for f, c in zip(features, labels, strict=True)])
+    return logits, seen
 
 
 def adam(params, gradient, mu, nu, count, rate, beta1, beta2):

@@ -368,6 +368,7 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         "crop": None,
         "complete": False,
         "gif": False,
+        "label": None,
         "split": None,
         "count": 9,
         "seed": 4,

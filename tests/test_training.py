@@ -36,12 +36,18 @@ MODERN = TrainConfig(
     r1=2.0,
 )
 AUGMENTED = dataclasses.replace(SINGLE, diff_augment=True)
+CONDITIONAL = TrainConfig(
+    model=dataclasses.replace(MODEL, num_classes=3), batch_size=4, discriminator_steps=2, r1=2.0, flip=True
+)
 
 
 def draw_batch(config, seed=0, n=None):
     n = n or config.batch_size * config.discriminator_steps
     size, channels = config.model.image_size, config.model.channels
-    return np.random.default_rng(seed).integers(0, 256, (n, size, size, channels), np.uint8)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, size, size, channels), np.uint8)
+    classes = config.model.num_classes
+    return (images, rng.integers(0, classes, n, np.int32)) if classes else images
 
 
 SINGLE_STEP = plain.quick_jit(make_train_step(SINGLE))
@@ -51,6 +57,15 @@ def plain_step(config, state, batch, key):
     """One step of Goodfellow's algorithm 1, from plain networks, plain losses and plain Adam."""
     model, k = config.model, config.discriminator_steps
     keys = jax.random.split(jax.random.fold_in(key, state["step"]), k + 2)
+    batch, labels = batch if model.num_classes else (batch, None)
+
+    def draw(key, labels):
+        """What goes into the first layer: latents, then labels of their length, a variance of 1/3 an entry."""
+        if labels is None:
+            return draw_latents(model, key, config.batch_size)
+        latents = jax.random.uniform(key, (config.batch_size, model.latent_dim), minval=-1.0, maxval=1.0)
+        return jnp.concatenate([latents, (model.latent_dim / 3) ** 0.5 * jnp.eye(model.num_classes)[labels]], axis=1)
+
     images = augment(config, batch, keys[0]).astype(jnp.float64)
 
     def adam(params, gradient, moments, rate=config.learning_rate):
@@ -59,19 +74,19 @@ def plain_step(config, state, batch, key):
         return params, (mu, nu, count + 1)
 
     for i in range(k):
-        z = draw_latents(model, keys[2 + i], config.batch_size)
-        generated, _ = plain.generator(state["generator"], z)
+        part = None if labels is None else labels[i::k]
+        generated, _ = plain.generator(state["generator"], draw(keys[2 + i], part))
         due = 16 * (state["step"] % 16 == 0)
 
-        def loss(params, real=images[i::k], generated=generated, due=due):
-            real_logits, real_seen = plain.discriminator(params, real)
-            generated_logits, generated_seen = plain.discriminator(params, generated)
+        def loss(params, real=images[i::k], generated=generated, due=due, part=part):
+            real_logits, real_seen = plain.discriminator(params, real, labels=part)
+            generated_logits, generated_seen = plain.discriminator(params, generated, labels=part)
             if config.loss == "hinge":
                 value = jnp.mean(jnp.maximum(1 - real_logits, 0)) + jnp.mean(jnp.maximum(1 + generated_logits, 0))
             else:
                 value = -jnp.mean(jnp.log(jax.nn.sigmoid(real_logits)))
                 value -= jnp.mean(jnp.log(1 - jax.nn.sigmoid(generated_logits)))
-            slopes = jax.grad(lambda x: jnp.sum(plain.discriminator(params, x)[0]))(real)
+            slopes = jax.grad(lambda x: jnp.sum(plain.discriminator(params, x, labels=part)[0]))(real)
             value += due * config.r1 / 2 * jnp.mean(jnp.sum(slopes**2, axis=(1, 2, 3)))
             return value, (real_seen, generated_seen)
 
@@ -85,11 +100,12 @@ def plain_step(config, state, batch, key):
         params, moments = adam(state["discriminator"], gradient, state["discriminator_moments"], rate)
         state = state | {"discriminator": params, "discriminator_moments": moments, "statistics": statistics}
 
-    z = draw_latents(model, keys[1], config.batch_size)
+    part = None if labels is None else labels[::k]
+    z = draw(keys[1], part)
 
     def generator_objective(params):
         generated, _ = plain.generator(params, z)
-        logits, _ = plain.discriminator(state["discriminator"], generated)
+        logits, _ = plain.discriminator(state["discriminator"], generated, labels=part)
         if config.loss == "hinge":
             return -jnp.mean(logits)
         probability = jax.nn.sigmoid(logits)
@@ -120,7 +136,11 @@ def as_plain(state):
     }
 
 
-@pytest.mark.parametrize("config", [SINGLE, DOUBLE, MODERN], ids=["non-saturating", "saturating, k = 2", "modern"])
+@pytest.mark.parametrize(
+    "config",
+    [SINGLE, DOUBLE, MODERN, CONDITIONAL],
+    ids=["non-saturating", "saturating, k = 2", "modern", "conditional, k = 2"],
+)
 def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
     key = jax.random.key(4)
     state = plain.some_state(config)
@@ -210,6 +230,19 @@ def test_a_batch_of_another_size_is_refused(config, n):
         jax.eval_shape(make_train_step(config), state, draw_batch(config, n=n), jax.random.key(0))
 
 
+def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
+    conditional, plain_state = (
+        jax.eval_shape(lambda key, config=config: init_state(config, key), jax.random.key(0))
+        for config in (CONDITIONAL, SINGLE)
+    )
+    images, labels = draw_batch(CONDITIONAL)
+    for batch in (images, (images, labels[1:]), (images,)):
+        with pytest.raises(ValueError, match=r"the model has 3 classes: give `batch` as \(images, labels\)"):
+            jax.eval_shape(make_train_step(CONDITIONAL), conditional, batch, jax.random.key(0))
+    with pytest.raises(ValueError, match="the model has no classes: give images alone"):
+        jax.eval_shape(make_train_step(SINGLE), plain_state, (images, labels), jax.random.key(0))
+
+
 def test_init_state_shares_no_array_and_starts_the_average_at_the_generator():
     """An array that occurs twice could not be donated."""
 
@@ -232,6 +265,18 @@ def test_latents_follow_the_model_prior():
     normal = np.asarray(draw_latents(DOUBLE.model, jax.random.key(0), 5000))
     assert np.abs(normal).max() > 3
     np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
+
+
+def test_latents_of_a_conditional_model_end_in_a_label():
+    model = CONDITIONAL.model
+    latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
+    assert latents.shape == (3000, 9)
+    np.testing.assert_array_equal(latents[:, :6], draw_latents(MODEL, jax.random.key(0), 3000))
+    assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
+    np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
+    given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
+    np.testing.assert_array_equal(given[:, 6:], np.eye(3)[[2, 0, 2]])
+    np.testing.assert_array_equal(draw_latents(model, jax.random.key(0), 3, 1)[:, 6:], np.eye(3)[[1, 1, 1]])
 
 
 def test_augmentation_scales_bytes_to_minus_one_to_one():
