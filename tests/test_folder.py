@@ -524,7 +524,7 @@ def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["image", "mask", "seed", "search", "prior", "result", "strip"])
-def test_what_has_changed_is_done_again(images, mask, tmp_path, change, monkeypatch):
+def test_what_has_changed_is_done_again(images, mask, tmp_path, change):
     out = tmp_path / "out"
     run(images, mask, out)
     expected, options = (3, 0), {}
@@ -536,7 +536,7 @@ def test_what_has_changed_is_done_again(images, mask, tmp_path, change, monkeypa
     elif change == "seed":
         options["seed"] = 1
     elif change == "search":
-        monkeypatch.setitem(globals(), "CONFIG", dataclasses.replace(CONFIG, num_steps=2))
+        options["config"] = dataclasses.replace(CONFIG, num_steps=2)
     elif change == "prior":
         options["prior"] = dataclasses.replace(PRIOR, params=PRIOR.params / 2)
     else:
