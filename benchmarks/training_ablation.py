@@ -28,6 +28,7 @@ SEED = 3
 BATCH = 64
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
+    "base, seed 1": {"seed": 1},
     "normal": {"latent": "normal"},
     "noflip": {"flip": False},
     "noise": {"flip": False, "noise": 0.02},

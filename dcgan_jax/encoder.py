@@ -1,7 +1,7 @@
-"""The encoder: from masked image and hole to a latent from which a search starts, and how it is trained.
+"""The encoder: from masked image and hole to where a search starts, and how it is trained.
 
-It learns for one generator, which stays as it is: from the generator's own images, whose latents are known, and from
-real ones, of which it is to find the latent whose image is nearest, under the hole as well.
+It learns for one prior, whose networks learn on beside it: from the generator's own images, whose latents are known, and
+from real ones, which latents and features it finds are to complete as they were, and as sharp.
 """
 
 import dataclasses
@@ -17,27 +17,33 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from dcgan_jax import masks
 from dcgan_jax.augmentation import to_floats
 from dcgan_jax.compositing import known_pixels
-from dcgan_jax.config import ModelConfig, RunConfig, option
+from dcgan_jax.config import ModelConfig, RunConfig, TrainConfig, option
+from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import Discriminator, Encoder, Generator
 from dcgan_jax.training import Metrics, draw_latents
 
 
 @dataclass(frozen=True)
 class EncoderConfig(RunConfig):
-    """An encoder's training run: whose latents it finds, and the weight of the two losses."""
+    """An encoder's training run: whose latents it finds, how fast the prior learns on beside it, and the losses' weights."""
 
     KIND: ClassVar[str] = "encoder"
 
-    num_steps: int = option(6000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
+    num_steps: int = option(6000, "training steps; the rates fall to 0 over them, so a run has a fixed number")
     learning_rate: float = option(1e-3, "Adam's rate at the start")
     beta1: float = option(0.9, "Adam's decay of the first moment")
     prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`")
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
-    latent_weight: float = option(0.1, "of the latents of generated images, beside the squared error of real ones")
+    prior_learning_rate: float = option(2e-4, "Adam's rate at the start of the prior's generator and discriminator")
+    latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of completed ones")
+    adversarial_weight: float = option(0.01, "of the discriminator's opinion, beside the errors of completed images")
 
     def __post_init__(self):
         super().__post_init__()
-        self._check("latent_weight", self.latent_weight > 0, "a number above 0")
+        for name in ("prior_learning_rate", "latent_weight"):
+            self._check(name, getattr(self, name) > 0, "a number above 0")
+        self._check("adversarial_weight", self.adversarial_weight >= 0, "0 or more")
+        self._check("batch_size", self.batch_size % 2 == 0, "an even number")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -51,8 +57,8 @@ class EncoderState(NamedTuple):
     step: Int[Array, ""]
     encoder: Any
     statistics: Any  # running batch statistics
-    optimizer: optax.OptState
-    prior: Any  # generator and discriminator with their statistics; they stay as they are
+    prior: Any  # generator and discriminator with their statistics
+    optimizers: dict[str, optax.OptState]  # of encoder, generator and discriminator
 
 
 def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
@@ -74,13 +80,14 @@ def init_gan(model: ModelConfig) -> dict[str, Any]:
 
 def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
     """Draws the weights of a new run; its prior is an untrained one, until `adopt` puts in that which it learns for."""
-    encoder = init_params(config.model, key)
+    encoder, prior = init_params(config.model, key), init_gan(config.model)
+    weights = {"encoder": encoder["params"]} | {name: part["params"] for name, part in prior.items()}
     return EncoderState(
         step=jnp.zeros((), jnp.int32),
         encoder=encoder["params"],
         statistics=encoder["batch_stats"],
-        optimizer=_optimizer(config).init(encoder["params"]),
-        prior=init_gan(config.model),
+        prior=prior,
+        optimizers={name: one.init(weights[name]) for name, one in _optimizers(config).items()},
     )
 
 
@@ -92,58 +99,98 @@ def adopt(state: EncoderState, params: Any) -> EncoderState:
 def make_train_step(
     config: EncoderConfig,
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
-    """Builds the step: one update on a batch of real images and as many generated ones, each with a hole of its own.
+    """Builds the step: one update each of encoder, generator and discriminator, on real images and half as many generated.
 
-    With (m, s) the encoder's Gaussian for an image x under its hole, it descends, for real images,
-    mean ‖G(m) − x‖² over the hole plus the same over what is known; for generated ones x = G(z), `latent_weight` times
-    the mean over dimensions of ((z − m) / s)² / 2 + log s.
+    With N(m, s²) and the shifts the encoder's for a real image x under its hole, two completions x₁ and x₂ of latents
+    drawn from it are scored by how well such draws tell x, pixel by pixel: (|x₁ − x| + |x₂ − x|) / 2 − |x₁ − x₂| / 2,
+    the mean over the hole plus the mean over what is known. Its expectation is least where the draws are distributed as
+    x is, given what is known (the continuous ranked probability score). Under a hole of its own a generated image
+    x = G(z) gives `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. And
+    `adversarial_weight` times −E log D of completed and of generated images is what makes them sharp; the
+    discriminator goes on learning to tell them from real ones. The generator's batch statistics stay as they are.
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, squared on [−1, 1];
-        `latent_loss`.
+        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, the scores; `latent_loss`;
+        `generator_loss`, `discriminator_loss`.
+
+    Source:
+        Gneiting, Raftery 2007, equation 21, for the score; Larsen et al. 2016 for a generator that learns from an
+        encoder and a discriminator at once.
     """
+    model = config.model
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
-    encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
+    encoder, generator, discriminator = Encoder(model, dtype), Generator(model, dtype), Discriminator(model, dtype)
+    optimizers = _optimizers(config)
+
+    def judge(params, statistics, x):
+        variables = {"params": params, "batch_stats": statistics}
+        logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
+        return logits, updated["batch_stats"]
 
     def step(state: EncoderState, batch, key):
         n = batch.shape[0]
-        flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        z = draw_latents(config.model, latent_key, n)
-        generated: Any = generator.apply(state.prior["generator"], z, train=False)
+        flip_key, hole_key, latent_key, draw_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
         real = to_floats(batch, config.flip, flip_key)
-        real_holes, generated_holes = (
-            draw_holes(key, n, config.model.image_size) for key in jax.random.split(hole_key)
-        )
-        images, hole = _pair(real, generated), _pair(real_holes, generated_holes)
+        z = draw_latents(model, latent_key, n // 2)
+        hole = draw_holes(hole_key, n + n // 2, model.image_size)
+        noise = jax.random.normal(draw_key, (2, n, model.latent_dim))
+        judging, statistics = state.prior["discriminator"]["params"], state.prior["discriminator"]["batch_stats"]
+
+        def generate(params, z, shifts=()):
+            variables = {"params": params, "batch_stats": state.prior["generator"]["batch_stats"]}
+            return generator.apply(variables, z, train=False, shifts=shifts)
 
         def objective(params):
-            (mean, deviation), updated = encoder.apply(
-                {"params": params, "batch_stats": state.statistics},
+            generated: Any = generate(params["generator"], z)
+            images = jnp.concatenate([real, jax.lax.stop_gradient(generated)])
+            (mean, deviation, shifts), updated = encoder.apply(
+                {"params": params["encoder"], "batch_stats": state.statistics},
                 known_pixels(images, hole),
                 hole,
                 train=True,
                 mutable=["batch_stats"],
             )
-            found: Any = generator.apply(state.prior["generator"], mean[::2], train=False)
-            error, missing = jnp.mean((found - real) ** 2, axis=-1), hole[::2]
-            latent = ((z - mean[1::2]) / deviation[1::2]) ** 2 / 2 + jnp.log(deviation[1::2])
+            latent = ((z - mean[n:]) / deviation[n:]) ** 2 / 2 + jnp.log(deviation[n:])
+            drawn = mean[:n, : model.latent_dim] + noise * deviation[:n, : model.latent_dim]
+            if model.latent == "uniform":
+                drawn = jnp.clip(drawn, -1, 1)
+            drawn = jnp.concatenate([drawn, jnp.stack([mean[:n, model.latent_dim :]] * 2)], axis=-1)
+            doubled = [jnp.concatenate([shift[:n]] * 2) for shift in shifts]
+            found: Any = generate(params["generator"], drawn.reshape(2 * n, -1), doubled)
+            first, second = jnp.split(found, 2)
+            score = (jnp.abs(first - real) + jnp.abs(second - real) - jnp.abs(first - second)) / 2
+            score, missing = jnp.mean(score, axis=-1), hole[:n]
+            completed = jnp.where(missing[..., None], first, real)[: n // 2]
+            made = jnp.concatenate([completed, generated])
             metrics = {
-                "hole_error": jnp.mean(_mean(error, missing)),
-                "known_error": jnp.mean(_mean(error, ~missing)),
+                "hole_error": jnp.mean(_mean(score, missing)),
+                "known_error": jnp.mean(_mean(score, ~missing)),
                 "latent_loss": jnp.mean(latent),
+                "generator_loss": generator_loss(judge(judging, statistics, made)[0], "non_saturating"),
             }
-            loss = metrics["hole_error"] + metrics["known_error"] + config.latent_weight * metrics["latent_loss"]
-            return loss, (metrics, updated["batch_stats"])
+            weights = {"latent_loss": config.latent_weight, "generator_loss": config.adversarial_weight}
+            loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
+            return loss, (metrics, updated["batch_stats"], made)
 
-        gradient, (metrics, statistics) = jax.grad(objective, has_aux=True)(state.encoder)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
-        return state._replace(
-            step=state.step + 1,
-            encoder=optax.apply_updates(state.encoder, updates),
-            statistics=statistics,
-            optimizer=optimizer_state,
-        ), metrics
+        def telling_apart(params):
+            real_logits, updated = judge(params, statistics, real)
+            made_logits, updated = judge(params, updated, made)
+            return discriminator_loss(real_logits, made_logits), updated
+
+        params = {"encoder": state.encoder, "generator": state.prior["generator"]["params"]}
+        gradients, (metrics, encoder_statistics, made) = jax.grad(objective, has_aux=True)(params)
+        (loss, statistics_after), gradients["discriminator"] = jax.value_and_grad(telling_apart, has_aux=True)(judging)
+        params["discriminator"], states = judging, {}
+        for name, optimizer in optimizers.items():
+            updates, states[name] = optimizer.update(gradients[name], state.optimizers[name])
+            params[name] = optax.apply_updates(params[name], updates)
+        prior = {
+            "generator": state.prior["generator"] | {"params": params["generator"]},
+            "discriminator": {"params": params["discriminator"], "batch_stats": statistics_after},
+        }
+        state = EncoderState(state.step + 1, params["encoder"], encoder_statistics, prior, states)
+        return state, metrics | {"discriminator_loss": loss}
 
     return step
 
@@ -159,15 +206,14 @@ def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size
     return jax.vmap(lambda hole, by: jnp.roll(hole, by, axis=(0, 1)))(masks.mixed(hole_key, n, size), shift)
 
 
-def _pair(a: Array, b: Array) -> Array:
-    """Both batches, in alternation: what a device holds of them stays there."""
-    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
-
-
 def _mean(x: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
     return jnp.sum(jnp.where(where, x, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
 
 
-def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
-    rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-    return optax.adam(rate, b1=config.beta1, b2=config.beta2)
+def _optimizers(config: EncoderConfig) -> dict[str, optax.GradientTransformation]:
+    def adam(rate, beta1):
+        return optax.adam(optax.cosine_decay_schedule(rate, config.num_steps), b1=beta1, b2=config.beta2)
+
+    # The prior's networks keep β₁ of their own training (Radford et al. 2016).
+    prior = adam(config.prior_learning_rate, TrainConfig.beta1)
+    return {"encoder": adam(config.learning_rate, config.beta1), "generator": prior, "discriminator": prior}

@@ -68,9 +68,11 @@ class Generator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Known pixels and hole to latents that may lie behind them: a Gaussian's mean and deviation in each dimension.
+    """Known pixels and hole to what may lie behind them: a Gaussian over latents, and shifts of the generator's features.
 
-    Convolutions that halve the side, as the discriminator's, then two dense layers; as wide as the model.
+    Convolutions that halve the side, as the discriminator's, then two dense layers for mean and deviation; and back up
+    again, at each size with what was there on the way down (Ronneberger et al. 2015), for the shifts, which carry what
+    no latent holds. As wide as the model. Untrained it shifts nothing.
     """
 
     config: ModelConfig
@@ -79,25 +81,37 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(
         self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool
-    ) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"]]:
+    ) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"], tuple[Float[Array, "n _ _ _"], ...]]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
-        # He's scale in place of 0.02: it learns by squared errors, and is to start fast.
+        # He's scale in place of 0.02: it learns by errors of pixels, and is to start fast.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        dense = functools.partial(nn.Dense, use_bias=False, kernel_init=init, dtype=self.dtype)
+        widths, sides = self.config.widths, []
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
-        for i, width in enumerate(self.config.widths):
+        for i, width in enumerate(widths):
             kernel = self.param(f"down_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
             dtype = self.dtype or kernel.dtype
             x = conv_down(x.astype(dtype), kernel.astype(dtype))
             x = nn.leaky_relu(norm(name=f"norm_{i}")(x), LEAK)
-        x = nn.Dense(ENCODED, use_bias=False, kernel_init=init, dtype=self.dtype, name="dense")(x.reshape(len(x), -1))
-        x = nn.leaky_relu(norm(name="norm_dense")(x), LEAK)
-        x = nn.Dense(2 * self.config.latent_size, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(x)
-        mean, spread = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+            sides.append(x)
+        z = nn.leaky_relu(norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(len(x), -1))), LEAK)
+        z = nn.Dense(2 * self.config.latent_size, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(z)
+        mean, spread = jnp.split(z.astype(jnp.promote_types(z.dtype, jnp.float32)), 2, axis=-1)
         mean, label = mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
         mean = jnp.tanh(mean) if self.config.latent == "uniform" else mean
         if self.config.num_classes:
             mean = jnp.concatenate([mean, nn.softmax(label)], axis=-1)
-        return mean, NARROWEST + nn.softplus(spread)
+
+        shifts = []
+        for i, side in enumerate(reversed(sides)):
+            if i:
+                width = side.shape[-1]
+                kernel = self.param(f"up_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
+                x = conv_up(x, kernel.astype(x.dtype)) + dense(width, name=f"side_{i}")(side)
+                x = nn.leaky_relu(norm(name=f"norm_up_{i}")(x), LEAK)
+            shift = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name=f"shift_{i}")(x)
+            shifts.append(shift.astype(mean.dtype))
+        return mean, NARROWEST + nn.softplus(spread), tuple(shifts)
 
 
 class Discriminator(nn.Module):

@@ -32,6 +32,7 @@ class Start(NamedTuple):
     """Where a search starts, and the encoder's Gaussian to which it is drawn; None without `encoder_weight`."""
 
     latent: Float[Array, "*b latent"]
+    shifts: tuple[Float[Array, "*b _ _ _"], ...] = ()  # of the generator's features; none where they begin unshifted
     mean: Float[Array, "*b latent"] | None = None
     deviation: Float[Array, "*b latent"] | None = None
     labelled: Bool[Array, "*b"] | None = None  # whether the label stays as it is; None: it does not, or there is none
@@ -65,7 +66,7 @@ class Found(NamedTuple):
     """What a search has found."""
 
     latent: Float[Array, " latent"]  # the best iterate, the last one counted, or the last one; then refined
-    shifts: tuple[Float[Array, "_ _ _"], ...]  # of the generator's features, none unless `refine_steps` is set
+    shifts: tuple[Float[Array, "_ _ _"], ...]  # of the generator's features: the start's, or refined; there may be none
     context_loss: Float[Array, ""]
     prior_loss: Float[Array, ""]
     num_steps: Int[Array, ""]
@@ -122,12 +123,13 @@ def draw_starts(
     start = Start(latents)
     if prior.encode is not None and (config.start == "encoder" or config.encoder_weight):
         encoded = prior.encode(prior.params, known, hole)
-        mean, deviation = (jnp.repeat(x[:, None], config.restarts, axis=1) for x in encoded)
+        mean, deviation, shifts = jax.tree.map(lambda x: jnp.repeat(x[:, None], config.restarts, axis=1), encoded)
         if config.encoder_weight:
-            start = Start(latents, mean, deviation)
+            start = start._replace(mean=mean, deviation=deviation)
         if config.start == "encoder":
             noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[2:], mean.dtype)))(each)
-            start = start._replace(latent=_clip(prior, config, mean + deviation * noise.at[:, 0].set(0)))
+            drawn = mean + deviation * noise.at[:, 0].set(0)
+            start = start._replace(latent=_clip(prior, config, drawn), shifts=tuple(shifts))
     if config.latent_bound is not None:
         clipped = jnp.clip(start.latent, -config.latent_bound, config.latent_bound)
         start = start._replace(latent=_keep_label(prior, clipped, start.latent))
@@ -154,7 +156,7 @@ def init_search(
     no_loss = jnp.full((), jnp.inf, jnp.promote_types(latent.dtype, jnp.float32))
     trace = refinement = None
     if config.refine_steps:
-        shifts = tuple(jnp.zeros(shape, latent.dtype) for shape in prior.feature_shapes)
+        shifts = start.shifts or tuple(jnp.zeros(shape, latent.dtype) for shape in prior.feature_shapes)
         refinement = Refinement(
             begun=jnp.asarray(config.num_steps == 0),
             steps_left=jnp.asarray(config.refine_steps + 1, jnp.int32),
@@ -197,7 +199,7 @@ def search_step(
     With `refine_steps` the features move too once the latent has been found. With a `tolerance`, a search that no
     longer runs stays as it is.
     """
-    shifts, searching = (), 1
+    shifts, searching = search.start.shifts, 1
     if search.refinement is not None:
         # Features that shape the hole alone know the prior loss only, and Adam, which levels gradients, would let
         # them run after the discriminator's weaknesses.
@@ -279,12 +281,12 @@ def end_search(
     search: Search,
 ) -> Found:
     """What the search has found so far."""
-    latent, shifts = search.latent, () if search.refinement is None else search.refinement.shifts
+    latent, shifts = search.latent, search.start.shifts if search.refinement is None else search.refinement.shifts
     losses = _losses(prior, config, image, weights, latent, shifts)
     end = Trace(search.num_steps, *losses, latent)
     if config.keep_best and not config.refine_steps:
         latent, _ = _better(search, sum(losses) + _distance(config, search.start, latent))
-        losses = _losses(prior, config, image, weights, latent)
+        losses = _losses(prior, config, image, weights, latent, shifts)
     trace = search.trace
     if trace is not None:
         recorded = jnp.asarray(_traced_steps(config)) < search.num_steps

@@ -26,17 +26,19 @@ def batch_norm(x, params, statistics=None):
     return scaled * params["scale"] + params["bias"], statistics
 
 
-def generator(params, z, statistics=None):
-    """Images and the statistics of the batch, or those given."""
+def conv_up(x, kernel):
+    return lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
+
+
+def generator(params, z, statistics=None, shifts=()):
+    """Images and the statistics of the batch, or those given; shifts are added in front of each ReLU."""
     x = (z @ params["dense"]["kernel"]).reshape(z.shape[0], 4, 4, -1)
     seen = {}
     for i in range(sum(name.startswith("up_") for name in params)):
         name = f"norm_{i}"
         x, seen[name] = batch_norm(x, params[name], statistics and statistics[name])
-        x = jnp.where(x > 0, x, 0)
-        x = lax.conv_transpose(
-            x, params[f"up_{i}"], (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True
-        )
+        x = x + shifts[i] if shifts else x
+        x = conv_up(jnp.where(x > 0, x, 0), params[f"up_{i}"])
     return jnp.tanh(x + params["bias"]), seen
 
 

@@ -17,7 +17,15 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.training import draw_latents
 
 MODEL = dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
-CONFIG = EncoderConfig(batch_size=4, learning_rate=1e-2, num_steps=6, model=MODEL, latent_weight=0.3)
+CONFIG = EncoderConfig(
+    batch_size=4,
+    learning_rate=1e-2,
+    prior_learning_rate=1e-3,
+    num_steps=6,
+    model=MODEL,
+    latent_weight=0.3,
+    adversarial_weight=0.2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,69 +34,97 @@ def prior():
     return dj.prior_from_state(state, dj.TrainConfig(model=MODEL))
 
 
-def some_state(prior, config=CONFIG, seed=0):
+def some_state(prior, seed=0):
     rng = np.random.default_rng(seed)
-    state = jax.eval_shape(lambda: encoder.init_state(config, jax.random.key(0)))
-    optimizer = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.optimizer)
+    state = jax.eval_shape(lambda: encoder.init_state(CONFIG, jax.random.key(0)))
+    optimizers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state.optimizers)
     weights = jax.tree.map(
         lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape) if x.ndim > 1 else rng.uniform(0.5, 1.5, x.shape)),
         (state.encoder, state.statistics),
     )
     weights = jax.tree.map(lambda x: x.astype(jnp.float32), weights)
     state = state._replace(
-        step=jnp.zeros((), jnp.int32), encoder=weights[0], statistics=weights[1], optimizer=optimizer
+        step=jnp.zeros((), jnp.int32), encoder=weights[0], statistics=weights[1], optimizers=optimizers
     )
     return encoder.adopt(state, prior.params)
 
 
 def plain_encoder(params, known, hole, statistics=None):
-    x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
+    def leaky(x, name):
+        x, _ = plain.batch_norm(x, params[name], statistics and statistics[name])
+        return jnp.where(x > 0, x, 0.2 * x)
+
+    x, sides, shifts = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1), [], []
     for i in range(3):
         x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS)
-        x, _ = plain.batch_norm(x, params[f"norm_{i}"], statistics and statistics[f"norm_{i}"])
-        x = jnp.where(x > 0, x, 0.2 * x)
-    x = x.reshape(len(x), -1) @ params["dense"]["kernel"]
-    x, _ = plain.batch_norm(x, params["norm_dense"], statistics and statistics["norm_dense"])
-    x = jnp.where(x > 0, x, 0.2 * x) @ params["latent"]["kernel"] + params["latent"]["bias"]
-    mean, spread = jnp.split(x, 2, axis=-1)
-    return jnp.tanh(mean), 0.01 + jnp.log1p(jnp.exp(spread))
+        x = leaky(x, f"norm_{i}")
+        sides.append(x)
+    z = leaky(x.reshape(len(x), -1) @ params["dense"]["kernel"], "norm_dense")
+    mean, spread = jnp.split(z @ params["latent"]["kernel"] + params["latent"]["bias"], 2, axis=-1)
+    for i in range(3):
+        if i > 0:
+            x = plain.conv_up(x, params[f"up_{i}"]) + sides[2 - i] @ params[f"side_{i}"]["kernel"]
+            x = leaky(x, f"norm_up_{i}")
+        shifts.append(x @ params[f"shift_{i}"]["kernel"] + params[f"shift_{i}"]["bias"])
+    return jnp.tanh(mean), 0.01 + jnp.log1p(jnp.exp(spread)), shifts
+
+
+def masked_mean(x, where):
+    return jnp.stack([jnp.sum(one * w) / jnp.sum(w) for one, w in zip(x, where, strict=True)]).mean()
 
 
 def test_a_step_descends_the_plain_losses(prior):
     state, key = some_state(prior), jax.random.key(3)
     batch = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
-    flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, 0), 3)
-    real, z = to_floats(batch, False, flip_key), draw_latents(MODEL, latent_key, 4)
-    holes = [encoder.draw_holes(one, 4, 32) for one in jax.random.split(hole_key)]
-    generator = prior.params["generator"]
+    flip_key, hole_key, latent_key, draw_key = jax.random.split(jax.random.fold_in(key, 0), 4)
+    real, z = to_floats(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
+    hole, noise = encoder.draw_holes(hole_key, 6, 32), jax.random.normal(draw_key, (2, 4, 6))
+    statistics = prior.params["generator"]["batch_stats"]
 
-    def losses(params):
-        generated, _ = plain.generator(generator["params"], z, generator["batch_stats"])
-        images, hole = jnp.concatenate([real, generated]), jnp.concatenate(holes)
-        mean, deviation = plain_encoder(params, jnp.where(hole[..., None], 0, images), hole)
-        found, _ = plain.generator(generator["params"], mean[:4], generator["batch_stats"])
-        errors = jnp.mean((found - real) ** 2, axis=-1)
+    def losses(params, judge):
+        generated, _ = plain.generator(params["generator"], z, statistics)
+        images = jnp.concatenate([real, jax.lax.stop_gradient(generated)])
+        mean, deviation, shifts = plain_encoder(params["encoder"], jnp.where(hole[..., None], 0, images), hole)
+        shifts = [shift[:4] for shift in shifts]
+        drawn = [jnp.clip(mean[:4] + one * deviation[:4], -1, 1) for one in noise]
+        first, second = (plain.generator(params["generator"], one, statistics, shifts)[0] for one in drawn)
+        error = jnp.mean(jnp.abs(first - real) + jnp.abs(second - real) - jnp.abs(first - second), axis=-1) / 2
+        completed = jnp.where(hole[:2, ..., None], first[:2], real[:2])
+        made = jnp.concatenate([completed, generated])
+        fooled = jnp.mean(jnp.log1p(jnp.exp(-plain.discriminator(judge, made)[0])))
         latent = jnp.mean(((z - mean[4:]) / deviation[4:]) ** 2 / 2 + jnp.log(deviation[4:]))
-        parts = [
-            jnp.stack([jnp.sum(e * w) / jnp.sum(w) for e, w in zip(errors, where, strict=True)]).mean()
-            for where in (holes[0], ~holes[0])
-        ]
-        return (*parts, latent)
+        return (masked_mean(error, hole[:4]), masked_mean(error, ~hole[:4]), latent, fooled), made
 
-    expected = plain.quick_jit(losses)(state.encoder)
-    for name, value in zip(("hole_error", "known_error", "latent_loss"), expected, strict=True):
+    params = {"encoder": state.encoder, "generator": prior.params["generator"]["params"]}
+    judge = prior.params["discriminator"]["params"]
+    expected, made = plain.quick_jit(losses)(params, judge)
+    for name, value in zip(("hole_error", "known_error", "latent_loss", "generator_loss"), expected, strict=True):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-3)
-    gradient = plain.quick_jit(jax.grad(lambda params: jnp.dot(jnp.stack(losses(params)), jnp.array([1, 1, 0.3]))))(
-        state.encoder
-    )
+    weights = jnp.array([1, 1, 0.3, 0.2])
+    slopes = plain.quick_jit(jax.grad(lambda params: jnp.dot(jnp.stack(losses(params, judge)[0]), weights)))(params)
+
+    def telling_apart(judge):
+        logits = plain.discriminator(judge, real)[0], plain.discriminator(judge, made)[0]
+        return jnp.mean(jnp.log1p(jnp.exp(-logits[0]))) + jnp.mean(jnp.log1p(jnp.exp(logits[1])))
+
+    loss, slopes["discriminator"] = plain.quick_jit(jax.value_and_grad(telling_apart))(judge)
+    np.testing.assert_allclose(metrics["discriminator_loss"], loss, rtol=1e-3)
+    old = params | {"discriminator": judge}
+    new = {"encoder": after.encoder} | {name: after.prior[name]["params"] for name in after.prior}
     # Adam's first step is the rate times the sign of the gradient.
-    for path, slope in jax.tree_util.tree_leaves_with_path(gradient):
-        old, new = (dict(jax.tree_util.tree_leaves_with_path(tree))[path] for tree in (state.encoder, after.encoder))
+    for path, slope in jax.tree_util.tree_leaves_with_path(slopes):
+        before, moved = (dict(jax.tree_util.tree_leaves_with_path(tree))[path] for tree in (old, new))
         large = np.abs(slope) > 1e-3 * np.abs(slope).max()
-        moved = np.asarray(new - old)[large]
-        assert np.mean(np.isclose(moved, -1e-2 * np.sign(np.asarray(slope)[large]), rtol=0.05)) > 0.98, path
-    jax.tree.map(np.testing.assert_array_equal, after.prior, state.prior)
+        rate = 1e-2 if path[0].key == "encoder" else 1e-3
+        signs = np.asarray(moved - before)[large] / -rate
+        assert np.mean(np.isclose(signs, np.sign(np.asarray(slope)[large]), rtol=0.05)) > 0.98, path
+    jax.tree.map(np.testing.assert_array_equal, after.prior["generator"]["batch_stats"], statistics)
+    seen = (plain.discriminator(judge, x)[1]["norm_1"]["mean"] for x in (real, made))
+    running = prior.params["discriminator"]["batch_stats"]["norm_1"]["mean"]
+    for mean in seen:
+        running = 0.99 * running + 0.01 * mean
+    np.testing.assert_allclose(after.prior["discriminator"]["batch_stats"]["norm_1"]["mean"], running, atol=1e-5)
     assert int(after.step) == 1
 
 
@@ -109,9 +145,8 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path, quick_c
     assert cli.main([*arguments, "--num-steps", "2", "--checkpoint-every", "1"]) == 0
     (tmp_path / "gan.safetensors").unlink()  # a run holds the prior that it learns for
     found = dj.load_prior(tmp_path / "run")
-    np.testing.assert_array_equal(
-        found.params["generator"]["params"]["up_0"], prior.params["generator"]["params"]["up_0"]
-    )
+    learned = found.params["generator"]["params"]["up_0"] - prior.params["generator"]["params"]["up_0"]
+    assert 0 < np.abs(learned).max() < 1e-3  # it goes on from the prior, in two steps of 2e-4 at the most
     dj.save_prior(found, tmp_path / "both.safetensors")
     again = dj.load_prior(tmp_path / "both.safetensors")
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
@@ -121,13 +156,19 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path, quick_c
     np.testing.assert_array_equal(one.images, other.images)
     known = np.where(np.asarray(masks.center(32))[..., None], 0, images / np.float32(127.5) - 1)
     encoded = found.params["encoder"]
-    mean, _ = plain_encoder(encoded["params"], known, jnp.stack([masks.center(32)] * 2), encoded["batch_stats"])
+    mean, _, shifts = plain_encoder(encoded["params"], known, jnp.stack([masks.center(32)] * 2), encoded["batch_stats"])
     np.testing.assert_allclose(one.latents, mean, atol=1e-4)
+    generator = found.params["generator"]
+    expected, _ = plain.generator(generator["params"], mean, generator["batch_stats"], shifts)
+    np.testing.assert_allclose(one.completions, expected, atol=1e-4)
 
 
 def test_wrong_configurations_are_refused(prior):
     for changes, message in (
         ({"latent_weight": 0.0}, "`latent_weight` of EncoderConfig is 0.0"),
+        ({"prior_learning_rate": 0.0}, "`prior_learning_rate` of EncoderConfig is 0.0"),
+        ({"adversarial_weight": -1.0}, "`adversarial_weight` of EncoderConfig is -1.0"),
+        ({"batch_size": 5}, "`batch_size` of EncoderConfig is 5; it takes an even number"),
         ({"num_steps": 0}, "`num_steps` of EncoderConfig is 0"),
     ):
         with pytest.raises(UserError, match=message):

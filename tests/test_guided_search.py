@@ -19,6 +19,7 @@ PARAMS = {
     "critic": jnp.asarray(RNG.normal(0, 2.0, H * W * C), jnp.float32),
     "mean": jnp.asarray(RNG.normal(0, 0.1, (H * W * C, LATENT)), jnp.float32),
     "deviation": jnp.asarray(RNG.normal(0, 0.1, (H * W, LATENT)), jnp.float32),
+    "shift": jnp.asarray(RNG.normal(0, 0.1, (H * W * C, FEATURES)), jnp.float32),
 }
 IMAGES = RNG.uniform(-0.9, 0.9, (4, H, W, C)).astype(np.float32)
 HOLES = RNG.random((4, H, W)) < np.array([0.15, 0.3, 0.5, 0.7])[:, None, None]
@@ -50,8 +51,9 @@ def draw(key, n):
 
 
 def encode(params, known, hole):
-    mean = jnp.tanh(known.reshape(len(known), -1) @ params["mean"])
-    return mean, 0.1 + jax.nn.sigmoid(hole.reshape(len(hole), -1).astype(float) @ params["deviation"])
+    flat = known.reshape(len(known), -1)
+    deviation = 0.1 + jax.nn.sigmoid(hole.reshape(len(hole), -1).astype(float) @ params["deviation"])
+    return jnp.tanh(flat @ params["mean"]), deviation, (flat @ params["shift"],)
 
 
 PRIOR = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode, feature_shapes=((FEATURES,),))
@@ -64,15 +66,16 @@ PLAIN = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge)
 def numpy_guess(i):
     params = {name: np.asarray(x, np.float64) for name, x in PARAMS.items()}
     known = np.where(HOLES[i][..., None], 0, IMAGES[i]).ravel()
-    return np.tanh(known @ params["mean"]), 0.1 + 1 / (1 + np.exp(-(HOLES[i].ravel() @ params["deviation"])))
+    deviation = 0.1 + 1 / (1 + np.exp(-(HOLES[i].ravel() @ params["deviation"])))
+    return np.tanh(known @ params["mean"]), deviation, known @ params["shift"]
 
 
 def numpy_start(i, restart=0):
-    mean, deviation = numpy_guess(i)
+    mean, deviation, shift = numpy_guess(i)
     if restart:
         key = jax.random.fold_in(jax.random.fold_in(KEY, i), restart)
         mean = mean + deviation * np.asarray(jax.random.normal(key, (LATENT,)))
-    return np.clip(mean, -1, 1)
+    return np.clip(mean, -1, 1), shift
 
 
 def numpy_losses(i, config, z, shift, searching):
@@ -89,7 +92,7 @@ def numpy_losses(i, config, z, shift, searching):
     if searching:
         total = total - config.prior_weight * np.log1p(np.exp(logit))
         slope = slope - config.prior_weight / (1 + np.exp(-logit)) * params["critic"].reshape(x.shape)
-    mean, deviation = numpy_guess(i)
+    mean, deviation, _ = numpy_guess(i)
     total = total + config.encoder_weight / 2 * np.sum(((z - mean) / deviation) ** 2)
     inner = params["outer"] @ (slope * (1 - x**2)).ravel() * (1 - hidden**2)
     return total, context, params["inner"] @ inner + config.encoder_weight * (z - mean) / deviation**2, inner
@@ -107,7 +110,7 @@ class Adam:
 
 def numpy_search(i, config, restart=0):
     """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
-    z, shift, step = numpy_start(i, restart), np.zeros(FEATURES), Adam(config.learning_rate)
+    (z, shift), step = numpy_start(i, restart), Adam(config.learning_rate)
     iterates = []
     for _ in range(config.num_steps):
         total, _, slope, _ = numpy_losses(i, config, z, shift, True)
@@ -142,11 +145,11 @@ def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
 def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
     config = dj.InpaintConfig(num_steps=0, start="encoder", restarts=3, num_completions=3, judge="central")
     single = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, dataclasses.replace(config, restarts=1, num_completions=1))
-    np.testing.assert_allclose(single.latents, [numpy_start(i) for i in range(4)], atol=1e-5)
+    np.testing.assert_allclose(single.latents, [numpy_start(i)[0] for i in range(4)], atol=1e-5)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
     for i in range(4):
-        starts = np.stack([numpy_start(i, r) for r in range(3)]).astype(np.float32)
-        completions = np.asarray(decode(PARAMS, starts))
+        starts = np.stack([numpy_start(i, r)[0] for r in range(3)]).astype(np.float32)
+        completions = np.asarray(decode(PARAMS, starts, (jnp.float32(numpy_start(i)[1]),)))
         apart = ((completions - completions.mean(axis=0)) ** 2 * HOLES[i][..., None]).sum(axis=(1, 2, 3))
         order = np.argsort(apart)
         blended = np.clip([dj.poisson_blend_sparse(x, IMAGES[i], HOLES[i]) for x in completions[order]], -1, 1)
