@@ -1,7 +1,7 @@
 """The encoder: from masked image and hole to where a search starts, and how it is trained.
 
-It learns for one prior, whose networks learn on beside it: from the generator's own images, whose latents are known, and
-from real ones, which latents and features it finds are to complete as they were, and as sharp.
+It learns for one prior, whose networks learn on beside it: from the generator's own images, whose latents are known,
+and from real ones, which the latents and features that it finds are to complete as they were, and as sharp.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dcgan_jax.training import Metrics, draw_latents
 
 @dataclass(frozen=True)
 class EncoderConfig(RunConfig):
-    """An encoder's training run: whose latents it finds, how fast the prior learns on beside it, and the losses' weights."""
+    """An encoder's training run: whose latents it finds, how fast that prior learns on, the losses' weights."""
 
     KIND: ClassVar[str] = "encoder"
 
@@ -36,14 +36,14 @@ class EncoderConfig(RunConfig):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
     prior_learning_rate: float = option(2e-4, "Adam's rate at the start of the prior's generator and discriminator")
     latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of completed ones")
-    adversarial_weight: float = option(0.01, "of the discriminator's opinion, beside the errors of completed images")
+    adversarial_weight: float = option(0.02, "of the discriminator's opinion, beside the errors of completed images")
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("prior_learning_rate", "latent_weight"):
             self._check(name, getattr(self, name) > 0, "a number above 0")
         self._check("adversarial_weight", self.adversarial_weight >= 0, "0 or more")
-        self._check("batch_size", self.batch_size % 2 == 0, "an even number")
+        self._check("batch_size", self.batch_size % 4 == 0, "a multiple of 4")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,24 +99,22 @@ def adopt(state: EncoderState, params: Any) -> EncoderState:
 def make_train_step(
     config: EncoderConfig,
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
-    """Builds the step: one update each of encoder, generator and discriminator, on real images and half as many generated.
+    """Builds the step: an update of each network, on real images and half as many generated ones.
 
-    With N(m, s²) and the shifts the encoder's for a real image x under its hole, two completions x₁ and x₂ of latents
-    drawn from it are scored by how well such draws tell x, pixel by pixel: (|x₁ − x| + |x₂ − x|) / 2 − |x₁ − x₂| / 2,
-    the mean over the hole plus the mean over what is known. Its expectation is least where the draws are distributed as
-    x is, given what is known (the continuous ranked probability score). Under a hole of its own a generated image
-    x = G(z) gives `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. And
-    `adversarial_weight` times −E log D of completed and of generated images is what makes them sharp; the
-    discriminator goes on learning to tell them from real ones. The generator's batch statistics stay as they are.
+    With N(m, s²) and the shifts the encoder's for a real image x under its hole, the generator's image of m and the
+    shifts has a root mean square error in the hole, and one in what is known; both are descended. Under a hole of its
+    own a generated image x = G(z) gives `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s.
+    And `adversarial_weight` times −E log D keeps them sharp, over a batch of which a quarter are images completed from
+    m, a quarter from latents drawn from N(m, s²), and half generated; the discriminator goes on learning to tell that
+    batch from the real one. The generator's batch statistics stay as they are.
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, the scores; `latent_loss`;
+        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, on [−1, 1]; `latent_loss`;
         `generator_loss`, `discriminator_loss`.
 
     Source:
-        Gneiting, Raftery 2007, equation 21, for the score; Larsen et al. 2016 for a generator that learns from an
-        encoder and a discriminator at once.
+        Larsen et al. 2016, for a generator that learns from an encoder and a discriminator at once.
     """
     model = config.model
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
@@ -129,12 +127,12 @@ def make_train_step(
         return logits, updated["batch_stats"]
 
     def step(state: EncoderState, batch, key):
-        n = batch.shape[0]
+        n, quarter = batch.shape[0], batch.shape[0] // 4
         flip_key, hole_key, latent_key, draw_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
         real = to_floats(batch, config.flip, flip_key)
         z = draw_latents(model, latent_key, n // 2)
         hole = draw_holes(hole_key, n + n // 2, model.image_size)
-        noise = jax.random.normal(draw_key, (2, n, model.latent_dim))
+        noise = jax.random.normal(draw_key, (quarter, model.latent_dim))
         judging, statistics = state.prior["discriminator"]["params"], state.prior["discriminator"]["batch_stats"]
 
         def generate(params, z, shifts=()):
@@ -152,20 +150,23 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             latent = ((z - mean[n:]) / deviation[n:]) ** 2 / 2 + jnp.log(deviation[n:])
-            drawn = mean[:n, : model.latent_dim] + noise * deviation[:n, : model.latent_dim]
+            others = slice(quarter, 2 * quarter)  # of which a completion is drawn
+            drawn = mean[others, : model.latent_dim] + noise * deviation[others, : model.latent_dim]
             if model.latent == "uniform":
                 drawn = jnp.clip(drawn, -1, 1)
-            drawn = jnp.concatenate([drawn, jnp.stack([mean[:n, model.latent_dim :]] * 2)], axis=-1)
-            doubled = [jnp.concatenate([shift[:n]] * 2) for shift in shifts]
-            found: Any = generate(params["generator"], drawn.reshape(2 * n, -1), doubled)
-            first, second = jnp.split(found, 2)
-            score = (jnp.abs(first - real) + jnp.abs(second - real) - jnp.abs(first - second)) / 2
-            score, missing = jnp.mean(score, axis=-1), hole[:n]
-            completed = jnp.where(missing[..., None], first, real)[: n // 2]
+            drawn = jnp.concatenate([drawn, mean[others, model.latent_dim :]], axis=-1)
+            found: Any = generate(
+                params["generator"],
+                jnp.concatenate([mean[:n], drawn]),
+                [jnp.concatenate([shift[:n], shift[others]]) for shift in shifts],
+            )
+            error, missing = jnp.mean((found[:n] - real) ** 2, axis=-1), hole[:n]
+            completed = jnp.concatenate([found[:quarter], found[n:]])
+            completed = jnp.where(missing[: 2 * quarter, ..., None], completed, real[: 2 * quarter])
             made = jnp.concatenate([completed, generated])
             metrics = {
-                "hole_error": jnp.mean(_mean(score, missing)),
-                "known_error": jnp.mean(_mean(score, ~missing)),
+                "hole_error": jnp.mean(_root_mean(error, missing)),
+                "known_error": jnp.mean(_root_mean(error, ~missing)),
                 "latent_loss": jnp.mean(latent),
                 "generator_loss": generator_loss(judge(judging, statistics, made)[0], "non_saturating"),
             }
@@ -206,8 +207,9 @@ def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size
     return jax.vmap(lambda hole, by: jnp.roll(hole, by, axis=(0, 1)))(masks.mixed(hole_key, n, size), shift)
 
 
-def _mean(x: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
-    return jnp.sum(jnp.where(where, x, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
+def _root_mean(squares: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
+    mean = jnp.sum(jnp.where(where, squares, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
+    return jnp.sqrt(mean + 1e-8)  # 0 has no derivative
 
 
 def _optimizers(config: EncoderConfig) -> dict[str, optax.GradientTransformation]:

@@ -68,7 +68,7 @@ class Generator(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Known pixels and hole to what may lie behind them: a Gaussian over latents, and shifts of the generator's features.
+    """What is known to what may lie behind it: a Gaussian over latents, and shifts of the generator's features.
 
     Convolutions that halve the side, as the discriminator's, then two dense layers for mean and deviation; and back up
     again, at each size with what was there on the way down (Ronneberger et al. 2015), for the shifts, which carry what

@@ -66,9 +66,9 @@ class Prior:
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
         model: the configuration of a DCGAN; None for any other decoder.
         crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
-        encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts): the latents that may lie
-            behind what is known (grey, 0, in the hole), as a Gaussian with mean and deviation [n, latent_dim], and the
-            shifts of features (see below) from which a search starts, () for none; None without an encoder.
+        encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts): the latents that may
+            lie behind what is known (grey, 0, in the hole), as a Gaussian with mean and deviation [n, latent_dim], and
+            the shifts of features (see below) from which a search starts, () for none; None without an encoder.
         feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
             third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
         num_classes: how many of a latent's entries, the last ones, are a label: 0 and 1 as `sample_latents` draws it,

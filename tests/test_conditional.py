@@ -191,7 +191,7 @@ def test_an_encoder_guesses_the_label_too():
         keys, labels = jax.random.split(KEY, 4), jnp.array([-1, -1, 2, 0])
         return prior.encode(prior.params, known, hole), draw_starts(prior, search, known, hole, keys, labels)
 
-    (mean, deviation), starts = guess(known)
+    (mean, deviation, _), starts = guess(known)
     assert mean.shape == deviation.shape == (4, 9)
     np.testing.assert_allclose(mean[:, 6:].sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(starts.latent[:2, 0], mean[:2], atol=1e-5)

@@ -69,8 +69,8 @@ def plain_encoder(params, known, hole, statistics=None):
     return jnp.tanh(mean), 0.01 + jnp.log1p(jnp.exp(spread)), shifts
 
 
-def masked_mean(x, where):
-    return jnp.stack([jnp.sum(one * w) / jnp.sum(w) for one, w in zip(x, where, strict=True)]).mean()
+def root_mean(squares, where):
+    return jnp.stack([jnp.sqrt(jnp.sum(x * w) / jnp.sum(w)) for x, w in zip(squares, where, strict=True)]).mean()
 
 
 def test_a_step_descends_the_plain_losses(prior):
@@ -79,7 +79,7 @@ def test_a_step_descends_the_plain_losses(prior):
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
     flip_key, hole_key, latent_key, draw_key = jax.random.split(jax.random.fold_in(key, 0), 4)
     real, z = to_floats(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
-    hole, noise = encoder.draw_holes(hole_key, 6, 32), jax.random.normal(draw_key, (2, 4, 6))
+    hole, noise = encoder.draw_holes(hole_key, 6, 32), jax.random.normal(draw_key, (1, 6))
     statistics = prior.params["generator"]["batch_stats"]
 
     def losses(params, judge):
@@ -87,14 +87,15 @@ def test_a_step_descends_the_plain_losses(prior):
         images = jnp.concatenate([real, jax.lax.stop_gradient(generated)])
         mean, deviation, shifts = plain_encoder(params["encoder"], jnp.where(hole[..., None], 0, images), hole)
         shifts = [shift[:4] for shift in shifts]
-        drawn = [jnp.clip(mean[:4] + one * deviation[:4], -1, 1) for one in noise]
-        first, second = (plain.generator(params["generator"], one, statistics, shifts)[0] for one in drawn)
-        error = jnp.mean(jnp.abs(first - real) + jnp.abs(second - real) - jnp.abs(first - second), axis=-1) / 2
-        completed = jnp.where(hole[:2, ..., None], first[:2], real[:2])
+        found, _ = plain.generator(params["generator"], mean[:4], statistics, shifts)
+        drawn = jnp.clip(mean[1:2] + noise * deviation[1:2], -1, 1)
+        drawn, _ = plain.generator(params["generator"], drawn, statistics, [shift[1:2] for shift in shifts])
+        error = jnp.mean((found - real) ** 2, axis=-1)
+        completed = jnp.where(hole[:2, ..., None], jnp.concatenate([found[:1], drawn]), real[:2])
         made = jnp.concatenate([completed, generated])
         fooled = jnp.mean(jnp.log1p(jnp.exp(-plain.discriminator(judge, made)[0])))
         latent = jnp.mean(((z - mean[4:]) / deviation[4:]) ** 2 / 2 + jnp.log(deviation[4:]))
-        return (masked_mean(error, hole[:4]), masked_mean(error, ~hole[:4]), latent, fooled), made
+        return (root_mean(error, hole[:4]), root_mean(error, ~hole[:4]), latent, fooled), made
 
     params = {"encoder": state.encoder, "generator": prior.params["generator"]["params"]}
     judge = prior.params["discriminator"]["params"]
@@ -168,7 +169,7 @@ def test_wrong_configurations_are_refused(prior):
         ({"latent_weight": 0.0}, "`latent_weight` of EncoderConfig is 0.0"),
         ({"prior_learning_rate": 0.0}, "`prior_learning_rate` of EncoderConfig is 0.0"),
         ({"adversarial_weight": -1.0}, "`adversarial_weight` of EncoderConfig is -1.0"),
-        ({"batch_size": 5}, "`batch_size` of EncoderConfig is 5; it takes an even number"),
+        ({"batch_size": 5}, "`batch_size` of EncoderConfig is 5; it takes a multiple of 4"),
         ({"num_steps": 0}, "`num_steps` of EncoderConfig is 0"),
     ):
         with pytest.raises(UserError, match=message):
