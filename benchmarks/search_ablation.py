@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 import dcgan_jax as dj
 from dcgan_jax import masks
@@ -37,7 +38,10 @@ SEARCHES: dict[str, Config] = {
     "best": Config.preset("best"),
     "best, 40 refining": dataclasses.replace(Config.preset("best"), refine_steps=40),
     "several, the first": Config.preset("several"),
+    "L-BFGS, 20 steps from the prior": Config(num_steps=20),
+    "L-BFGS, 10 steps from the encoder": dataclasses.replace(ENCODER, num_steps=10),
 }
+LBFGS = optax.lbfgs()  # a line search a step, of up to 20 evaluations
 
 
 def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
@@ -67,7 +71,8 @@ def main() -> None:
         for mask in masks.NAMES:
             holes = draw_holes(mask, len(images), images.shape[1], SEED)
             start = time.perf_counter()
-            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
+            optimizer = LBFGS if name.startswith("L-BFGS") else None
+            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name], optimizer))
             seconds += time.perf_counter() - start
             cells.append(_cell(result.images, images, holes))
             if result.mean is not None:

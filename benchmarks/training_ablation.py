@@ -42,11 +42,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def configuration(changes: dict[str, Any], base_width: int, num_steps: int) -> TrainConfig:
+def configuration(changes: dict[str, Any], image_size: int, base_width: int, num_steps: int) -> TrainConfig:
     """The first run's configuration with changes, at the same number of images."""
     base = dataclasses.replace(TrainConfig.preset("yeh2017"), batch_size=BATCH, measure_every=0)
     of_model = {name: value for name, value in changes.items() if name in ("latent", "discriminator_norm")}
-    model = dataclasses.replace(base.model, base_width=base_width, **of_model)
+    model = dataclasses.replace(base.model, image_size=image_size, base_width=base_width, **of_model)
     rest = {name: value for name, value in changes.items() if name not in of_model}
     steps = num_steps * BATCH // rest.get("batch_size", BATCH)
     return dataclasses.replace(base, model=model, num_steps=steps, sample_every=500, checkpoint_every=500, **rest)
@@ -67,7 +67,7 @@ def main() -> None:
     real = np.asarray(training[: quality.COUNT])
     print(f"| run | inversion | {' | '.join(masks.NAMES)} | swd | ms-ssim |\n" + "|---" * 8 + "|", flush=True)
     for name in options.variants:
-        config = configuration(VARIANTS[name], options.base_width, options.num_steps)
+        config = configuration(VARIANTS[name], training.shape[1], options.base_width, options.num_steps)
         train(config, options.data, options.out / name)
         prior = dj.load_prior(options.out / name)
         latents = dj.sample_latents(prior, jax.random.key(SEED), len(real))

@@ -1,7 +1,7 @@
 """The encoder: from masked image and hole to where a search starts, and how it is trained.
 
-It learns for one prior, whose networks learn on beside it: from the generator's own images, whose latents are known,
-and from real ones, which the latents and features that it finds are to complete as they were, and as sharp.
+It learns for one generator, which stays as it is: from the generator's own images, whose latents are known, and from
+real ones, of which it is to find the latent and the features whose image is nearest, under the hole as well.
 """
 
 import dataclasses
@@ -17,33 +17,28 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from dcgan_jax import masks
 from dcgan_jax.augmentation import to_floats
 from dcgan_jax.compositing import known_pixels
-from dcgan_jax.config import ModelConfig, RunConfig, TrainConfig, option
-from dcgan_jax.losses import discriminator_loss, generator_loss
+from dcgan_jax.config import ModelConfig, RunConfig, option
 from dcgan_jax.networks import Discriminator, Encoder, Generator
 from dcgan_jax.training import Metrics, draw_latents
 
 
 @dataclass(frozen=True)
 class EncoderConfig(RunConfig):
-    """An encoder's training run: whose latents it finds, how fast that prior learns on, the losses' weights."""
+    """An encoder's training run: whose latents it finds, and the weight of the two losses."""
 
     KIND: ClassVar[str] = "encoder"
 
-    num_steps: int = option(6000, "training steps; the rates fall to 0 over them, so a run has a fixed number")
+    num_steps: int = option(6000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
     learning_rate: float = option(1e-3, "Adam's rate at the start")
     beta1: float = option(0.9, "Adam's decay of the first moment")
-    prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`")
+    prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`; an encoder that it has learns on")
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
-    prior_learning_rate: float = option(2e-4, "Adam's rate at the start of the prior's generator and discriminator")
-    latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of completed ones")
-    adversarial_weight: float = option(0.02, "of the discriminator's opinion, beside the errors of completed images")
+    latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of real ones")
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("prior_learning_rate", "latent_weight"):
-            self._check(name, getattr(self, name) > 0, "a number above 0")
-        self._check("adversarial_weight", self.adversarial_weight >= 0, "0 or more")
-        self._check("batch_size", self.batch_size % 4 == 0, "a multiple of 4")
+        self._check("latent_weight", self.latent_weight > 0, "a number above 0")
+        self._check("batch_size", self.batch_size % 2 == 0, "an even number")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -57,8 +52,8 @@ class EncoderState(NamedTuple):
     step: Int[Array, ""]
     encoder: Any
     statistics: Any  # running batch statistics
-    prior: Any  # generator and discriminator with their statistics
-    optimizers: dict[str, optax.OptState]  # of encoder, generator and discriminator
+    optimizer: optax.OptState
+    prior: Any  # generator and discriminator with their statistics; they stay as they are
 
 
 def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
@@ -80,118 +75,83 @@ def init_gan(model: ModelConfig) -> dict[str, Any]:
 
 def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
     """Draws the weights of a new run; its prior is an untrained one, until `adopt` puts in that which it learns for."""
-    encoder, prior = init_params(config.model, key), init_gan(config.model)
-    weights = {"encoder": encoder["params"]} | {name: part["params"] for name, part in prior.items()}
+    encoder = init_params(config.model, key)
     return EncoderState(
         step=jnp.zeros((), jnp.int32),
         encoder=encoder["params"],
         statistics=encoder["batch_stats"],
-        prior=prior,
-        optimizers={name: one.init(weights[name]) for name, one in _optimizers(config).items()},
+        optimizer=_optimizer(config).init(encoder["params"]),
+        prior=init_gan(config.model),
     )
 
 
 def adopt(state: EncoderState, params: Any) -> EncoderState:
-    """The state of a run that learns for the prior of these parameters (`Prior.params`)."""
-    return state._replace(prior={name: params[name] for name in state.prior})
+    """The state of a run that learns for the prior of these parameters (`Prior.params`), whose encoder learns on."""
+    state = state._replace(prior={name: params[name] for name in state.prior})
+    if "encoder" in params:
+        state = state._replace(encoder=params["encoder"]["params"], statistics=params["encoder"]["batch_stats"])
+    return state
 
 
 def make_train_step(
     config: EncoderConfig,
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
-    """Builds the step: an update of each network, on real images and half as many generated ones.
+    """Builds the step: one update on real images and half as many generated ones, each with a hole of its own.
 
-    With N(m, s²) and the shifts the encoder's for a real image x under its hole, the generator's image of m and the
-    shifts has a root mean square error in the hole, and one in what is known; both are descended. Under a hole of its
-    own a generated image x = G(z) gives `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s.
-    And `adversarial_weight` times −E log D keeps them sharp, over a batch of which a quarter are images completed from
-    m, a quarter from latents drawn from N(m, s²), and half generated; the discriminator goes on learning to tell that
-    batch from the real one. The generator's batch statistics stay as they are.
+    With N(m, s²) and shifts the encoder's for an image x under its hole, it descends, for real images, the root mean
+    square of G(m) − x over the hole and over what is known, and the same of G(m, shifts) − x; for generated ones
+    x = G(z), `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. (A root's gradient does not
+    grow with the error: an image that nothing could complete does not drown the others.)
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, on [−1, 1]; `latent_loss`;
-        `generator_loss`, `discriminator_loss`.
-
-    Source:
-        Larsen et al. 2016, for a generator that learns from an encoder and a discriminator at once.
+        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, of G(m, shifts) on [−1, 1], and
+        of G(m), `latent_hole_error` and `latent_known_error`; `latent_loss`.
     """
-    model = config.model
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
-    encoder, generator, discriminator = Encoder(model, dtype), Generator(model, dtype), Discriminator(model, dtype)
-    optimizers = _optimizers(config)
-
-    def judge(params, statistics, x):
-        variables = {"params": params, "batch_stats": statistics}
-        logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
-        return logits, updated["batch_stats"]
+    encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
 
     def step(state: EncoderState, batch, key):
-        n, quarter = batch.shape[0], batch.shape[0] // 4
-        flip_key, hole_key, latent_key, draw_key = jax.random.split(jax.random.fold_in(key, state.step), 4)
+        n = batch.shape[0]
+        flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         real = to_floats(batch, config.flip, flip_key)
-        z = draw_latents(model, latent_key, n // 2)
-        hole = draw_holes(hole_key, n + n // 2, model.image_size)
-        noise = jax.random.normal(draw_key, (quarter, model.latent_dim))
-        judging, statistics = state.prior["discriminator"]["params"], state.prior["discriminator"]["batch_stats"]
-
-        def generate(params, z, shifts=()):
-            variables = {"params": params, "batch_stats": state.prior["generator"]["batch_stats"]}
-            return generator.apply(variables, z, train=False, shifts=shifts)
+        z = draw_latents(config.model, latent_key, n // 2)
+        generated: Any = generator.apply(state.prior["generator"], z, train=False)
+        # A generated image behind each two real ones: what a device holds of a batch stays there.
+        images = jnp.concatenate([real.reshape(n // 2, 2, *real.shape[1:]), generated[:, None]], axis=1)
+        images = images.reshape(-1, *real.shape[1:])
+        hole = draw_holes(hole_key, n + n // 2, config.model.image_size)
 
         def objective(params):
-            generated: Any = generate(params["generator"], z)
-            images = jnp.concatenate([real, jax.lax.stop_gradient(generated)])
-            (mean, deviation, shifts), updated = encoder.apply(
-                {"params": params["encoder"], "batch_stats": state.statistics},
+            encoded, updated = encoder.apply(
+                {"params": params, "batch_stats": state.statistics},
                 known_pixels(images, hole),
                 hole,
                 train=True,
                 mutable=["batch_stats"],
             )
-            latent = ((z - mean[n:]) / deviation[n:]) ** 2 / 2 + jnp.log(deviation[n:])
-            others = slice(quarter, 2 * quarter)  # of which a completion is drawn
-            drawn = mean[others, : model.latent_dim] + noise * deviation[others, : model.latent_dim]
-            if model.latent == "uniform":
-                drawn = jnp.clip(drawn, -1, 1)
-            drawn = jnp.concatenate([drawn, mean[others, model.latent_dim :]], axis=-1)
-            found: Any = generate(
-                params["generator"],
-                jnp.concatenate([mean[:n], drawn]),
-                [jnp.concatenate([shift[:n], shift[others]]) for shift in shifts],
-            )
-            error, missing = jnp.mean((found[:n] - real) ** 2, axis=-1), hole[:n]
-            completed = jnp.concatenate([found[:quarter], found[n:]])
-            completed = jnp.where(missing[: 2 * quarter, ..., None], completed, real[: 2 * quarter])
-            made = jnp.concatenate([completed, generated])
-            metrics = {
-                "hole_error": jnp.mean(_root_mean(error, missing)),
-                "known_error": jnp.mean(_root_mean(error, ~missing)),
-                "latent_loss": jnp.mean(latent),
-                "generator_loss": generator_loss(judge(judging, statistics, made)[0], "non_saturating"),
-            }
-            weights = {"latent_loss": config.latent_weight, "generator_loss": config.adversarial_weight}
-            loss = sum(weights.get(name, 1.0) * value for name, value in metrics.items())
-            return loss, (metrics, updated["batch_stats"], made)
+            groups = jax.tree.map(lambda x: x.reshape(n // 2, 3, *x.shape[1:]), (*encoded, hole))
+            mean, _, shifts, missing = jax.tree.map(lambda x: x[:, :2].reshape(n, *x.shape[2:]), groups)
+            guessed, deviation = groups[0][:, 2], groups[1][:, 2]
+            latent = ((z - guessed) / deviation) ** 2 / 2 + jnp.log(deviation)
+            metrics = {"latent_loss": jnp.mean(latent)}
+            loss = config.latent_weight * metrics["latent_loss"]
+            for name, shifting in (("latent_", ()), ("", shifts)):
+                found: Any = generator.apply(state.prior["generator"], mean, train=False, shifts=shifting)
+                squares = jnp.mean((found - real) ** 2, axis=-1)
+                for part, where in (("hole_error", missing), ("known_error", ~missing)):
+                    metrics[name + part] = jnp.mean(_root_mean(squares, where))
+                    loss = loss + metrics[name + part]
+            return loss, (metrics, updated["batch_stats"])
 
-        def telling_apart(params):
-            real_logits, updated = judge(params, statistics, real)
-            made_logits, updated = judge(params, updated, made)
-            return discriminator_loss(real_logits, made_logits), updated
-
-        params = {"encoder": state.encoder, "generator": state.prior["generator"]["params"]}
-        gradients, (metrics, encoder_statistics, made) = jax.grad(objective, has_aux=True)(params)
-        (loss, statistics_after), gradients["discriminator"] = jax.value_and_grad(telling_apart, has_aux=True)(judging)
-        params["discriminator"], states = judging, {}
-        for name, optimizer in optimizers.items():
-            updates, states[name] = optimizer.update(gradients[name], state.optimizers[name])
-            params[name] = optax.apply_updates(params[name], updates)
-        prior = {
-            "generator": state.prior["generator"] | {"params": params["generator"]},
-            "discriminator": {"params": params["discriminator"], "batch_stats": statistics_after},
-        }
-        state = EncoderState(state.step + 1, params["encoder"], encoder_statistics, prior, states)
-        return state, metrics | {"discriminator_loss": loss}
+        gradient, (metrics, statistics) = jax.grad(objective, has_aux=True)(state.encoder)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        return state._replace(
+            step=state.step + 1,
+            encoder=optax.apply_updates(state.encoder, updates),
+            statistics=statistics,
+            optimizer=optimizer_state,
+        ), metrics
 
     return step
 
@@ -212,10 +172,6 @@ def _root_mean(squares: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> F
     return jnp.sqrt(mean + 1e-8)  # 0 has no derivative
 
 
-def _optimizers(config: EncoderConfig) -> dict[str, optax.GradientTransformation]:
-    def adam(rate, beta1):
-        return optax.adam(optax.cosine_decay_schedule(rate, config.num_steps), b1=beta1, b2=config.beta2)
-
-    # The prior's networks keep β₁ of their own training (Radford et al. 2016).
-    prior = adam(config.prior_learning_rate, TrainConfig.beta1)
-    return {"encoder": adam(config.learning_rate, config.beta1), "generator": prior, "discriminator": prior}
+def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    return optax.adam(rate, b1=config.beta1, b2=config.beta2)
