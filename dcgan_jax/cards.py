@@ -102,8 +102,8 @@ def _of_encoder(config: Any) -> tuple[str, str]:
     return (
         f"{what} With an encoder for it, from which a search may start, and whose training this card tells of; that of "
         f"the prior itself is told by the card of `{config.prior}`.",
-        "the rate falling to 0 along a half cosine, on real images and as many generated ones, weight of the latents "
-        f"{config.latent_weight:g}",
+        "the rate falling to 0 along a half cosine, on real images and half as many generated ones, weight of the "
+        f"latents {config.latent_weight:g}",
     )
 
 
