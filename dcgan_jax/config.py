@@ -279,8 +279,9 @@ class InpaintConfig(Config):
     patience: int = option(25, "steps between looks at the stopping rule; nothing without `tolerance`")
     start: str = option(
         "prior",
-        "where a search starts: a latent drawn from the prior, or the encoder's; restarts then draw around it",
-        ("prior", "encoder"),
+        "where a search starts: a latent drawn from the prior; the encoder's, around which restarts draw; or that and the "
+        "encoder's shifts of the generator's features",
+        ("prior", "encoder", "features"),
     )
     encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")
     restarts: int = option(1, "searches an image from different starts, of which `judge` keeps the best")

@@ -122,13 +122,17 @@ def inpaint(
 
 def check_config(prior: Prior, config: InpaintConfig) -> None:
     """Raises UserError, a ValueError, where the configuration asks for what the prior has not."""
-    if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
-        asks = '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
+    if (config.start != "prior" or config.encoder_weight) and prior.encode is None:
+        asks = f"`encoder_weight` is {config.encoder_weight:g}"
+        if config.start != "prior":
+            asks = f'`start` is "{config.start}"'
         raise UserError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
-    if config.refine_steps and not prior.feature_shapes:
-        raise ValueError(
-            f"`refine_steps` is {config.refine_steps} and this prior's decoder takes no shifts of features: make it 0"
-        )
+    if not prior.feature_shapes:
+        takes = "and this prior's decoder takes no shifts of features"
+        if config.refine_steps:
+            raise ValueError(f"`refine_steps` is {config.refine_steps} {takes}: make it 0")
+        if config.start == "features":
+            raise ValueError(f'`start` is "features" {takes}: make it "encoder"')
 
 
 def known_part(

@@ -111,6 +111,7 @@ class Adam:
 def numpy_search(i, config, restart=0):
     """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
     (z, shift), step = numpy_start(i, restart), Adam(config.learning_rate)
+    shift = shift if config.start == "features" else np.zeros(FEATURES)
     iterates = []
     for _ in range(config.num_steps):
         total, _, slope, _ = numpy_losses(i, config, z, shift, True)
@@ -126,7 +127,16 @@ def numpy_search(i, config, restart=0):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"keep_best": False}, {"num_steps": 0}, {"refine_steps": 0}, {"tolerance": 1e-9, "patience": 3}]
+    "changes",
+    [
+        {},
+        {"keep_best": False},
+        {"num_steps": 0},
+        {"refine_steps": 0},
+        {"tolerance": 1e-9, "patience": 3},
+        {"start": "features"},
+        {"start": "features", "refine_steps": 0},
+    ],
 )
 def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
     config = dataclasses.replace(CONFIG, **changes)
@@ -143,7 +153,7 @@ def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
 
 
 def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
-    config = dj.InpaintConfig(num_steps=0, start="encoder", restarts=3, num_completions=3, judge="central")
+    config = dj.InpaintConfig(num_steps=0, start="features", restarts=3, num_completions=3, judge="central")
     single = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, dataclasses.replace(config, restarts=1, num_completions=1))
     np.testing.assert_allclose(single.latents, [numpy_start(i)[0] for i in range(4)], atol=1e-5)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
@@ -221,6 +231,7 @@ def test_what_lies_in_the_hole_has_no_influence():
     ("changes", "message"),
     [
         ({"start": "encoder"}, '`start` is "encoder" and this prior has no encoder'),
+        ({"start": "features"}, '`start` is "features" and this prior has no encoder'),
         ({"encoder_weight": 2.0}, "`encoder_weight` is 2 and this prior has no encoder"),
         ({"refine_steps": 3}, "`refine_steps` is 3 and this prior's decoder takes no shifts"),
     ],
