@@ -279,8 +279,8 @@ class InpaintConfig(Config):
     patience: int = option(25, "steps between looks at the stopping rule; nothing without `tolerance`")
     start: str = option(
         "prior",
-        "where a search starts: a latent drawn from the prior; the encoder's, around which restarts draw; or that and the "
-        "encoder's shifts of the generator's features",
+        "where a search starts: a latent drawn from the prior; the encoder's, around which restarts draw; or that with "
+        "the encoder's shifts of the generator's features",
         ("prior", "encoder", "features"),
     )
     encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")

@@ -227,6 +227,12 @@ def test_what_lies_in_the_hole_has_no_influence():
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def test_features_of_a_decoder_that_takes_no_shifts_are_refused():
+    prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
+    with pytest.raises(ValueError, match='`start` is "features" and this prior\'s decoder takes no shifts'):
+        dj.inpaint(prior, IMAGES, HOLES, KEY, dj.InpaintConfig(start="features"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
