@@ -279,9 +279,13 @@ class InpaintConfig(Config):
     patience: int = option(25, "steps between looks at the stopping rule; nothing without `tolerance`")
     start: str = option(
         "prior",
-        "where a search starts: a latent drawn from the prior; the encoder's, around which restarts draw; or that with "
-        "the encoder's shifts of the generator's features",
-        ("prior", "encoder", "features"),
+        "where a search starts: a latent drawn from the prior, or the encoder's; restarts then draw around it",
+        ("prior", "encoder"),
+    )
+    start_shifts: float = option(
+        0.0,
+        "share of the encoder's shifts of the generator's features with which a search starts, 0 to 1; restarts have "
+        "less and less of them, the last one none",
     )
     encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")
     restarts: int = option(1, "searches an image from different starts, of which `judge` keeps the best")
@@ -301,12 +305,19 @@ class InpaintConfig(Config):
         "steps after the search in which the generator's intermediate features move too; few, or they learn the noise",
     )
     refine_learning_rate: float = option(0.02, "Adam's rate on latent and features in these steps")
+    sharpen: float = option(
+        0.0,
+        "scale the completion's gradients up, as far as the image's exceed them where both are known: 0 not, 1 wholly",
+    )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
 
     def __post_init__(self):
         self._check_fields()
         self._check("num_steps", self.num_steps >= 0, "0 or more")
         self._check("encoder_weight", self.encoder_weight >= 0, "0 or more")
+        self._check("start_shifts", 0 <= self.start_shifts <= 1, "a share from 0 to 1")
+        self._check("start_shifts", self.start_shifts == 0 or self.start == "encoder", '0 unless `start` is "encoder"')
+        self._check("sharpen", 0 <= self.sharpen <= 1, "a number from 0 to 1")
         self._check("refine_steps", self.refine_steps >= 0, "0 or more")
         self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
         self._check("trace_every", self.trace_every >= 0, "0 or more")
@@ -328,8 +339,8 @@ class InpaintConfig(Config):
     def preset(cls, name: str) -> Self:
         """Published settings, "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps); or ours.
 
-        Ours need a prior with an encoder: "best" is one completion as good as a search makes it, "fast" has a third of
-        its steps, "several" gives eight completions, ranked, and their mean.
+        Ours need a prior with an encoder: "best" is one completion, about as sharp as the image, "fast" has half of its
+        steps and is softer, "several" gives eight completions, from soft to sharp, and their mean.
 
         Raises:
             UserError: the preset is unknown.
@@ -337,18 +348,20 @@ class InpaintConfig(Config):
         return cls(**_preset(cls, _INPAINT_PRESETS, name))
 
 
-_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3}
+_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3, "prior_weight": 0.1, "start_shifts": 0.125}
 _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     # Neither paper gives Adam's rate: 0.03 is ours.
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {"num_steps": 60, **_GUIDED, "refine_steps": 20},
-    "fast": {"num_steps": 20, **_GUIDED, "refine_steps": 10},
+    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.7},
+    "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10},
     "several": {
-        "num_steps": 40,
         **_GUIDED,
-        "refine_steps": 20,
+        "num_steps": 20,
+        "refine_steps": 10,
+        "encoder_weight": 1.0,
+        "start_shifts": 1.0,
         "restarts": 8,
         "judge": "central",
         "num_completions": 8,

@@ -24,6 +24,7 @@ from dcgan_jax.search import Found, Trace, draw_starts, search
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
 LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
+SHARPEST = 2.0  # factor on a completion's gradients
 STATUS = ("ok", "not finite", "nothing missing", "nothing known")
 
 
@@ -122,17 +123,14 @@ def inpaint(
 
 def check_config(prior: Prior, config: InpaintConfig) -> None:
     """Raises UserError, a ValueError, where the configuration asks for what the prior has not."""
-    if (config.start != "prior" or config.encoder_weight) and prior.encode is None:
-        asks = f"`encoder_weight` is {config.encoder_weight:g}"
-        if config.start != "prior":
-            asks = f'`start` is "{config.start}"'
+    if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
+        asks = '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
         raise UserError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
-    if not prior.feature_shapes:
-        takes = "and this prior's decoder takes no shifts of features"
-        if config.refine_steps:
-            raise ValueError(f"`refine_steps` is {config.refine_steps} {takes}: make it 0")
-        if config.start == "features":
-            raise ValueError(f'`start` is "features" {takes}: make it "encoder"')
+    for name in ("refine_steps", "start_shifts"):
+        if getattr(config, name) and not prior.feature_shapes:
+            raise ValueError(
+                f"`{name}` is {getattr(config, name)} and this prior's decoder takes no shifts of features: make it 0"
+            )
 
 
 def known_part(
@@ -160,7 +158,9 @@ def complete(
     order = jnp.argsort(_judge(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept)
-    blended = jax.vmap(poisson_blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
+    scale = jax.vmap(_sharpening, (1, None, None, None), 1)(completions, y, hole, config.sharpen)
+    guides = scale[..., None, None, None] * completions
+    blended = jax.vmap(poisson_blend, (1, None, None), 1)(guides.astype(y.dtype), y, hole)
     finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     labels = jnp.full(finite.shape, -1, jnp.int32)
@@ -186,6 +186,25 @@ def complete(
     number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None]
     mean = composite(images, hole, jnp.sum(jnp.clip(blended, -1, 1), axis=1) / number)
     return best._replace(alternatives=several, mean=mean)
+
+
+def _sharpening(completions, y, hole, sharpen: float) -> Float[Array, " b"]:
+    """The factors on the completions' gradients; a blend is linear in these (Pérez et al. 2003, section 2).
+
+    What a generator makes is softer than photographs. By how much shows where the image is known: the root of the
+    energy of its gradients over that of the completion's, between neighbours that are both known, 1 to `SHARPEST`.
+    """
+    if not sharpen:
+        return jnp.ones(len(hole), completions.dtype)
+    ratio = jnp.sqrt(_gradient_energy(y, ~hole) / jnp.maximum(_gradient_energy(completions, ~hole), 1e-6))
+    return jnp.clip(jnp.nan_to_num(ratio), 1, SHARPEST) ** sharpen
+
+
+def _gradient_energy(x: Float[Array, "b h w c"], where: Bool[Array, "b h w"]) -> Float[Array, " b"]:
+    """Squared differences of neighbours that both count, the sum of an image's."""
+    down, right = where[:, 1:] & where[:, :-1], where[:, :, 1:] & where[:, :, :-1]
+    vertical = jnp.sum(jnp.where(down[..., None], jnp.diff(x, axis=1), 0) ** 2, axis=(1, 2, 3))
+    return vertical + jnp.sum(jnp.where(right[..., None], jnp.diff(x, axis=2), 0) ** 2, axis=(1, 2, 3))
 
 
 def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:

@@ -121,17 +121,19 @@ def draw_starts(
     each = jax.vmap(lambda key: jax.vmap(lambda r: jax.random.fold_in(key, r))(jnp.arange(config.restarts)))(keys)
     latents = jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(each)
     start = Start(latents)
-    if prior.encode is not None and (config.start != "prior" or config.encoder_weight):
+    if prior.encode is not None and (config.start == "encoder" or config.encoder_weight):
         encoded = prior.encode(prior.params, known, hole)
         mean, deviation, shifts = jax.tree.map(lambda x: jnp.repeat(x[:, None], config.restarts, axis=1), encoded)
         if config.encoder_weight:
             start = start._replace(mean=mean, deviation=deviation)
-        if config.start != "prior":
+        if config.start == "encoder":
             noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[2:], mean.dtype)))(each)
             drawn = mean + deviation * noise.at[:, 0].set(0)
             start = start._replace(latent=_clip(prior, config, drawn))
-        if config.start == "features":
-            start = start._replace(shifts=tuple(shifts))
+        if config.start_shifts:
+            shares = config.start_shifts * (1 - jnp.arange(config.restarts) / max(config.restarts - 1, 1))
+            shifts = tuple(shares.reshape(-1, *[1] * (x.ndim - 2)) * x for x in shifts)
+            start = start._replace(shifts=shifts)
     if config.latent_bound is not None:
         clipped = jnp.clip(start.latent, -config.latent_bound, config.latent_bound)
         start = start._replace(latent=_keep_label(prior, clipped, start.latent))
@@ -142,7 +144,7 @@ def _label(prior: Prior, config: InpaintConfig, start: Start, labels) -> Start:
     labels = jnp.full(len(start.latent), -1) if labels is None else labels
     labels = jnp.broadcast_to(labels[:, None], start.latent.shape[:2])
     label, labelled = label_entries(prior, labels, start.latent.dtype), labels >= 0
-    if prior.encode is not None and config.start != "prior":
+    if prior.encode is not None and config.start == "encoder":
         label = jnp.where(labelled[..., None], label, start.latent[..., -prior.num_classes :])
     return start._replace(latent=with_label(prior, start.latent, label), labelled=labelled)
 

@@ -63,7 +63,7 @@ def _previews(config: EncoderConfig, state, images, key) -> UInt8[np.ndarray, "h
     """The first images of the set, masked, completed from where a search would start."""
     images = np.asarray(images[:SHOWN])
     holes = np.asarray(masks.mixed(key, len(images), config.model.image_size))
-    search = InpaintConfig(num_steps=0, start="features")
+    search = InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0)
     return _rows(images, holes, np.asarray(inpaint(encoder_prior(state, config), images, holes, key, search).images))
 
 

@@ -127,7 +127,7 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path, quick_c
     again = dj.load_prior(tmp_path / "both.safetensors")
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), np.uint8)
-    config = dj.InpaintConfig(num_steps=0, start="features")
+    config = dj.InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0)
     one, other = (dj.inpaint(p, images, masks.center(32), jax.random.key(0), config) for p in (found, again))
     np.testing.assert_array_equal(one.images, other.images)
     known = np.where(np.asarray(masks.center(32))[..., None], 0, images / np.float32(127.5) - 1)

@@ -111,7 +111,7 @@ class Adam:
 def numpy_search(i, config, restart=0):
     """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
     (z, shift), step = numpy_start(i, restart), Adam(config.learning_rate)
-    shift = shift if config.start == "features" else np.zeros(FEATURES)
+    shift = config.start_shifts * shift
     iterates = []
     for _ in range(config.num_steps):
         total, _, slope, _ = numpy_losses(i, config, z, shift, True)
@@ -126,6 +126,20 @@ def numpy_search(i, config, restart=0):
     return z, shift, numpy_losses(i, config, z, shift, False)[1]
 
 
+def numpy_scale(i, completion, sharpen):
+    """The factor on the gradients, from pairs of neighbours that are both known."""
+    energies = []
+    for x in (IMAGES[i], np.asarray(completion)):
+        energy = 0.0
+        for row in range(H):
+            for column in range(W):
+                for other in ((row + 1, column), (row, column + 1)):
+                    if other[0] < H and other[1] < W and not HOLES[i][row, column] and not HOLES[i][other]:
+                        energy += np.sum((x[row, column] - x[other]).astype(float) ** 2)
+        energies.append(energy)
+    return np.clip(np.sqrt(energies[0] / energies[1]), 1, 2) ** sharpen if energies[0] else 1.0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -134,8 +148,9 @@ def numpy_search(i, config, restart=0):
         {"num_steps": 0},
         {"refine_steps": 0},
         {"tolerance": 1e-9, "patience": 3},
-        {"start": "features"},
-        {"start": "features", "refine_steps": 0},
+        {"start_shifts": 0.5},
+        {"start_shifts": 1.0, "refine_steps": 0},
+        {"start_shifts": 0.5, "sharpen": 0.6},
     ],
 )
 def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
@@ -148,18 +163,47 @@ def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
         completion = decode(PARAMS, jnp.asarray(z, jnp.float32)[None], (jnp.asarray(shift, jnp.float32)[None],))
         np.testing.assert_allclose(result.completions[i], completion[0], atol=1e-3)
         assert int(result.num_steps[i]) == config.num_steps + config.refine_steps
-    blended = dj.poisson_blend_sparse(np.asarray(result.completions), IMAGES, HOLES)
+    guides = [numpy_scale(i, result.completions[i], config.sharpen) * result.completions[i] for i in range(4)]
+    blended = dj.poisson_blend_sparse(np.asarray(guides), IMAGES, HOLES)
     np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
 
 
+def test_what_is_soft_is_sharpened_to_what_is_known():
+    """A completion of half the contrast of the image, whose gradients are then the image's; nothing is made softer."""
+    rng = np.random.default_rng(0)
+    image, hole = rng.uniform(-0.5, 0.5, (1, 6, 6, 1)).astype(np.float32), np.zeros((6, 6), bool)
+    hole[2:4, 2:4] = True
+    pieces = np.stack([np.full(36, 0.1), 0.5 * image.ravel(), 2 * image.ravel()]).astype(np.float32)
+
+    def paint(params, z):
+        return (z @ params).reshape(-1, 6, 6, 1)
+
+    prior = dj.Prior(jnp.asarray(pieces[1:2]), paint, lambda key, n: jnp.ones((n, 1)))
+    config = dj.InpaintConfig(num_steps=0, sharpen=1.0)
+    result = dj.inpaint(prior, image, hole, KEY, config)
+    np.testing.assert_allclose(result.images, image, atol=1e-5)
+    half = dj.inpaint(prior, image, hole, KEY, dataclasses.replace(config, sharpen=0.5))
+    expected = dj.poisson_blend(jnp.asarray(image) / 2**0.5, image, hole[None])
+    np.testing.assert_allclose(half.images, expected, atol=1e-5)
+    for i in (0, 2):  # flat, and too sharp: as they are
+        other = dataclasses.replace(prior, params=jnp.asarray(pieces[i : i + 1]))
+        one, same = (
+            dj.inpaint(other, image, hole, KEY, dataclasses.replace(config, sharpen=sharpen)) for sharpen in (1.0, 0.0)
+        )
+        np.testing.assert_allclose(one.images, same.images, atol=1e-5)
+
+
 def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
-    config = dj.InpaintConfig(num_steps=0, start="features", restarts=3, num_completions=3, judge="central")
+    config = dj.InpaintConfig(
+        num_steps=0, start="encoder", start_shifts=1.0, restarts=3, num_completions=3, judge="central"
+    )
     single = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, dataclasses.replace(config, restarts=1, num_completions=1))
     np.testing.assert_allclose(single.latents, [numpy_start(i)[0] for i in range(4)], atol=1e-5)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
     for i in range(4):
         starts = np.stack([numpy_start(i, r)[0] for r in range(3)]).astype(np.float32)
-        completions = np.asarray(decode(PARAMS, starts, (jnp.float32(numpy_start(i)[1]),)))
+        shifts = np.outer([1, 0.5, 0], numpy_start(i)[1]).astype(np.float32)
+        completions = np.asarray(decode(PARAMS, starts, (shifts,)))
         apart = ((completions - completions.mean(axis=0)) ** 2 * HOLES[i][..., None]).sum(axis=(1, 2, 3))
         order = np.argsort(apart)
         blended = np.clip([dj.poisson_blend_sparse(x, IMAGES[i], HOLES[i]) for x in completions[order]], -1, 1)
@@ -227,17 +271,16 @@ def test_what_lies_in_the_hole_has_no_influence():
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_features_of_a_decoder_that_takes_no_shifts_are_refused():
+def test_shifts_for_a_decoder_that_takes_none_are_refused():
     prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
-    with pytest.raises(ValueError, match='`start` is "features" and this prior\'s decoder takes no shifts'):
-        dj.inpaint(prior, IMAGES, HOLES, KEY, dj.InpaintConfig(start="features"))
+    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's decoder takes no shifts"):
+        dj.inpaint(prior, IMAGES, HOLES, KEY, dj.InpaintConfig(start="encoder", start_shifts=0.5))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"start": "encoder"}, '`start` is "encoder" and this prior has no encoder'),
-        ({"start": "features"}, '`start` is "features" and this prior has no encoder'),
         ({"encoder_weight": 2.0}, "`encoder_weight` is 2 and this prior has no encoder"),
         ({"refine_steps": 3}, "`refine_steps` is 3 and this prior's decoder takes no shifts"),
     ],
