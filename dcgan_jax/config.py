@@ -354,7 +354,7 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.7},
+    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.75},
     "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10},
     "several": {
         **_GUIDED,
