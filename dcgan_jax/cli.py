@@ -397,7 +397,8 @@ def _add_search(parser):
     parser.add_argument(
         "--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help="the networks' arithmetic (float32)"
     )
-    parser.add_argument("--preset", default=None, help="fast, best, several, yeh2017 or he2018; options override it field by field")
+    presets = "fast, best, several (the prior needs an encoder), yeh2017 or he2018; options override it field by field"
+    parser.add_argument("--preset", default=None, help=presets)
     _add_fields(parser, InpaintConfig)
 
 
