@@ -23,23 +23,25 @@ from dcgan_jax.metrics import composite_scores
 SEED = 2  # other holes than those of the evaluation
 Config = dj.InpaintConfig
 ENCODER = Config(start="encoder", num_steps=50, learning_rate=0.03)
+BEST = Config.preset("best")
 SEARCHES: dict[str, Config] = {
     "search, 150 steps": Config(num_steps=150),
     "+ refinement": Config(num_steps=150, refine_steps=20),
+    "L-BFGS, 20 steps": Config(num_steps=20),
     "8 restarts of 50, least loss": Config(num_steps=50, restarts=8),
     "8 restarts of 50, central": Config(num_steps=50, restarts=8, judge="central"),
     "encoder, no step": dataclasses.replace(ENCODER, num_steps=0),
+    "encoder with its shifts, no step": dataclasses.replace(ENCODER, num_steps=0, start_shifts=1.0),
     "encoder, 50 steps": ENCODER,
-    "encoder, 50 steps at 0.1": dataclasses.replace(ENCODER, learning_rate=0.1),
-    "+ weight 0.3": dataclasses.replace(ENCODER, encoder_weight=0.3),
-    "+ weight 3": dataclasses.replace(ENCODER, encoder_weight=3.0),
-    "encoder, refinement": dataclasses.replace(ENCODER, refine_steps=20),
+    "encoder, 50 steps, refinement": dataclasses.replace(ENCODER, refine_steps=20),
+    "encoder, 10 steps of L-BFGS": dataclasses.replace(ENCODER, num_steps=10),
+    "best without the weight": dataclasses.replace(BEST, encoder_weight=0.0),
+    "best without shifts": dataclasses.replace(BEST, start_shifts=0.0),
+    "best without refinement": dataclasses.replace(BEST, refine_steps=0),
+    "best without sharpening": dataclasses.replace(BEST, sharpen=0.0),
+    "best": BEST,
     "fast": Config.preset("fast"),
-    "best": Config.preset("best"),
-    "best, 40 refining": dataclasses.replace(Config.preset("best"), refine_steps=40),
     "several, the first": Config.preset("several"),
-    "L-BFGS, 20 steps from the prior": Config(num_steps=20),
-    "L-BFGS, 10 steps from the encoder": dataclasses.replace(ENCODER, num_steps=10),
 }
 LBFGS = optax.lbfgs()  # a line search a step, of up to 20 evaluations
 
@@ -71,7 +73,7 @@ def main() -> None:
         for mask in masks.NAMES:
             holes = draw_holes(mask, len(images), images.shape[1], SEED)
             start = time.perf_counter()
-            optimizer = LBFGS if name.startswith("L-BFGS") else None
+            optimizer = LBFGS if "L-BFGS" in name else None
             result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name], optimizer))
             seconds += time.perf_counter() - start
             cells.append(_cell(result.images, images, holes))
