@@ -25,7 +25,7 @@ def inpainting() -> None:
     key = jax.random.key(0)
     holes = np.concatenate([dj.masks.by_name(name, key[None], 64) for name in dj.masks.NAMES])
     images = np.repeat(np.asarray(face)[None], len(holes), axis=0)
-    result = dj.inpaint(prior, images, holes, key, dj.InpaintConfig(num_steps=300, restarts=4))
+    result = dj.inpaint(prior, images, holes, key, dj.InpaintConfig.preset("best"))
     strip = figures.strip(images, figures.masked_view(images, holes), result.completions, result.images)
     large = np.asarray(strip).repeat(2, axis=0).repeat(2, axis=1)
     columns = ["original", "masked", "completion", "blended"]
@@ -43,7 +43,8 @@ def photograph() -> None:
     draw.line((262, 64, 250, 88, 266, 128), fill=255, width=6, joint="curve")
     drawing.save(mask)
     with tempfile.TemporaryDirectory() as out:
-        assert cli.main(["inpaint", "--images", str(photo), "--masks", str(mask), "--out", out]) == 0
+        command = f"inpaint --images {photo} --masks {mask} --preset best --out {out}"
+        assert cli.main(command.split()) == 0
         completed = np.asarray(Image.open(Path(out) / "photograph.png"))
     given = figures.masked_view(np.asarray(Image.open(photo)), np.asarray(drawing) >= 128)
     face = (slice(0, 200), slice(120, 320))
