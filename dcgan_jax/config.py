@@ -284,8 +284,8 @@ class InpaintConfig(Config):
     )
     start_shifts: float = option(
         0.0,
-        "share of the encoder's shifts of the generator's features with which a search starts, 0 to 1; restarts have "
-        "less and less of them, the last one none",
+        "share of the encoder's shifts of the generator's features with which a search from it starts, 0 to 1; of "
+        "restarts each has less of them, the last one none",
     )
     encoder_weight: float = option(0.0, "weight of the distance from the encoder's guess, in its own deviations")
     restarts: int = option(1, "searches an image from different starts, of which `judge` keeps the best")
@@ -307,7 +307,8 @@ class InpaintConfig(Config):
     refine_learning_rate: float = option(0.02, "Adam's rate on latent and features in these steps")
     sharpen: float = option(
         0.0,
-        "scale the completion's gradients up, as far as the image's exceed them where both are known: 0 not, 1 wholly",
+        "scale the completion's gradients up, at most to their double, as the image's exceed them where it is known: 0 "
+        "not, 1 by all of it",
     )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
 
@@ -316,7 +317,6 @@ class InpaintConfig(Config):
         self._check("num_steps", self.num_steps >= 0, "0 or more")
         self._check("encoder_weight", self.encoder_weight >= 0, "0 or more")
         self._check("start_shifts", 0 <= self.start_shifts <= 1, "a share from 0 to 1")
-        self._check("start_shifts", self.start_shifts == 0 or self.start == "encoder", '0 unless `start` is "encoder"')
         self._check("sharpen", 0 <= self.sharpen <= 1, "a number from 0 to 1")
         self._check("refine_steps", self.refine_steps >= 0, "0 or more")
         self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
@@ -340,7 +340,7 @@ class InpaintConfig(Config):
         """Published settings, "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps); or ours.
 
         Ours need a prior with an encoder: "best" is one completion, about as sharp as the image, "fast" has half of its
-        steps and is softer, "several" gives eight completions, from soft to sharp, and their mean.
+        steps and is softer, "several" gives eight completions, from soft and sharp starts, ranked, and their mean.
 
         Raises:
             UserError: the preset is unknown.
@@ -348,20 +348,20 @@ class InpaintConfig(Config):
         return cls(**_preset(cls, _INPAINT_PRESETS, name))
 
 
-_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3, "prior_weight": 0.1, "start_shifts": 0.125}
+_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3, "prior_weight": 0.1, "start_shifts": 0.2}
 _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     # Neither paper gives Adam's rate: 0.03 is ours.
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.75},
+    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.8},
     "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10},
     "several": {
         **_GUIDED,
         "num_steps": 20,
-        "refine_steps": 10,
+        "refine_steps": 20,
         "encoder_weight": 1.0,
-        "start_shifts": 1.0,
+        "start_shifts": 0.6,
         "restarts": 8,
         "judge": "central",
         "num_completions": 8,

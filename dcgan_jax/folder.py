@@ -304,7 +304,7 @@ def _save(path, image, profile=None):
 
 
 def _write_gif(prior, task, image, hole, result, out):
-    """The search's course at the prior's size: completion beside blend."""
+    """The latent's course at the prior's size: what it generates, beside the blend; features are not shifted."""
     shape = image_shape(prior)[:2]
     small, small_hole = shrink(image, hole, task.region, shape)
     completions = np.asarray(generate(prior, result.trace.latents))

@@ -32,7 +32,7 @@ class InpaintResult(NamedTuple):
     """Completed images and how their searches went; a row each."""
 
     images: Shaped[Array, "b h w c"]  # blended, of the input's type; equal to the input where nothing is missing
-    completions: Float[Array, "b h w c"]  # G(ẑ), in [−1, 1]
+    completions: Float[Array, "b h w c"]  # G(ẑ), in [−1, 1]; with its features shifted where the search shifts them
     latents: Float[Array, "b latent"]  # ẑ
     context_loss: Float[Array, " b"]
     prior_loss: Float[Array, " b"]
@@ -42,6 +42,7 @@ class InpaintResult(NamedTuple):
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
     alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
     mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: closer to the truth than one, and soft
+    gradient_scale: Float[Array, " b"] | None = None  # factor on the completion's gradients in the blend; see `sharpen`
 
 
 def inpaint(
@@ -55,7 +56,8 @@ def inpaint(
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
-    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`.
+    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`;
+    with `config.sharpen` the blend follows G(ẑ)'s gradients times `gradient_scale` of the result.
     An image's result depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what
     lies in the hole has no influence, be it NaN.
 
@@ -158,8 +160,8 @@ def complete(
     order = jnp.argsort(_judge(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept)
-    scale = jax.vmap(_sharpening, (1, None, None, None), 1)(completions, y, hole, config.sharpen)
-    guides = scale[..., None, None, None] * completions
+    scales = jax.vmap(_sharpening, (1, None, None, None), 1)(completions, y, hole, config.sharpen)
+    guides = scales[..., None, None, None] * completions
     blended = jax.vmap(poisson_blend, (1, None, None), 1)(guides.astype(y.dtype), y, hole)
     finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
@@ -179,6 +181,7 @@ def complete(
         status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
         labels=labels,
         trace=kept.trace,
+        gradient_scale=scales,
     )
     best = jax.tree.map(lambda x: x[:, 0], several)
     if config.num_completions == 1:
@@ -196,7 +199,8 @@ def _sharpening(completions, y, hole, sharpen: float) -> Float[Array, " b"]:
     """
     if not sharpen:
         return jnp.ones(len(hole), completions.dtype)
-    ratio = jnp.sqrt(_gradient_energy(y, ~hole) / jnp.maximum(_gradient_energy(completions, ~hole), 1e-6))
+    energies = (jnp.maximum(_gradient_energy(x, ~hole), 1e-6) for x in (y, completions))  # 0 has no derivative
+    ratio = jnp.sqrt(jnp.divide(*energies))
     return jnp.clip(jnp.nan_to_num(ratio), 1, SHARPEST) ** sharpen
 
 

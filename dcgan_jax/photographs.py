@@ -197,7 +197,7 @@ def restore(
         return restored
     rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in _bounds(hole))  # with the known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
-    completion = enlarge(np.asarray(result.completions), region)
+    completion = np.asarray(result.gradient_scale) * enlarge(np.asarray(result.completions), region)
     # Beyond the region's edge the completion goes on as it ends there.
     inside = np.ix_(
         np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)

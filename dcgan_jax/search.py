@@ -130,9 +130,13 @@ def draw_starts(
             noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, mean.shape[2:], mean.dtype)))(each)
             drawn = mean + deviation * noise.at[:, 0].set(0)
             start = start._replace(latent=_clip(prior, config, drawn))
-        if config.start_shifts:
+        if config.start == "encoder" and config.start_shifts:
+            if not shifts:
+                raise ValueError(
+                    f"`start_shifts` is {config.start_shifts} and this prior's encoder gives no shifts: make it 0"
+                )
             shares = config.start_shifts * (1 - jnp.arange(config.restarts) / max(config.restarts - 1, 1))
-            shifts = tuple(shares.reshape(-1, *[1] * (x.ndim - 2)) * x for x in shifts)
+            shifts = tuple(shares.reshape(-1, *[1] * (x.ndim - 2)).astype(x.dtype) * x for x in shifts)
             start = start._replace(shifts=shifts)
     if config.latent_bound is not None:
         clipped = jnp.clip(start.latent, -config.latent_bound, config.latent_bound)

@@ -173,24 +173,35 @@ def test_what_is_soft_is_sharpened_to_what_is_known():
     rng = np.random.default_rng(0)
     image, hole = rng.uniform(-0.5, 0.5, (1, 6, 6, 1)).astype(np.float32), np.zeros((6, 6), bool)
     hole[2:4, 2:4] = True
-    pieces = np.stack([np.full(36, 0.1), 0.5 * image.ravel(), 2 * image.ravel()]).astype(np.float32)
+    pieces = np.stack([0.5 * image.ravel(), 2 * image.ravel()])
 
     def paint(params, z):
         return (z @ params).reshape(-1, 6, 6, 1)
 
-    prior = dj.Prior(jnp.asarray(pieces[1:2]), paint, lambda key, n: jnp.ones((n, 1)))
+    prior = dj.Prior(jnp.asarray(pieces[:1]), paint, lambda key, n: jnp.ones((n, 1)))
     config = dj.InpaintConfig(num_steps=0, sharpen=1.0)
     result = dj.inpaint(prior, image, hole, KEY, config)
     np.testing.assert_allclose(result.images, image, atol=1e-5)
     half = dj.inpaint(prior, image, hole, KEY, dataclasses.replace(config, sharpen=0.5))
     expected = dj.poisson_blend(jnp.asarray(image) / 2**0.5, image, hole[None])
     np.testing.assert_allclose(half.images, expected, atol=1e-5)
-    for i in (0, 2):  # flat, and too sharp: as they are
-        other = dataclasses.replace(prior, params=jnp.asarray(pieces[i : i + 1]))
-        one, same = (
-            dj.inpaint(other, image, hole, KEY, dataclasses.replace(config, sharpen=sharpen)) for sharpen in (1.0, 0.0)
-        )
-        np.testing.assert_allclose(one.images, same.images, atol=1e-5)
+    sharp = dj.inpaint(dataclasses.replace(prior, params=jnp.asarray(pieces[1:])), image, hole, KEY, config)
+    expected = jnp.clip(dj.poisson_blend(2 * jnp.asarray(image), image, hole[None]), -1, 1)
+    np.testing.assert_allclose(sharp.images, expected, atol=1e-5)
+    np.testing.assert_allclose((result.gradient_scale, half.gradient_scale, sharp.gradient_scale), [[2], [2**0.5], [1]])
+
+
+def test_an_image_that_is_flat_where_it_is_known_has_gradients():
+    images = jnp.asarray(IMAGES).at[0].set(0.25)
+    config = dataclasses.replace(CONFIG, num_steps=2, refine_steps=1, sharpen=0.7, start_shifts=0.5)
+
+    def total(params, images):
+        prior = dataclasses.replace(PRIOR, params=params)
+        return jnp.sum(dj.inpaint(prior, images, HOLES, KEY, config).images ** 2)
+
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(PARAMS, images)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(gradients))
 
 
 def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
@@ -253,7 +264,8 @@ def test_a_search_that_is_not_finite_is_left_out_of_the_mean_and_of_the_centre()
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.05])
 def test_the_stream_finds_what_a_batch_finds(tolerance):
-    config = dataclasses.replace(CONFIG, tolerance=tolerance, patience=2, restarts=2, num_completions=2, num_steps=20)
+    changes = {"restarts": 2, "num_completions": 2, "num_steps": 20, "start_shifts": 0.5, "sharpen": 0.7}
+    config = dataclasses.replace(CONFIG, tolerance=tolerance, patience=2, **changes)
     places = [0, 1, 2, 3, 2, 1, 0]
     keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(len(places))])
     items = list(dj.inpaint_stream(PRIOR, ((IMAGES[i], HOLES[i]) for i in places), KEY, config, batch_size=4))
@@ -266,15 +278,25 @@ def test_the_stream_finds_what_a_batch_finds(tolerance):
 
 def test_what_lies_in_the_hole_has_no_influence():
     spoilt = np.where(HOLES[..., None], np.nan, IMAGES)
-    config = dataclasses.replace(CONFIG, restarts=2, num_completions=2)
+    config = dataclasses.replace(CONFIG, restarts=2, num_completions=2, start_shifts=0.5, sharpen=0.7)
     one, other = (dj.inpaint(PRIOR, images, HOLES, KEY, config) for images in (IMAGES, spoilt))
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_shifts_for_a_decoder_that_takes_none_are_refused():
     prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
+    config = dj.InpaintConfig(start="encoder", start_shifts=0.5)
     with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's decoder takes no shifts"):
-        dj.inpaint(prior, IMAGES, HOLES, KEY, dj.InpaintConfig(start="encoder", start_shifts=0.5))
+        dj.inpaint(prior, IMAGES, HOLES, KEY, config)
+    without = dataclasses.replace(PRIOR, encode=lambda *args: (*encode(*args)[:2], ()))
+    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's encoder gives no shifts"):
+        dj.inpaint(without, IMAGES, HOLES, KEY, config)
+
+
+@pytest.mark.parametrize(("name", "value"), [("start_shifts", 1.5), ("start_shifts", -0.1), ("sharpen", 1.01)])
+def test_shares_lie_between_0_and_1(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` of InpaintConfig is {value}; it takes"):
+        dataclasses.replace(CONFIG, **{name: value})
 
 
 @pytest.mark.parametrize(

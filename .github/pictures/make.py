@@ -43,8 +43,8 @@ def photograph() -> None:
     draw.line((262, 64, 250, 88, 266, 128), fill=255, width=6, joint="curve")
     drawing.save(mask)
     with tempfile.TemporaryDirectory() as out:
-        command = f"inpaint --images {photo} --masks {mask} --preset best --out {out}"
-        assert cli.main(command.split()) == 0
+        given = ["--images", str(photo), "--masks", str(mask), "--preset", "best", "--out", out]
+        assert cli.main(["inpaint", *given]) == 0
         completed = np.asarray(Image.open(Path(out) / "photograph.png"))
     given = figures.masked_view(np.asarray(Image.open(photo)), np.asarray(drawing) >= 128)
     face = (slice(0, 200), slice(120, 320))
