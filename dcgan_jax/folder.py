@@ -22,7 +22,7 @@ from dcgan_jax import figures, masks
 from dcgan_jax.config import InpaintConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.files import make_folder, whole_file
-from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
+from dcgan_jax.inpainting import NOT_FINITE, NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult, check_config
 from dcgan_jax.metrics import composite_scores, finite_or_none
 from dcgan_jax.pairing import draw_hole, find_holes, find_images
 from dcgan_jax.photographs import CROPS, Region, enlarge, find_region, mean_image, restore, restore_each, shrink
@@ -119,6 +119,7 @@ def inpaint_folder(
     if crop is not None and crop not in CROPS:
         Region.parse(crop)
     check_label(prior, label)
+    check_config(prior, config)
     if gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
     key = jax.random.key(seed)

@@ -237,6 +237,7 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
         ("inpaint --prior PRIOR --images DATA --masks center --out here/note.txt", "note.txt cannot be made"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --preset best", "this prior has no encoder"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --batch-size 0", "`batch_size`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --count -1", "`count`"),
         ("evaluate --prior PRIOR --data here --out new", "not a prepared set"),
