@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 
 import dcgan_jax as dj
 from dcgan_jax import masks
@@ -27,14 +26,12 @@ BEST = Config.preset("best")
 SEARCHES: dict[str, Config] = {
     "search, 150 steps": Config(num_steps=150),
     "+ refinement": Config(num_steps=150, refine_steps=20),
-    "L-BFGS, 20 steps": Config(num_steps=20),
     "8 restarts of 50, least loss": Config(num_steps=50, restarts=8),
     "8 restarts of 50, central": Config(num_steps=50, restarts=8, judge="central"),
     "encoder, no step": dataclasses.replace(ENCODER, num_steps=0),
     "encoder with its shifts, no step": dataclasses.replace(ENCODER, num_steps=0, start_shifts=1.0),
     "encoder, 50 steps": ENCODER,
     "encoder, 50 steps, refinement": dataclasses.replace(ENCODER, refine_steps=20),
-    "encoder, 10 steps of L-BFGS": dataclasses.replace(ENCODER, num_steps=10),
     "best without the weight": dataclasses.replace(BEST, encoder_weight=0.0),
     "best without shifts": dataclasses.replace(BEST, start_shifts=0.0),
     "best without refinement": dataclasses.replace(BEST, refine_steps=0),
@@ -43,7 +40,6 @@ SEARCHES: dict[str, Config] = {
     "fast": Config.preset("fast"),
     "several, the first": Config.preset("several"),
 }
-LBFGS = optax.lbfgs()  # a line search a step, of up to 20 evaluations
 
 
 def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
@@ -73,8 +69,7 @@ def main() -> None:
         for mask in masks.NAMES:
             holes = draw_holes(mask, len(images), images.shape[1], SEED)
             start = time.perf_counter()
-            optimizer = LBFGS if "L-BFGS" in name else None
-            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name], optimizer))
+            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
             seconds += time.perf_counter() - start
             cells.append(_cell(result.images, images, holes))
             if result.mean is not None:
