@@ -17,6 +17,7 @@ from dcgan_jax.prior import (
     save_prior,
     with_compute_dtype,
 )
+from dcgan_jax.smoothness import smooth_blend
 from dcgan_jax.streaming import inpaint_stream
 from dcgan_jax.training import GANState, init_state, make_train_step
 
@@ -44,6 +45,7 @@ __all__ = [
     "psnr",
     "sample_latents",
     "save_prior",
+    "smooth_blend",
     "ssim",
     "with_compute_dtype",
 ]

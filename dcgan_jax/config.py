@@ -305,10 +305,11 @@ class InpaintConfig(Config):
         "steps after the search in which the generator's intermediate features move too; few, or they learn the noise",
     )
     refine_learning_rate: float = option(0.02, "Adam's rate on latent and features in these steps")
-    sharpen: float = option(
-        0.0,
-        "scale the completion's gradients up, at most to their double, as the image's exceed them where it is known: 0 "
-        "not, 1 by all of it",
+    blend: str = option(
+        "poisson",
+        "into the hole, by Poisson's equation; or weighed against how smooth the image is where it is known, which has "
+        "less error; or such that the hole is as sharp as that",
+        ("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
 
@@ -317,7 +318,6 @@ class InpaintConfig(Config):
         self._check("num_steps", self.num_steps >= 0, "0 or more")
         self._check("encoder_weight", self.encoder_weight >= 0, "0 or more")
         self._check("start_shifts", 0 <= self.start_shifts <= 1, "a share from 0 to 1")
-        self._check("sharpen", 0 <= self.sharpen <= 1, "a number from 0 to 1")
         self._check("refine_steps", self.refine_steps >= 0, "0 or more")
         self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
         self._check("trace_every", self.trace_every >= 0, "0 or more")
@@ -354,8 +354,8 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "sharpen": 0.8},
-    "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10},
+    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
+    "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10, "blend": "smooth"},
     "several": {
         **_GUIDED,
         "num_steps": 20,
@@ -365,5 +365,6 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
         "restarts": 8,
         "judge": "central",
         "num_completions": 8,
+        "blend": "smooth",
     },
 }

@@ -21,10 +21,10 @@ from dcgan_jax.masks import importance_weights
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.prior import Prior, check_labels, image_shape
 from dcgan_jax.search import Found, Trace, draw_starts, search
+from dcgan_jax.smoothness import smooth_blend
 
 OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
 LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
-SHARPEST = 2.0  # factor on a completion's gradients
 STATUS = ("ok", "not finite", "nothing missing", "nothing known")
 
 
@@ -42,7 +42,6 @@ class InpaintResult(NamedTuple):
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
     alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
     mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: closer to the truth than one, and soft
-    gradient_scale: Float[Array, " b"] | None = None  # factor on the completion's gradients in the blend; see `sharpen`
 
 
 def inpaint(
@@ -56,8 +55,8 @@ def inpaint(
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
-    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`;
-    with `config.sharpen` the blend follows G(ẑ)'s gradients times `gradient_scale` of the result.
+    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`,
+    or `smooth_blend` where `config.blend` says so.
     An image's result depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what
     lies in the hole has no influence, be it NaN.
 
@@ -160,9 +159,7 @@ def complete(
     order = jnp.argsort(_judge(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept)
-    scales = jax.vmap(_sharpening, (1, None, None, None), 1)(completions, y, hole, config.sharpen)
-    guides = scales[..., None, None, None] * completions
-    blended = jax.vmap(poisson_blend, (1, None, None), 1)(guides.astype(y.dtype), y, hole)
+    blended = _blend(config, completions, y, hole)
     finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     labels = jnp.full(finite.shape, -1, jnp.int32)
@@ -181,7 +178,6 @@ def complete(
         status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
         labels=labels,
         trace=kept.trace,
-        gradient_scale=scales,
     )
     best = jax.tree.map(lambda x: x[:, 0], several)
     if config.num_completions == 1:
@@ -191,24 +187,13 @@ def complete(
     return best._replace(alternatives=several, mean=mean)
 
 
-def _sharpening(completions, y, hole, sharpen: float) -> Float[Array, " b"]:
-    """The factors on the completions' gradients; a blend is linear in these (Pérez et al. 2003, section 2).
-
-    What a generator makes is softer than photographs. By how much shows where the image is known: the root of the
-    energy of its gradients over that of the completion's, between neighbours that are both known, 1 to `SHARPEST`.
-    """
-    if not sharpen:
-        return jnp.ones(len(hole), completions.dtype)
-    energies = (jnp.maximum(_gradient_energy(x, ~hole), 1e-6) for x in (y, completions))  # 0 has no derivative
-    ratio = jnp.sqrt(jnp.divide(*energies))
-    return jnp.clip(jnp.nan_to_num(ratio), 1, SHARPEST) ** sharpen
-
-
-def _gradient_energy(x: Float[Array, "b h w c"], where: Bool[Array, "b h w"]) -> Float[Array, " b"]:
-    """Squared differences of neighbours that both count, the sum of an image's."""
-    down, right = where[:, 1:] & where[:, :-1], where[:, :, 1:] & where[:, :, :-1]
-    vertical = jnp.sum(jnp.where(down[..., None], jnp.diff(x, axis=1), 0) ** 2, axis=(1, 2, 3))
-    return vertical + jnp.sum(jnp.where(right[..., None], jnp.diff(x, axis=2), 0) ** 2, axis=(1, 2, 3))
+def _blend(config, completions, y, hole) -> Float[Array, "b k h w c"]:
+    """The completions in the holes, in float."""
+    if config.blend == "poisson":
+        blend = poisson_blend
+    else:
+        blend = functools.partial(smooth_blend, sharp=config.blend == "sharp")
+    return jax.vmap(blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
 
 
 def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:

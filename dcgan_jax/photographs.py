@@ -184,6 +184,8 @@ def restore(
 ) -> UInt8[np.ndarray, "h w c"]:
     """The photograph with the enlarged completion blended into its hole; grey (128) where the search failed.
 
+    What is enlarged is the image as it was blended at the prior's size, and its gradients are what it gives.
+
     Args:
         result: of the region at the prior's size, without the batch axis.
     """
@@ -197,14 +199,14 @@ def restore(
         return restored
     rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in _bounds(hole))  # with the known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
-    completion = np.asarray(result.gradient_scale) * enlarge(np.asarray(result.completions), region)
+    guide = enlarge(np.asarray(result.images) / np.float32(127.5) - 1, region)
     # Beyond the region's edge the completion goes on as it ends there.
     inside = np.ix_(
         np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)
     )
     place = np.ix_(rows, columns)
     known = image[place].astype(np.float32) / np.float32(127.5) - 1
-    arrays = completion[inside], known, hole[place]
+    arrays = guide[inside], known, hole[place]
     if hole.sum() <= _SPARSE_MOST:
         blended = poisson_blend_sparse(*arrays)
     else:

@@ -1,5 +1,7 @@
 """Poisson blending: gradients from the completion, colours at the rim from the image (Perez et al. 2003)."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -55,8 +57,8 @@ def poisson_blend(
     Source: Perez, Gangnet, Blake, "Poisson image editing", SIGGRAPH 2003, eq. 7, 8; used by Yeh et al., CVPR
     2017, eq. 6, 7.
     """
-    _check(completion, image, hole)
-    return _blend(jnp.asarray(completion), jnp.asarray(image), jnp.asarray(hole))
+    check_blend(completion, image, hole)
+    return blend_each(_blend_one, jnp.asarray(completion), jnp.asarray(image), jnp.asarray(hole))
 
 
 def poisson_blend_sparse(
@@ -89,7 +91,7 @@ def poisson_blend_sparse(
     Source: Perez et al., SIGGRAPH 2003, eq. 7, 8.
     """
     completion, image, hole = np.asarray(completion), np.asarray(image), np.asarray(hole)
-    _check(completion, image, hole)
+    check_blend(completion, image, hole)
     height, width, channels = image.shape[-3:]
     holes = np.broadcast_to(hole, (*image.shape[:-3], height, width)).reshape(-1, height, width)
     blended = image.reshape(-1, height, width, channels).copy()
@@ -109,7 +111,8 @@ def poisson_blend_sparse(
     return blended.reshape(image.shape)
 
 
-def _check(completion, image, hole) -> None:
+def check_blend(completion, image, hole) -> None:
+    """Raises ValueError where shapes and types are not those of a blend."""
     for name, array in (("completion", completion), ("image", image)):
         if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
             raise ValueError(f"`{name}` is {jnp.result_type(array)}; it takes floats, e.g. uint8 / 127.5 - 1")
@@ -221,24 +224,59 @@ def _init(b) -> _State:
     return _State(zero, b, zero, jnp.ones((), b.dtype), jnp.zeros((), jnp.int32))
 
 
-def _step(levels: list[_Level], state: _State) -> _State:
+def _step(matrix: Callable[[Array], Array], levels: list[_Level], state: _State) -> _State:
     z = _v_cycle(levels, state.residual)
     energy = jnp.vdot(state.residual, z)
     direction = z + (energy / state.energy) * state.direction
-    product = _apply(levels[0], direction)
+    product = matrix(direction)
     length = energy / jnp.vdot(direction, product)
     solution = state.solution + length * direction
     return _State(solution, state.residual - length * product, direction, energy, state.steps + 1)
 
 
-def _run(levels: list[_Level], b) -> _State:
+def _run(matrix: Callable[[Array], Array], levels: list[_Level], b) -> _State:
     """Steps until the residual is ten rounding units of the right-hand side."""
     goal = (10 * float(jnp.finfo(b.dtype).eps)) ** 2 * jnp.vdot(b, b)
 
     def unfinished(state):
         return (jnp.vdot(state.residual, state.residual) > goal) & (state.steps < _MAX_STEPS)
 
-    return jax.lax.while_loop(unfinished, lambda state: _step(levels, state), _init(b))
+    return jax.lax.while_loop(unfinished, lambda state: _step(matrix, levels, state), _init(b))
+
+
+def solve_in_hole(
+    hole: Bool[Array, "h w"],
+    b: Float[Array, "c h w"],
+    matrix: Callable[[Float[Array, "c h w"]], Float[Array, "c h w"]] | None = None,
+) -> Float[Array, "c h w"]:
+    """Solves for what is 0 outside the hole, on the device, with the derivatives of the exact solution.
+
+    Args:
+        b: the right-hand sides, 0 outside the hole.
+        matrix: symmetric and positive definite in the hole, 0 outside; by default the hole's Laplacian, which
+            preconditions any other: the nearer it is, the fewer steps.
+
+    Returns:
+        The solutions, to ten rounding units of `b`; NaN where `b` is not finite.
+    """
+    levels = _hierarchy(hole, b.dtype)
+    if matrix is None:
+
+        def matrix(x):
+            return _apply(levels[0], x)
+
+    def solve(matrix, b):
+        # Comparisons with NaN are false: the loop stops at once, and the zeros it started from must not pass.
+        return jnp.where(jnp.isfinite(jnp.vdot(b, b)), _run(matrix, levels, b).solution, jnp.nan)
+
+    # Derivatives solve with the same matrix instead of going through the loop.
+    return jax.lax.custom_linear_solve(matrix, b, solve, symmetric=True)
+
+
+def laplacian(x: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:
+    """Sum of the differences to the 4-neighbours inside the image, positive definite: -Delta with free borders."""
+    edges = _all_edges(x.shape[-2:], x.dtype)
+    return x * _neighbours(jnp.ones(x.shape[-2:], x.dtype), *edges) - _neighbours(x, *edges)
 
 
 def _blend_one(completion, image, hole):
@@ -246,31 +284,28 @@ def _blend_one(completion, image, hole):
     missing = hole[..., None]
     image = jnp.where(missing, 0, image)
     dtype = jnp.promote_types(image.dtype, jnp.float32)
-    levels = _hierarchy(hole, dtype)
-
     # Channels first: the innermost axis is then long enough for vector instructions.
     rim = jnp.where(missing, 0, image - completion).astype(dtype).transpose(2, 0, 1)
-    b = jnp.where(hole, _neighbours(rim, *_all_edges(hole.shape, dtype)), 0)
-
-    def solve(_, b):
-        # Comparisons with NaN are false: the loop stops at once, and the zeros it started from must not pass.
-        return jnp.where(jnp.isfinite(jnp.vdot(b, b)), _run(levels, b).solution, jnp.nan)
-
-    # Derivatives solve with the same matrix instead of going through the loop.
-    correction = jax.lax.custom_linear_solve(lambda x: _apply(levels[0], x), b, solve, symmetric=True)
+    correction = solve_in_hole(hole, jnp.where(hole, _neighbours(rim, *_all_edges(hole.shape, dtype)), 0))
     blended = completion + correction.transpose(1, 2, 0).astype(completion.dtype)
     return jnp.where(missing, blended, image)
 
 
-@jax.jit
-def _blend(completion, image, hole):
+@functools.partial(jax.jit, static_argnames="one")
+def blend_each(
+    one: Callable[..., Float[Array, "h w c"]],
+    completion: Float[Array, "*b h w c"],
+    image: Float[Array, "*b h w c"],
+    hole: Bool[Array, "*#b h w"],
+) -> Float[Array, "*b h w c"]:
+    """Blends each image of a batch by `one(completion, image, hole)`."""
     lead, shape = image.shape[:-3], image.shape[-3:]
     completion, image = completion.reshape(-1, *shape), image.reshape(-1, *shape)
     if hole.ndim == 2:  # one mask, one hierarchy
-        blended = jax.vmap(_blend_one, in_axes=(0, 0, None))(completion, image, hole)
+        blended = jax.vmap(one, in_axes=(0, 0, None))(completion, image, hole)
     else:
         holes = jnp.broadcast_to(hole, (*lead, *shape[:2])).reshape(-1, *shape[:2])
-        blended = jax.vmap(_blend_one)(completion, image, holes)
+        blended = jax.vmap(one)(completion, image, holes)
     return blended.reshape(*lead, *shape)
 
 

@@ -1,0 +1,237 @@
+"""Blends that expect images to be smooth, against dense float64 solves, and what they say of sharpness."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcgan_jax import masks
+from dcgan_jax.poisson import poisson_blend
+from dcgan_jax.smoothness import LONGEST, MOST_DETAIL, smooth_blend
+
+SIZE = 12
+HOLES = {
+    name: np.asarray(masks.by_name(name, jax.random.split(jax.random.key(3), 1), SIZE)[0]) for name in masks.NAMES
+}
+HOLES["corner"] = np.add.outer(np.arange(SIZE), np.arange(SIZE)) < 7
+HOLES["single"] = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) == 40
+STACK = np.stack(list(HOLES.values()))
+
+
+def neighbours(h, w):
+    for r, c in itertools.product(range(h), range(w)):
+        if r + 1 < h:
+            yield (r, c), (r + 1, c)
+        if c + 1 < w:
+            yield (r, c), (r, c + 1)
+
+
+def products(x, other, where):
+    """Of the differences between neighbours that both count, their sum."""
+    return sum(np.sum((x[p] - x[q]) * (other[p] - other[q])) for p, q in neighbours(*where.shape) if where[p] and where[q])
+
+
+def length_squared(completion, image, hole):
+    """From the pairs and the triples in a row that are known, one after another."""
+    h, w = hole.shape
+    pairs = [(p, q) for p, q in neighbours(h, w) if not (hole[p] or hole[q])]
+    triples = []
+    for r, c in itertools.product(range(h), range(w)):
+        for step in ((1, 0), (0, 1)):
+            three = [(r + k * step[0], c + k * step[1]) for k in range(3)]
+            if three[2][0] < h and three[2][1] < w and not any(hole[p] for p in three):
+                triples.append(three)
+    if not pairs or not triples:
+        return 0.0
+    error = image - completion
+    gradients = np.mean([np.sum((error[p] - error[q]) ** 2) for p, q in pairs])
+    bends = np.mean([np.sum((image[p] - 2 * image[q] + image[s]) ** 2) for p, q, s in triples])
+    return min(gradients / bends, LONGEST**2)
+
+
+def dense(completion, image, hole, sharp=False):
+    """The normal equations of both terms, with the Laplacian as a matrix, in float64."""
+    g, y = completion.astype(np.float64), np.where(hole[..., None], 0, image.astype(np.float64))
+    h, w, channels = g.shape
+    laplace = np.zeros((h * w, h * w))
+    for p, q in neighbours(h, w):
+        i, j = p[0] * w + p[1], q[0] * w + q[1]
+        laplace[i, i] += 1
+        laplace[j, j] += 1
+        laplace[i, j] -= 1
+        laplace[j, i] -= 1
+    square, missing = length_squared(g, y, hole), hole.ravel()
+    matrix = laplace + square * laplace @ laplace
+
+    def solve(detail):
+        right = (laplace + detail * square * laplace @ laplace) @ g.reshape(-1, channels)
+        x = y.reshape(-1, channels).copy()
+        right = right[missing] - matrix[missing][:, ~missing] @ x[~missing]
+        x[missing] = np.linalg.solve(matrix[missing][:, missing], right)
+        return x.reshape(y.shape)
+
+    if not sharp:
+        return solve(0.0)
+    goal = products(g, g, hole) * products(y, y, ~hole) / products(g, g, ~hole)
+    start, slope = solve(0.0), solve(1.0) - solve(0.0)
+    parabola = [products(slope, slope, hole), 2 * products(start, slope, hole), products(start, start, hole) - goal]
+    roots = np.roots(parabola) if abs(parabola[0]) > 1e-9 else [0]
+    # Without a root the lowest point, which is the roots' real part.
+    return solve(np.clip(max(np.real(roots)), 0, MOST_DETAIL))
+
+
+def pair(count=len(STACK), size=SIZE, seed=0):
+    """Rough completions of smooth images."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:size, :size] / size
+    waves = rng.uniform(-3, 3, (count, 4, 3))
+    image = 0.5 * np.sin(
+        waves[:, None, None, 0] * row[..., None] + waves[:, None, None, 1] * column[..., None] + waves[:, None, None, 2]
+    )
+    image += rng.normal(0, 0.05, image.shape)
+    completion = image + 0.3 * waves[:, None, None, 3] / 3 + rng.normal(0, 0.1, image.shape)
+    return completion.astype(np.float32), image.astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["smooth", "sharp"])
+def blended(request):
+    completion, image = pair()
+    return request.param, completion, image, np.asarray(smooth_blend(completion, image, STACK, request.param))
+
+
+def test_agrees_with_the_dense_solve(blended):
+    sharp, completion, image, result = blended
+    lengths = [length_squared(g.astype(float), y.astype(float), hole) for g, y, hole in zip(completion, image, STACK)]
+    assert 0.3 < min(lengths) < max(lengths) < LONGEST**2  # neither bound is what is tested
+    for name, *one, x in zip(HOLES, completion, image, STACK, result, strict=True):
+        np.testing.assert_allclose(x, dense(*one, sharp), atol=2e-4 if sharp else 2e-5, err_msg=name)
+
+
+def test_a_smooth_blend_has_less_error_than_poisson_s(blended):
+    sharp, completion, image, result = blended
+    if not sharp:
+        poisson = np.asarray(poisson_blend(completion, image, STACK))
+        errors = [np.mean((x - image)[STACK] ** 2) for x in (result, poisson)]
+        assert errors[0] < 0.6 * errors[1]
+
+
+def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
+    completion, image = pair(1, 32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, 8:24, 10:26] = True
+    for softness in (1.0, 0.6):  # of the completion; noisy as it is, its gradients have more energy than the image's
+        soft = (softness * completion).astype(np.float32)
+        x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
+        g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
+        goal = products(g, g, hole[0]) * products(y, y, ~hole[0]) / products(g, g, ~hole[0])
+        assert products(x, x, hole[0]) == pytest.approx(goal, rel=1e-3)
+        smooth = np.asarray(smooth_blend(soft, image, hole))[0].astype(np.float64)
+        assert products(smooth, smooth, hole[0]) < 0.5 * goal
+
+
+def test_a_completion_that_is_right_where_it_is_known_is_blended_by_poisson():
+    """Its gradients have no error there, and l is 0; a shift of all of it changes nothing."""
+    _, image = pair()
+    hidden = np.where(STACK[..., None], image[:, ::-1], image)  # something else in the hole
+    for sharp in (False, True):
+        result = smooth_blend(hidden + np.float32(0.25), image, STACK, sharp)
+        np.testing.assert_allclose(result, poisson_blend(hidden, image, STACK), atol=1e-5)
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_a_plane_is_continued(sharp):
+    """Neither term bends it, whatever flat completion is given; a membrane alone would sag."""
+    row, column = np.mgrid[:SIZE, :SIZE] / SIZE
+    plane = np.stack([row, column, row - column], axis=-1)[None].astype(np.float32)
+    inside = np.zeros((1, SIZE, SIZE), bool)
+    inside[:, 2:-2, 3:-4] = True
+    result = smooth_blend(np.zeros_like(plane), np.where(inside[..., None], np.float32(9), plane), inside, sharp)
+    np.testing.assert_allclose(result, plane, atol=1e-4)
+
+
+def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
+    sharp, completion, image, result = blended
+    assert (result.view(np.int32) == image.view(np.int32))[~STACK].all()
+    for garbage in (np.nan, np.inf, 1e30):
+        hidden = np.where(STACK[..., None], np.float32(garbage), image)
+        again = np.asarray(smooth_blend(completion, hidden, STACK, sharp))
+        assert (again[STACK] == result[STACK]).all()
+
+
+def test_batch_mates_do_not_matter(blended):
+    sharp, completion, image, result = blended
+    others = [x.copy() for x in (completion, image, STACK)]
+    others[0][1:], others[1][1:], others[2][1:] = np.nan, 1e6, True
+    assert (np.asarray(smooth_blend(*others, sharp))[0] == result[0]).all()
+
+
+def test_a_lost_completion_is_seen(blended):
+    sharp, completion, image, _ = blended
+    completion = completion.copy()
+    completion[..., 0] = np.nan
+    result = np.asarray(smooth_blend(completion, image, STACK, sharp))
+    assert np.isnan(result[STACK][:, 0]).all() and np.isfinite(result[~STACK]).all()
+
+
+def test_all_missing_gives_the_completion_and_none_the_image(blended):
+    sharp, completion, image, _ = blended
+    hole = np.zeros_like(STACK)
+    hole[::2] = True
+    result = np.asarray(smooth_blend(completion, image, hole, sharp))
+    assert (result[::2] == completion[::2]).all() and (result[1::2] == image[1::2]).all()
+
+
+def test_leading_axes_and_one_hole_for_all(blended):
+    sharp, completion, image, _ = blended
+    shape = (2, 3, SIZE, SIZE, 3)
+    nested = smooth_blend(completion.reshape(shape), image.reshape(shape), STACK[:1], sharp)
+    assert nested.shape == shape
+    plain = smooth_blend(completion, image, np.repeat(STACK[:1], 6, axis=0), sharp)
+    np.testing.assert_allclose(nested.reshape(plain.shape), plain, atol=2e-5)
+
+
+def test_derivatives_agree_with_finite_differences(blended):
+    sharp = blended[0]
+    completion, image = (x[0, :8, :8] for x in pair())
+    hole = np.zeros((8, 8), bool)
+    hole[2:5, 1:6] = True
+    weights = np.random.default_rng(5).standard_normal((8, 8, 3))
+
+    def loss(g, y):
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * smooth_blend(g, y, hole, sharp) ** 2)
+
+    given = [completion.astype(np.float64), image.astype(np.float64)]
+    for which, grad in enumerate(jax.jit(jax.grad(loss, argnums=(0, 1)))(completion, image)):
+        for place in itertools.product((0, 3, 6), (0, 4)):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = [x.copy() for x in given]
+                moved[which][(*place, 1)] += step
+                ends.append(np.sum(weights * dense(*moved, hole, sharp) ** 2))
+            slope = (ends[0] - ends[1]) / 2e-5
+            if which == 1 and hole[place]:
+                slope = 0.0
+            np.testing.assert_allclose(grad[place][1], slope, rtol=5e-3, atol=5e-3)
+
+
+def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(blended):
+    completion, image = (x[:4].copy() for x in pair())
+    hole = np.stack([np.ones((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool), STACK[2], STACK[0]])
+    image[3], completion[2] = 0.25, 0.5
+    image[hole] = np.nan
+    grad = jax.grad(lambda g, y: smooth_blend(g, y, hole, blended[0]).sum(), argnums=(0, 1))(completion, image)
+    assert np.isfinite(grad[0]).all() and np.isfinite(grad[1]).all()
+    np.testing.assert_allclose(grad[0][0], 1.0, atol=1e-5)
+
+
+def test_bad_arguments_are_named():
+    image, hole = np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8), bool)
+    for arguments, name in [
+        ((image, image, hole.astype(np.float32)), "`hole`"),
+        ((image, image[:1], hole), "`image`"),
+        ((image.astype(np.uint8), image, hole), "`completion`"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            smooth_blend(*arguments)
