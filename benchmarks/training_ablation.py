@@ -35,17 +35,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rate1e-4": {"learning_rate": 1e-4},
     "batch128": {"batch_size": 2 * BATCH},
     "hinge": {"loss": "hinge"},
-    "ttur": {"learning_rate": 1e-4, "discriminator_learning_rate": 4e-4},
     "r1": {"r1": 1.0},
-    "spectral": {"discriminator_norm": "spectral"},
-    "diffaug": {"diff_augment": True},
+    "modern": {"loss": "hinge", "r1": 1.0},
 }
 
 
 def configuration(changes: dict[str, Any], image_size: int, base_width: int, num_steps: int) -> TrainConfig:
     """The first run's configuration with changes, at the same number of images."""
     base = dataclasses.replace(TrainConfig.preset("yeh2017"), batch_size=BATCH, measure_every=0)
-    of_model = {name: value for name, value in changes.items() if name in ("latent", "discriminator_norm")}
+    of_model = {name: value for name, value in changes.items() if name == "latent"}
     model = dataclasses.replace(base.model, image_size=image_size, base_width=base_width, **of_model)
     rest = {name: value for name, value in changes.items() if name not in of_model}
     steps = num_steps * BATCH // rest.get("batch_size", BATCH)

@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(sub)
     sub.add_argument("--verify", action="store_true", default=False, help="check the set's checksum first")
     sub.add_argument(
-        "--preset", default=None, help="radford2016, he2018 or yeh2017; options override it field by field"
+        "--preset", default=None, help="radford2016, he2018, yeh2017 or modern; options override it field by field"
     )
     sub.add_argument("--dataset", default=None, choices=DATASETS, help="for he2018, whose batch and rate go by the set")
     conditional = "one model for all the set's classes, of which each is known by its number: --num-classes, counted"

@@ -82,11 +82,6 @@ class ModelConfig(Config):
     latent: str = option(
         "uniform", "prior of the latents: uniform on [-1, 1] or standard normal", ("uniform", "normal")
     )
-    discriminator_norm: str = option(
-        "batch",
-        "of the discriminator: batch normalisation, or spectral normalisation of its kernels",
-        ("batch", "spectral"),
-    )
     num_classes: int = option(0, "classes of a conditional model, which is trained with labels from 0 on; 0 has none")
 
     def __post_init__(self):
@@ -176,11 +171,7 @@ class TrainConfig(RunConfig):
         "the generator's loss: non_saturating (-log D) or saturating (log(1 - D)); or hinge, for both networks",
         ("non_saturating", "saturating", "hinge"),
     )
-    discriminator_learning_rate: float | None = option(None, "Adam's rate of the discriminator, if it is another")
     r1: float = option(0.0, "weight of the R1 penalty on the discriminator's gradient at real images; 0 has none")
-    diff_augment: bool = option(
-        False, "show the discriminator images in other colours, shifted and with a part cut out"
-    )
     noise: float = option(0.0, "standard deviation of Gaussian noise on training images, on the scale [-1, 1]")
     average_decay: float = option(0.999, "decay a step of the generator's moving average")
     measure_every: int = option(
@@ -193,12 +184,6 @@ class TrainConfig(RunConfig):
         self._check("average_decay", 0 <= self.average_decay < 1, "a number from 0 to below 1")
         self._check("noise", self.noise >= 0, "0 or more")
         self._check("r1", self.r1 >= 0, "0 or more, such as 1")
-        rate = self.discriminator_learning_rate
-        self._check(
-            "discriminator_learning_rate",
-            rate is None or (type(rate) in (int, float) and 0 < rate < math.inf),
-            "a number above 0, or none",
-        )
         self._check("measure_every", self.measure_every >= 0, "0 or more")
 
     @property
@@ -222,7 +207,7 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:
-        """Published settings: "radford2016", "he2018" or "yeh2017".
+        """Published settings, "radford2016", "he2018" or "yeh2017"; or "modern": what of today's measurably helps.
 
         Args:
             name: whose settings.
@@ -255,6 +240,8 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     },
     # Yeh et al. 2017, section 4: DCGAN as published, with flips; batch and number of steps are ours.
     "yeh2017": {"flip": True},
+    # Hinge loss (Lim, Ye 2017) and R1 (Mescheder et al. 2018); RESULTS.md has what else was tried.
+    "modern": {"loss": "hinge", "r1": 1.0},
 }
 
 
@@ -348,19 +335,18 @@ class InpaintConfig(Config):
         return cls(**_preset(cls, _INPAINT_PRESETS, name))
 
 
-_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 0.3, "prior_weight": 0.1, "start_shifts": 0.2}
+_GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 1.0, "prior_weight": 0.1}
 _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     # Neither paper gives Adam's rate: 0.03 is ours.
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
-    "fast": {**_GUIDED, "num_steps": 20, "refine_steps": 10, "blend": "smooth"},
+    "best": {**_GUIDED, "start_shifts": 0.1, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
+    "fast": {**_GUIDED, "start_shifts": 0.2, "num_steps": 20, "refine_steps": 10, "blend": "smooth"},
     "several": {
         **_GUIDED,
         "num_steps": 20,
         "refine_steps": 20,
-        "encoder_weight": 1.0,
         "start_shifts": 0.6,
         "restarts": 8,
         "judge": "central",

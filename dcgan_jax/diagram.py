@@ -40,17 +40,12 @@ def layers(model: ModelConfig) -> dict[str, list[Layer]]:
     generator.append(("bias", "bias, tanh", (size, size, channels)))
 
     discriminator: list[tuple[str, str, tuple[int, ...]]] = []
-    spectral = model.discriminator_norm == "spectral"
     for i, width in enumerate(widths):
         side = size // 2 ** (i + 1)
         discriminator.append((f"down_{i}", "convolution", (side, side, width)))
         name, operation = ("bias", "bias, LeakyReLU") if i == 0 else (f"norm_{i}", "batch norm, LeakyReLU")
-        if i and spectral:
-            name, operation = f"bias_{i}", "bias, LeakyReLU"
         discriminator.append((name, operation, (side, side, width)))
     discriminator.append(("dense", "dense", (1,)))
-    if spectral:
-        discriminator.append(("dense_bias", "bias", (1,)))
     if model.num_classes:
         discriminator.append(("embedding", "projection on the label's", (1,)))
 

@@ -7,7 +7,6 @@ type.
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import normal
@@ -117,9 +116,6 @@ class Encoder(nn.Module):
 class Discriminator(nn.Module):
     """Images to logits: convolutions that halve the side, LeakyReLU, a dense layer from 4×4.
 
-    With spectral normalisation every kernel is divided by its largest singular value, and there is no batch norm
-    (Miyato et al. 2018).
-
     That of a conditional model adds the projection of the flattened 4×4 features, which go into the last layer, on the
     embedding of the label (Miyato, Koyama 2018). Without a label it gives the logarithm of the odds' mean over the
     classes: an image is real if it is a real one of some class.
@@ -133,45 +129,22 @@ class Discriminator(nn.Module):
         self, x: Float[Array, "n h w c"], train: bool, label: Float[Array, "n classes"] | None = None
     ) -> Float[Array, " n"]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
-        spectral = self.config.discriminator_norm == "spectral"
         for i, width in enumerate(self.config.widths):
-            kernel = self._kernel(f"down_{i}", (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width), train)
+            kernel = self.param(f"down_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
             dtype = self.dtype or kernel.dtype
             x = conv_down(x.astype(dtype), kernel.astype(dtype))
-            if i == 0 or spectral:  # no batch norm at the input
-                x = x + self.param("bias" if i == 0 else f"bias_{i}", nn.initializers.zeros, (width,)).astype(dtype)
+            if i == 0:  # no batch norm at the input
+                x = x + self.param("bias", nn.initializers.zeros, (width,)).astype(dtype)
             else:
                 x = norm(name=f"norm_{i}")(x)
             x = nn.leaky_relu(x, LEAK)
         x = x.reshape(x.shape[0], -1)
-        if spectral:
-            kernel = self._kernel("dense", (x.shape[-1], 1), train)
-            logit = x @ kernel.astype(x.dtype) + self.param("dense_bias", nn.initializers.zeros, (1,)).astype(x.dtype)
-        else:
-            logit = nn.Dense(1, kernel_init=normal(0.02), dtype=self.dtype, name="dense")(x)
-        logit = logit[:, 0].astype(jnp.promote_types(logit.dtype, jnp.float32))
+        logit = nn.Dense(1, kernel_init=normal(0.02), dtype=self.dtype, name="dense")(x)[:, 0]
+        logit = logit.astype(jnp.promote_types(logit.dtype, jnp.float32))
         if self.config.num_classes:
-            kernel = self._kernel("embedding", (x.shape[-1], self.config.num_classes), train)
+            kernel = self.param("embedding", normal(0.02), (x.shape[-1], self.config.num_classes))
             projections = (x @ kernel.astype(x.dtype)).astype(logit.dtype)
             if label is None:
                 return logit + nn.logsumexp(projections, axis=-1) - jnp.log(self.config.num_classes)
             logit = logit + jnp.sum(label * projections, axis=-1)
         return logit
-
-    def _kernel(self, name, shape, train):
-        kernel = self.param(name, normal(0.02), shape)
-        if self.config.discriminator_norm != "spectral":
-            return kernel
-        # One power iteration a pass, from the vector of the pass before (Miyato et al. 2018, algorithm 1).
-        matrix = kernel.reshape(-1, shape[-1])
-        vector = self.variable("batch_stats", f"singular_{name}", lambda: jnp.full(shape[-1], shape[-1] ** -0.5))
-        left = _unit(matrix @ vector.value)
-        right = _unit(left @ matrix) if train else vector.value
-        if train:
-            vector.value = jax.lax.stop_gradient(right)
-        left, right = jax.lax.stop_gradient((left, right))
-        return kernel / (left @ matrix @ right)
-
-
-def _unit(x):
-    return x * jax.lax.rsqrt(jnp.sum(x * x) + 1e-12)

@@ -260,17 +260,14 @@ def solve_in_hole(
         The solutions, to ten rounding units of `b`; NaN where `b` is not finite.
     """
     levels = _hierarchy(hole, b.dtype)
-    if matrix is None:
-
-        def matrix(x):
-            return _apply(levels[0], x)
+    own = functools.partial(_apply, levels[0]) if matrix is None else matrix
 
     def solve(matrix, b):
         # Comparisons with NaN are false: the loop stops at once, and the zeros it started from must not pass.
         return jnp.where(jnp.isfinite(jnp.vdot(b, b)), _run(matrix, levels, b).solution, jnp.nan)
 
     # Derivatives solve with the same matrix instead of going through the loop.
-    return jax.lax.custom_linear_solve(matrix, b, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(own, b, solve, symmetric=True)
 
 
 def laplacian(x: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:

@@ -9,7 +9,6 @@ the completion at d = 1, and to more than that beyond. What is longer than l com
 splines in tension (Smith, Wessel 1990) it joins what is known without the kinks of a membrane.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from dcgan_jax.augmentation import augment, diff_augment
+from dcgan_jax.augmentation import augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import Discriminator, Generator
@@ -72,15 +72,15 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     generator = Generator(model).init(generator_key, z, train=True)["params"]
     discriminator = Discriminator(model).init(discriminator_key, x, train=True)
-    generator_optimizer, discriminator_optimizer = _optimizers(config)
+    optimizer = _optimizer(config)
     return GANState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
         average=jax.tree.map(jnp.copy, generator),  # a donated state must not hold one buffer twice
         discriminator=discriminator["params"],
         discriminator_statistics=discriminator["batch_stats"],
-        generator_optimizer=generator_optimizer.init(generator),
-        discriminator_optimizer=discriminator_optimizer.init(discriminator["params"]),
+        generator_optimizer=optimizer.init(generator),
+        discriminator_optimizer=optimizer.init(discriminator["params"]),
     )
 
 
@@ -109,31 +109,28 @@ def make_train_step(
     model, k = config.model, config.discriminator_steps
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     generator, discriminator = Generator(model, dtype), Discriminator(model, dtype)
-    generator_optimizer, discriminator_optimizer = _optimizers(config)
+    optimizer = _optimizer(config)
 
     def generate(params, z):
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def judge(params, statistics, x, labels, key):
-        if config.diff_augment:
-            x = diff_augment(x, key)
+    def judge(params, statistics, x, labels):
         variables = {"params": params, "batch_stats": statistics}
         label = None if labels is None else jax.nn.one_hot(labels, model.num_classes)
         logits, updated = discriminator.apply(variables, x, train=True, label=label, mutable=["batch_stats"])
         return logits, updated["batch_stats"]
 
-    def slope(params, statistics, x, labels, key):
+    def slope(params, statistics, x, labels):
         """The mean square of the norm of the logits' gradient at images."""
-        gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels, key)[0]))(x)
+        gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
     def update_discriminator(state: GANState, real, labels, key, penalise):
         generated = generate(state.generator, draw_latents(model, key, config.batch_size, labels))
-        real_key, generated_key = jax.random.split(jax.random.fold_in(key, 1))
 
         def objective(params):
-            real_logits, statistics = judge(params, state.discriminator_statistics, real, labels, real_key)
-            generated_logits, statistics = judge(params, statistics, generated, labels, generated_key)
+            real_logits, statistics = judge(params, state.discriminator_statistics, real, labels)
+            generated_logits, statistics = judge(params, statistics, generated, labels)
             metrics = {
                 "discriminator_loss": discriminator_loss(real_logits, generated_logits, config.loss),
                 "real_probability": jnp.mean(jax.nn.sigmoid(real_logits)),
@@ -146,13 +143,13 @@ def make_train_step(
             # Only every `R1_EVERY` steps, with so much more weight (Karras et al. 2020, section 3.1).
             def penalty(params):
                 weight = config.r1 / 2 * R1_EVERY
-                return weight * slope(params, state.discriminator_statistics, real, labels, real_key)
+                return weight * slope(params, state.discriminator_statistics, real, labels)
 
             steepness = jax.lax.cond(
                 penalise, jax.grad(penalty), lambda params: jax.tree.map(jnp.zeros_like, params), state.discriminator
             )
             gradient = jax.tree.map(jnp.add, gradient, steepness)
-        updates, optimizer_state = discriminator_optimizer.update(gradient, state.discriminator_optimizer)
+        updates, optimizer_state = optimizer.update(gradient, state.discriminator_optimizer)
         state = state._replace(
             discriminator=optax.apply_updates(state.discriminator, updates),
             discriminator_statistics=statistics,
@@ -165,13 +162,11 @@ def make_train_step(
 
         def objective(params):
             generated = generate(params, z)
-            logits, _ = judge(
-                state.discriminator, state.discriminator_statistics, generated, labels, jax.random.fold_in(key, 1)
-            )
+            logits, _ = judge(state.discriminator, state.discriminator_statistics, generated, labels)
             return generator_loss(logits, config.loss)
 
         loss, gradient = jax.value_and_grad(objective)(state.generator)
-        updates, optimizer_state = generator_optimizer.update(gradient, state.generator_optimizer)
+        updates, optimizer_state = optimizer.update(gradient, state.generator_optimizer)
         params = optax.apply_updates(state.generator, updates)
         # The first steps are averaged over a shorter memory, or the initial weights would linger for 1 / (1 - decay).
         step = state.step.astype(jnp.float32)
@@ -229,10 +224,5 @@ def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, bat
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), statistics)
 
 
-def _optimizers(config: TrainConfig) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """Of the generator and of the discriminator, which may have a time scale of its own (Heusel et al. 2017)."""
-    rate = config.discriminator_learning_rate or config.learning_rate
-    generator, discriminator = (
-        optax.adam(rate, b1=config.beta1, b2=config.beta2) for rate in (config.learning_rate, rate)
-    )
-    return generator, discriminator
+def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    return optax.adam(config.learning_rate, b1=config.beta1, b2=config.beta2)

@@ -30,6 +30,10 @@ def test_presets_carry_the_published_settings():
     assert (yeh.model.latent, yeh.flip, yeh.learning_rate, yeh.beta1) == ("uniform", True, 2e-4, 0.5)
 
 
+def test_the_modern_preset_is_radford_s_network_with_a_hinge_loss_and_a_penalty():
+    assert TrainConfig.preset("modern") == TrainConfig(loss="hinge", r1=1.0)
+
+
 def test_search_presets_carry_the_published_settings():
     yeh = InpaintConfig.preset("yeh2017")
     assert (yeh.num_steps, yeh.prior_weight, yeh.window) == (1500, 0.003, 7)
@@ -48,7 +52,7 @@ def test_model_defaults_are_the_published_network():
 @pytest.mark.parametrize(
     ("make", "names"),
     [
-        (lambda: TrainConfig.preset("goodfellow"), ["goodfellow", "radford2016", "he2018", "yeh2017"]),
+        (lambda: TrainConfig.preset("goodfellow"), ["goodfellow", "radford2016", "he2018", "yeh2017", "modern"]),
         (lambda: TrainConfig.preset("he2018", dataset="mnist"), ["mnist", "celeba"]),
         (lambda: InpaintConfig.preset("radford2016"), ["radford2016", "yeh2017", "he2018"]),
         (lambda: TrainConfig.from_json({"batchsize": 3}), ["batchsize", "batch_size"]),
