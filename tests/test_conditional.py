@@ -182,16 +182,18 @@ def test_an_encoder_guesses_the_label_too():
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, _ = jax.eval_shape(encoder.make_train_step(config), state, images, KEY)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    prior = encoder_prior(state, config)
+    # Untrained it shifts nothing.
+    moved = {name: jax.tree.map(lambda x: x + 0.1, x) for name, x in state.encoder.items() if name.startswith("shift")}
+    prior = encoder_prior(state._replace(encoder=state.encoder | moved), config)
     known, hole = images / np.float32(127.5) - 1, np.zeros((4, 32, 32), bool)
-    search = dj.InpaintConfig(num_steps=0, start="encoder", restarts=2, keep_best=False)
+    search = dj.InpaintConfig(num_steps=0, start="encoder", start_shifts=0.5, restarts=2, keep_best=False)
 
     @plain.quick_jit
     def guess(known):
         keys, labels = jax.random.split(KEY, 4), jnp.array([-1, -1, 2, 0])
         return prior.encode(prior.params, known, hole), draw_starts(prior, search, known, hole, keys, labels)
 
-    (mean, deviation, _), starts = guess(known)
+    (mean, deviation, shifts), starts = guess(known)
     assert mean.shape == deviation.shape == (4, 9)
     np.testing.assert_allclose(mean[:, 6:].sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(starts.latent[:2, 0], mean[:2], atol=1e-5)
@@ -200,6 +202,10 @@ def test_an_encoder_guesses_the_label_too():
     assert (label >= 0).all() and not np.allclose(label, mean[:2, 6:], atol=1e-3)
     np.testing.assert_array_equal(starts.latent[2:, :, 6:], np.eye(3)[[[2, 2], [0, 0]]])
     np.testing.assert_array_equal(starts.labelled, [[False, False], [False, False], [True, True], [True, True]])
+    for start, shift in zip(starts.shifts, shifts, strict=True):  # whether the label is told or found
+        assert np.abs(shift).max() > 0.05
+        np.testing.assert_allclose(start[:, 0], 0.5 * shift, rtol=1e-6)
+        assert (start[:, 1] == 0).all()
 
 
 # ---------------------------------------------------------------- runs and commands
