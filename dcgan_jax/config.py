@@ -294,8 +294,8 @@ class InpaintConfig(Config):
     refine_learning_rate: float = option(0.02, "Adam's rate on latent and features in these steps")
     blend: str = option(
         "poisson",
-        "into the hole, by Poisson's equation; or weighed against how smooth the image is where it is known, which has "
-        "less error; or such that the hole is as sharp as that",
+        "how a completion gets into the hole: poisson keeps its gradients (Yeh et al.); smooth weighs them against how "
+        "smooth the image is where it is known, with less error; sharp makes the hole as sharp as that",
         ("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
