@@ -207,7 +207,7 @@ class TrainConfig(RunConfig):
 
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:
-        """Published settings, "radford2016", "he2018" or "yeh2017"; or "modern": what of today's measurably helps.
+        """Published settings, "radford2016", "he2018" or "yeh2017"; or "modern": hinge loss and R1.
 
         Args:
             name: whose settings.
@@ -295,7 +295,7 @@ class InpaintConfig(Config):
     blend: str = option(
         "poisson",
         "how a completion gets into the hole: poisson keeps its gradients (Yeh et al.); smooth weighs them against how "
-        "smooth the image is where it is known, with less error; sharp makes the hole as sharp as that",
+        "smooth the image is where it is known; sharp keeps more of the detail, by what the known part has of it",
         ("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
@@ -326,7 +326,7 @@ class InpaintConfig(Config):
     def preset(cls, name: str) -> Self:
         """Published settings, "yeh2017" (1,500 steps, the last iterate) or "he2018" (200 steps); or ours.
 
-        Ours need a prior with an encoder: "best" is one completion, about as sharp as the image, "fast" has half of its
+        Ours need a prior with an encoder: "best" is one completion, the sharpest, "fast" has half of its
         steps and is softer, "several" gives eight completions, from soft and sharp starts, ranked, and their mean.
 
         Raises:

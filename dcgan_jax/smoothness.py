@@ -7,6 +7,10 @@ Poisson's equation keeps every gradient of the completion, those that are noise 
 of which the first term is Poisson's, and the second, of a thin plate, draws x to be smooth where the detail d is 0, to
 the completion at d = 1, and to more than that beyond. What is longer than l comes from the completion's gradients. As
 splines in tension (Smith, Wessel 1990) it joins what is known without the kinks of a membrane.
+
+One length serves the whole image: where the known part is plain and what is missing is not, a good completion is
+smoothed away, and Poisson's equation is better. Beyond the image's border nothing is known, and both terms take it for
+flat there.
 """
 
 import jax.numpy as jnp
@@ -32,7 +36,7 @@ def smooth_blend(
     Works under `jit`, `vmap`, `grad` and `jvp`, on the device; images are solved apart from one another.
 
     Args:
-        completion: G(z), on any scale.
+        completion: G(z), on about [-1, 1]; far smaller or larger values meet the bounds of the estimates.
         image: shape and dtype of `completion`. Values in the hole are never read.
         hole: True = missing; leading axes broadcast against those of `completion`.
         sharp: choose d, for each image, such that the gradients in the hole have the energy of the completion's there,
