@@ -41,7 +41,7 @@ class InpaintResult(NamedTuple):
     labels: Int[Array, " b"]  # class that is given or was found; −1 of an unconditional prior, or a search not finite
     trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
     alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
-    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: closer to the truth than one, and soft
+    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: as a rule closer to the truth, and soft
 
 
 def inpaint(

@@ -110,12 +110,27 @@ def test_agrees_with_the_dense_solve(blended):
         np.testing.assert_allclose(x, dense(*one, sharp), atol=2e-4 if sharp else 2e-5, err_msg=name)
 
 
-def test_a_smooth_blend_has_less_error_than_poisson_s(blended):
-    sharp, completion, image, result = blended
-    if not sharp:
-        poisson = np.asarray(poisson_blend(completion, image, STACK))
-        errors = [np.mean((x - image)[STACK] ** 2) for x in (result, poisson)]
-        assert errors[0] < 0.6 * errors[1]
+@pytest.mark.parametrize("bound", ["least detail", "most detail", "longest"])
+def test_agrees_with_the_dense_solve_at_the_bounds(bound):
+    """Completions too rough where they are known, completions too soft, and images that are nearly flat."""
+    (completion, image), hole = (x[:2] for x in pair()), STACK[[0, 3]]
+    if bound == "least detail":
+        rough = np.random.default_rng(1).normal(0, 0.5, image.shape)
+        completion = np.where(hole[..., None], image, rough).astype(np.float32)
+    elif bound == "most detail":
+        completion = np.float32(0.1) * completion
+    else:
+        image = np.float32(0.2) * image
+    result = np.asarray(smooth_blend(completion, image, hole, sharp=True))
+    for *one, x in zip(completion, image, hole, result, strict=True):
+        np.testing.assert_allclose(x, dense(*one, sharp=True), atol=1e-3)
+
+
+def test_a_smooth_blend_has_less_error_than_poisson_s():
+    completion, image = pair()
+    blends = (smooth_blend(completion, image, STACK), poisson_blend(completion, image, STACK))
+    errors = [np.mean((np.asarray(x) - image)[STACK] ** 2) for x in blends]
+    assert errors[0] < 0.6 * errors[1]
 
 
 def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
