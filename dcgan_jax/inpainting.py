@@ -160,7 +160,8 @@ def complete(
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept)
     blended = _blend(config, completions, y, hole)
-    finite = jnp.isfinite(kept.context_loss + kept.prior_loss) & jnp.all(jnp.isfinite(completions), axis=(2, 3, 4))
+    finite = jnp.isfinite(kept.context_loss + kept.prior_loss)
+    finite &= jnp.all(jnp.isfinite(completions) & jnp.isfinite(blended), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     labels = jnp.full(finite.shape, -1, jnp.int32)
     if prior.num_classes:

@@ -2,17 +2,18 @@
 
 Poisson's equation keeps every gradient of the completion, those that are noise included. Here x, in the hole, is
 
-    argmin |grad (x - G)|^2 + l^2 |Delta (x - d G)|^2,  x = image where it is known,
+    argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2,  x = image where it is known,
 
-of which the first term is Poisson's, and the second, of a thin plate, draws x to be smooth where the detail d is 0, to
-the completion at d = 1, and to more than that beyond. What is longer than l comes from the completion's gradients. As
-splines in tension (Smith, Wessel 1990) it joins what is known without the kinks of a membrane.
+of which the first term is Poisson's, and the second, the energy of a thin plate (D^2 are the second derivatives, the
+mixed one twice), draws x to be smooth where the detail d is 0, to the completion at d = 1, and to more than that
+beyond. What is longer than l comes from the completion's gradients. As splines in tension (Smith, Wessel 1990) it joins
+what is known without the kinks of a membrane. Neither term reaches across the image's border.
 
-One length serves the whole image: where the known part is plain and what is missing is not, a good completion is
-smoothed away, and Poisson's equation is better. Beyond the image's border nothing is known, and both terms take it for
-flat there.
+One length serves the whole image, the shorter, the rougher the image is where it is known or the completion in the
+hole: on a plain ground a good completion of something rough is blended almost as by Poisson's equation.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -20,6 +21,8 @@ from dcgan_jax.poisson import blend_each, check_blend, laplacian, solve_in_hole
 
 LONGEST = 4.0  # l in pixels, at the most: steps to the solution grow with it
 MOST_DETAIL = 3.0  # d, at the most
+ROUGHNESS = 0.25  # of the completion's in the hole, that the image has there at the least: some of it is noise
+_TINY = 1e-18  # of mean squares: what divides is no less, and its own square is still a float32
 
 
 def smooth_blend(
@@ -30,18 +33,20 @@ def smooth_blend(
 ) -> Float[Array, "*b h w c"]:
     """Blends completions into the holes of images, as smooth as the images are where they are known, or as sharp.
 
-    Both terms above are taken for normal errors, whose variances show where the image is known: that of the gradients
-    of image - G, and that of the image's second differences. Their ratio is l^2, for each image its own.
+    Both terms above are taken for normal errors, and l^2 is the ratio of their variances, for each image its own: that
+    of the gradients of image - G where they are known, and that of the image's second differences, which is the mean
+    over rows and columns where they are known, but no less than a quarter of what the completion's in the hole have
+    more than its error where that is known.
 
     Works under `jit`, `vmap`, `grad` and `jvp`, on the device; images are solved apart from one another.
 
     Args:
-        completion: G(z), on about [-1, 1]; far smaller or larger values meet the bounds of the estimates.
+        completion: G(z), any scale from 1e-6 on.
         image: shape and dtype of `completion`. Values in the hole are never read.
         hole: True = missing; leading axes broadcast against those of `completion`.
-        sharp: choose d, for each image, such that the gradients in the hole have the energy of the completion's there,
-            times that of the image's over the completion's where both are known. Otherwise d = 0, which has the least
-            error.
+        sharp: choose d, for each image, such that the gradients of the missing pixels have the energy of the
+            completion's there, times that of the image's over the completion's where both are known. Otherwise d = 0,
+            which has the least error.
 
     Returns:
         Shape and dtype of `image`: equal to it bit for bit where `hole` is False. Never clipped. A NaN in the
@@ -83,13 +88,12 @@ def _blend_one(completion, image, hole, sharp):
 
     def matrix(x):
         # Without a known pixel it would be singular, and any diagonal does: what is solved for is 0.
-        return jnp.where(hole, laplacian(x + square * laplacian(x)) + jnp.all(hole) * x, 0)
+        return jnp.where(hole, laplacian(x) + square * _plate(x) + jnp.all(hole) * x, 0)
 
     def right_hand_side(detail):
         """What makes the correction x - G, which is known outside the hole."""
         rim = jnp.where(hole, 0, y - guide)
-        bent = laplacian(rim) + (1 - detail) * laplacian(guide)
-        return jnp.where(hole, -laplacian(rim + square * bent), 0)
+        return jnp.where(hole, -laplacian(rim) - square * _plate(rim + (1 - detail) * guide), 0)
 
     if not sharp:
         x = guide + solve_in_hole(hole, right_hand_side(0.0), matrix)
@@ -97,37 +101,50 @@ def _blend_one(completion, image, hole, sharp):
         # x is linear in d, and its gradients' energy a parabola.
         both = jnp.concatenate([right_hand_side(0.0), right_hand_side(1.0)])
         smooth, whole = jnp.split(solve_in_hole(hole, both, matrix), 2)
-        start, slope = guide + smooth, whole - smooth
-        a, b, c = (_gradients(*pair, hole) for pair in ((slope, slope), (start, slope), (start, start)))
-        known = ~hole
-        ratio = _gradients(y, y, known) / jnp.maximum(_gradients(guide, guide, known), 1e-6)
-        goal = _gradients(guide, guide, hole) * ratio
-        root = jnp.sqrt(jnp.maximum(b * b - a * (c - goal), 1e-12))
-        steepness = jnp.where(a > 1e-6, a, jnp.inf)  # without neighbours in the hole d has no say in it, and is 0
-        detail = jnp.clip((root - b) / steepness, 0, MOST_DETAIL)
-        x = start + detail * slope
+        start, slope = jnp.where(hole, guide + smooth, y), whole - smooth
+        _, a = _products(slope, slope, hole)
+        _, b = _products(start, slope, hole)
+        _, c = _products(start, start, hole)
+        of_guide, goal = _products(guide, guide, hole)
+        of_image, _ = _products(y, y, hole)
+        goal *= of_image / jnp.maximum(of_guide, _TINY)
+        root = jnp.sqrt(jnp.maximum(b * b - a * (c - goal), _TINY**2))
+        # Where d has next to no say in it, it is 0.
+        steepness = jnp.where(a > 1e-10 * (c + goal), a, jnp.inf)
+        x = start + jnp.clip((root - b) / steepness, 0, MOST_DETAIL) * slope
     return jnp.where(hole[..., None], x.transpose(1, 2, 0).astype(image.dtype), image)
 
 
 def _length_squared(guide, y, hole):
-    """l^2: the mean square of the gradients of y - G over that of y's second differences, where they are known."""
     error = y - guide
-    gradients, bends = jnp.zeros((), y.dtype), jnp.zeros((), y.dtype)
-    pairs, triples = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-    for axis in (0, 1):
-        known = jnp.moveaxis(~hole, axis, 0)
-        two = known[1:] & known[:-1]
-        three = two[1:] & two[:-1]
-        first, second = (jnp.moveaxis(jnp.diff(x, n, axis=1 + axis), 1 + axis, 1) for x, n in ((error, 1), (y, 2)))
-        gradients += jnp.sum(jnp.where(two, first, 0) ** 2)
-        bends += jnp.sum(jnp.where(three, second, 0) ** 2)
-        pairs, triples = pairs + jnp.sum(two), triples + jnp.sum(three)
-    ratio = gradients * triples / jnp.maximum(bends * pairs, 1e-6)
-    return jnp.clip(ratio, 0, LONGEST**2)
+    gradients, _ = _products(error, error, hole)
+    known, _ = _products(y, y, hole, order=2)
+    noise, _ = _products(error, error, hole, order=2)
+    _, missing = _products(guide, guide, hole, order=2)
+    roughness = jnp.maximum(known, ROUGHNESS * (missing - noise))
+    return gradients / jnp.maximum(jnp.maximum(roughness, gradients / LONGEST**2), _TINY)
 
 
-def _gradients(x, other, where):
-    """Products of the differences of neighbours that both count, their sum."""
-    down, right = where[1:] & where[:-1], where[:, 1:] & where[:, :-1]
-    vertical = jnp.where(down, jnp.diff(x, axis=1) * jnp.diff(other, axis=1), 0)
-    return jnp.sum(vertical) + jnp.sum(jnp.where(right, jnp.diff(x, axis=2) * jnp.diff(other, axis=2), 0))
+def _products(x, other, hole, order=1):
+    """Mean products of the differences along rows and columns: of those between known pixels, and of the others."""
+    sums, counts = jnp.zeros(2, x.dtype), jnp.zeros(2, jnp.int32)
+    for axis in (-2, -1):
+        missing = hole
+        for _ in range(order):
+            after, before = (jax.lax.slice_in_dim(missing, *ends, axis=axis) for ends in ((1, None), (0, -1)))
+            missing = after | before
+        where = jnp.stack([~missing, missing])
+        product = jnp.diff(x, order, axis=axis) * jnp.diff(other, order, axis=axis)
+        sums += jnp.sum(jnp.where(where[:, None], product, 0), axis=(1, 2, 3))
+        counts += jnp.sum(where, axis=(1, 2))
+    return sums / jnp.maximum(counts, 1)
+
+
+def _plate(x):
+    """The gradient of half the energy of a thin plate with free borders; a plane has none."""
+
+    def energy(x):
+        down, right, mixed = jnp.diff(x, 2, axis=-2), jnp.diff(x, 2, axis=-1), jnp.diff(jnp.diff(x, axis=-2), axis=-1)
+        return (jnp.sum(down**2) + jnp.sum(right**2) + 2 * jnp.sum(mixed**2)) / 2
+
+    return jax.grad(energy)(x)

@@ -516,6 +516,15 @@ def test_a_broken_prior_gives_grey():
     assert (np.asarray(result.images) == np.where(HOLES[..., None], 128, 7)).all()
 
 
+@pytest.mark.parametrize("blend", ["smooth", "sharp"])
+def test_a_blend_that_overflows_gives_grey(blend):
+    huge = dataclasses.replace(NO_CRITIC, generate=lambda params, z: 1e25 * decode(params, z))
+    result = dj.inpaint(huge, IMAGES, HOLES, KEY, dj.InpaintConfig(num_steps=0, blend=blend))
+    assert np.isfinite(result.completions).all() and np.isfinite(result.context_loss).all()
+    assert (np.asarray(result.status) == inpainting.NOT_FINITE).all()
+    assert (np.asarray(result.images) == np.where(HOLES[..., None], 0, IMAGES)).all()
+
+
 def test_everything_or_nothing_missing():
     holes = np.stack([np.ones((H, W), bool), np.zeros((H, W), bool), HOLES[2], HOLES[3]])
     result = dj.inpaint(UNIFORM, IMAGES, holes, KEY, CONFIG)

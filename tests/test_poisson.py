@@ -226,6 +226,15 @@ def test_derivatives_in_a_batch_are_finite_where_all_or_nothing_is_missing():
     assert (grad[1] == 0).all() and np.isfinite(grad[2]).all()
 
 
+def test_tiny_and_large_right_hand_sides_are_solved():
+    """Their squares would leave the range of float32."""
+    completion, image = pair(1)
+    exact = np.asarray(poisson_blend(completion, image, STACK[:1]))
+    for scale in (2.0**-60, 2.0**70):
+        scaled = poisson_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK[:1])
+        np.testing.assert_allclose(np.asarray(scaled) / scale, exact, atol=1e-5)
+
+
 @pytest.mark.parametrize("blend", [poisson_blend, poisson_blend_sparse])
 def test_bad_arguments_are_named(blend):
     image = np.zeros((2, 8, 8, 3), np.float32)

@@ -1,6 +1,8 @@
 """Blends that expect images to be smooth, against dense float64 solves, and what they say of sharpness."""
 
+import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 
 from dcgan_jax import masks
 from dcgan_jax.poisson import poisson_blend
-from dcgan_jax.smoothness import LONGEST, MOST_DETAIL, smooth_blend
+from dcgan_jax.smoothness import LONGEST, MOST_DETAIL, ROUGHNESS, smooth_blend
 
 SIZE = 12
 HOLES = {name: np.asarray(masks.by_name(name, jax.random.split(jax.random.key(3), 1), SIZE)[0]) for name in masks.NAMES}
@@ -18,55 +20,55 @@ HOLES["single"] = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) == 40
 STACK = np.stack(list(HOLES.values()))
 
 
-def neighbours(h, w):
+def in_rows(h, w, n):
+    """n pixels in a row, down or to the right."""
     for r, c in itertools.product(range(h), range(w)):
-        if r + 1 < h:
-            yield (r, c), (r + 1, c)
-        if c + 1 < w:
-            yield (r, c), (r, c + 1)
+        for down, right in ((1, 0), (0, 1)):
+            line = [(r + k * down, c + k * right) for k in range(n)]
+            if line[-1][0] < h and line[-1][1] < w:
+                yield line
 
 
-def products(x, other, where):
-    """Of the differences between neighbours that both count, their sum."""
-    return sum(
-        np.sum((x[p] - x[q]) * (other[p] - other[q])) for p, q in neighbours(*where.shape) if where[p] and where[q]
-    )
+def energies(x, hole, n):
+    """Mean squares of the n-th differences: of those between known pixels, and of those that a missing one is in."""
+    squares = {False: [0.0], True: [0.0]}
+    for line in in_rows(*hole.shape, n + 1):
+        difference = sum((-1) ** k * math.comb(n, k) * x[p] for k, p in enumerate(line))
+        squares[any(hole[p] for p in line)].append(np.sum(difference**2))
+    return [sum(found) / max(len(found) - 1, 1) for found in (squares[False], squares[True])]
 
 
 def length_squared(completion, image, hole):
-    """From the pairs and the triples in a row that are known, one after another."""
-    h, w = hole.shape
-    pairs = [(p, q) for p, q in neighbours(h, w) if not (hole[p] or hole[q])]
-    triples = []
-    for r, c in itertools.product(range(h), range(w)):
-        for step in ((1, 0), (0, 1)):
-            three = [(r + k * step[0], c + k * step[1]) for k in range(3)]
-            if three[2][0] < h and three[2][1] < w and not any(hole[p] for p in three):
-                triples.append(three)
-    if not pairs or not triples:
-        return 0.0
     error = image - completion
-    gradients = np.mean([np.sum((error[p] - error[q]) ** 2) for p, q in pairs])
-    bends = np.mean([np.sum((image[p] - 2 * image[q] + image[s]) ** 2) for p, q, s in triples])
-    return min(gradients / bends, LONGEST**2)
+    missing = energies(completion, hole, 2)[1] - energies(error, hole, 2)[0]
+    roughness = max(energies(image, hole, 2)[0], ROUGHNESS * missing)
+    return min(energies(error, hole, 1)[0] / roughness, LONGEST**2) if roughness > 0 else LONGEST**2
 
 
 def dense(completion, image, hole, sharp=False):
-    """The normal equations of both terms, with the Laplacian as a matrix, in float64."""
+    """The normal equations of both terms, with each difference as a row of a matrix, in float64."""
     g, y = completion.astype(np.float64), np.where(hole[..., None], 0, image.astype(np.float64))
     h, w, channels = g.shape
-    laplace = np.zeros((h * w, h * w))
-    for p, q in neighbours(h, w):
-        i, j = p[0] * w + p[1], q[0] * w + q[1]
-        laplace[i, i] += 1
-        laplace[j, j] += 1
-        laplace[i, j] -= 1
-        laplace[j, i] -= 1
+    pixel = np.arange(h * w).reshape(h, w)
+
+    def rows(stencils):
+        matrix = np.zeros((len(stencils), h * w))
+        for row, stencil in zip(matrix, stencils, strict=True):
+            for p, value in stencil:
+                row[pixel[p]] = value
+        return matrix.T @ matrix
+
+    membrane = rows([[(p, -1), (q, 1)] for p, q in in_rows(h, w, 2)])
+    twisted = [
+        [((r, c), root), ((r, c + 1), -root), ((r + 1, c), -root), ((r + 1, c + 1), root)]
+        for r, c, root in itertools.product(range(h - 1), range(w - 1), [np.sqrt(2)])
+    ]
+    plate = rows([[(p, 1), (q, -2), (s, 1)] for p, q, s in in_rows(h, w, 3)] + twisted)
     square, missing = length_squared(g, y, hole), hole.ravel()
-    matrix = laplace + square * laplace @ laplace
+    matrix = membrane + square * plate
 
     def solve(detail):
-        right = (laplace + detail * square * laplace @ laplace) @ g.reshape(-1, channels)
+        right = (membrane + detail * square * plate) @ g.reshape(-1, channels)
         x = y.reshape(-1, channels).copy()
         right = right[missing] - matrix[missing][:, ~missing] @ x[~missing]
         x[missing] = np.linalg.solve(matrix[missing][:, missing], right)
@@ -74,10 +76,11 @@ def dense(completion, image, hole, sharp=False):
 
     if not sharp:
         return solve(0.0)
-    goal = products(g, g, hole) * products(y, y, ~hole) / products(g, g, ~hole)
-    start, slope = solve(0.0), solve(1.0) - solve(0.0)
-    parabola = [products(slope, slope, hole), 2 * products(start, slope, hole), products(start, start, hole) - goal]
-    roots = np.roots(parabola) if abs(parabola[0]) > 1e-9 else [0]
+    goal = energies(g, hole, 1)[1] * energies(y, hole, 1)[0] / energies(g, hole, 1)[0]
+    # Energy is a parabola in d: its coefficients from three of its values.
+    at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
+    parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
+    roots = np.roots(parabola) if abs(parabola[0]) > 1e-12 else [0]
     # Without a root the lowest point, which is the roots' real part.
     return solve(np.clip(max(np.real(roots)), 0, MOST_DETAIL))
 
@@ -141,10 +144,10 @@ def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
         soft = (softness * completion).astype(np.float32)
         x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
         g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
-        goal = products(g, g, hole[0]) * products(y, y, ~hole[0]) / products(g, g, ~hole[0])
-        assert products(x, x, hole[0]) == pytest.approx(goal, rel=1e-3)
+        goal = energies(g, hole[0], 1)[1] * energies(y, hole[0], 1)[0] / energies(g, hole[0], 1)[0]
+        assert energies(x, hole[0], 1)[1] == pytest.approx(goal, rel=1e-3)
         smooth = np.asarray(smooth_blend(soft, image, hole))[0].astype(np.float64)
-        assert products(smooth, smooth, hole[0]) < 0.5 * goal
+        assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
 
 
 def test_a_completion_that_is_right_where_it_is_known_is_blended_by_poisson():
@@ -165,6 +168,46 @@ def test_a_plane_is_continued(sharp):
     inside[:, 2:-2, 3:-4] = True
     result = smooth_blend(np.zeros_like(plane), np.where(inside[..., None], np.float32(9), plane), inside, sharp)
     np.testing.assert_allclose(result, plane, atol=1e-4)
+
+
+def test_something_rough_on_plain_ground_is_not_smoothed_away():
+    """The known part is plain and says nothing of what is missing, of which the completion is nearly right."""
+    row, column = np.mgrid[:32, :32]
+    rough = np.where(
+        np.hypot(row - 16, column - 16) < 6.5, 0.5 * np.sign(np.sin(0.9 * row) * np.sin(0.7 * column)), 0.9
+    )
+    image = np.repeat(rough[None, ..., None], 3, axis=-1).astype(np.float32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, 8:24, 8:24] = True
+    completion = image + np.random.default_rng(0).normal(0, 0.02, image.shape).astype(np.float32)
+    errors = [
+        np.sqrt(np.mean((np.asarray(blend(completion, image, hole)) - image)[hole] ** 2))
+        for blend in (poisson_blend, smooth_blend, functools.partial(smooth_blend, sharp=True))
+    ]
+    assert errors[0] > 0.015 and max(errors[1:]) < 1.2 * errors[0]
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_slopes_go_on_to_the_border(sharp):
+    """Neither term has them flat there: with noise in the completion they come out better than by Poisson's."""
+    row, column = np.mgrid[:32, :32] / 32
+    image = np.repeat(0.6 * np.sin(2.5 * row + 1.5 * column)[None, ..., None], 3, axis=-1).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.05, image.shape)
+    completion = (0.9 * image + 0.1 + noise).astype(np.float32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, :12, :12] = True
+    errors = [
+        np.sqrt(np.mean((np.asarray(x) - image)[hole] ** 2))
+        for x in (poisson_blend(completion, image, hole), smooth_blend(completion, image, hole, sharp))
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_the_scale_does_not_matter(blended, scale):
+    sharp, completion, image, result = blended
+    scaled = smooth_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK, sharp)
+    np.testing.assert_allclose(np.asarray(scaled) / scale, result, atol=1e-5)
 
 
 def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
@@ -240,6 +283,31 @@ def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(b
     grad = jax.grad(lambda g, y: smooth_blend(g, y, hole, blended[0]).sum(), argnums=(0, 1))(completion, image)
     assert np.isfinite(grad[0]).all() and np.isfinite(grad[1]).all()
     np.testing.assert_allclose(grad[0][0], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(sharp):
+    """Where it is right but for a constant the correction is constant too, up to rounding."""
+    completion, image = pair(2)
+    completion[0] = image[0] + np.float32(0.25)
+    rough = np.random.default_rng(1).normal(0, 0.5, image[1].shape)
+    completion[1] = np.where(STACK[0][..., None], image[1], rough)
+    change = np.random.default_rng(2).standard_normal(image.shape).astype(np.float32)
+    _, moved = jax.jvp(lambda g: smooth_blend(g, image, STACK[:1], sharp), (completion,), (change,))
+    assert np.isfinite(moved).all() and (np.abs(np.asarray(moved))[:, STACK[0]] > 0).any(axis=(1, 2)).all()
+
+
+def test_reverse_derivatives_agree_with_forward_ones(blended):
+    """In every kind of hole, all of the image among them."""
+    sharp, completion, image, _ = blended
+    holes = STACK | (np.array(list(HOLES)) == "half")[:, None, None]
+    rng = np.random.default_rng(3)
+    change, weights = (rng.standard_normal(image.shape).astype(np.float32) for _ in range(2))
+    _, moved = jax.jvp(lambda g: smooth_blend(g, image, holes, sharp), (completion,), (change,))
+    _, back = jax.vjp(lambda g: smooth_blend(g, image, holes, sharp), completion)
+    pulled = back(weights)[0]
+    sums = [np.sum(np.asarray(a, np.float64) * b, axis=(1, 2, 3)) for a, b in ((moved, weights), (pulled, change))]
+    np.testing.assert_allclose(*sums, rtol=1e-2, atol=1e-2)
 
 
 def test_bad_arguments_are_named():
