@@ -295,7 +295,7 @@ class InpaintConfig(Config):
     blend: str = option(
         "poisson",
         "how a completion gets into the hole: poisson keeps its gradients (Yeh et al.); smooth weighs them against how "
-        "smooth the image is where it is known; sharp keeps more of the detail, by what the known part has of it",
+        "smooth the image is where it is known; sharp keeps more of the detail, to be about as sharp as the known part",
         ("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "steps between points of the trace of losses and latents; 0 keeps no trace")
@@ -341,7 +341,7 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "start_shifts": 0.2, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
+    "best": {**_GUIDED, "start_shifts": 0.15, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
     "fast": {**_GUIDED, "start_shifts": 0.2, "num_steps": 20, "refine_steps": 10, "blend": "smooth"},
     "several": {
         **_GUIDED,

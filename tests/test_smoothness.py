@@ -11,7 +11,7 @@ import pytest
 
 from dcgan_jax import masks
 from dcgan_jax.poisson import poisson_blend
-from dcgan_jax.smoothness import LONGEST, MOST_DETAIL, ROUGHNESS, smooth_blend
+from dcgan_jax.smoothness import LONGEST, MOST_DETAIL, ROUGHNESS, SHARPNESS, smooth_blend
 
 SIZE = 12
 HOLES = {name: np.asarray(masks.by_name(name, jax.random.split(jax.random.key(3), 1), SIZE)[0]) for name in masks.NAMES}
@@ -45,6 +45,11 @@ def length_squared(completion, image, hole):
     return min(energies(error, hole, 1)[0] / roughness, LONGEST**2) if roughness > 0 else LONGEST**2
 
 
+def expected_energy(completion, image, hole):
+    known, missing = energies(completion, hole, 1)
+    return SHARPNESS * energies(image, hole, 1)[0] * math.sqrt(missing / known)
+
+
 def dense(completion, image, hole, sharp=False):
     """The normal equations of both terms, with each difference as a row of a matrix, in float64."""
     g, y = completion.astype(np.float64), np.where(hole[..., None], 0, image.astype(np.float64))
@@ -76,7 +81,7 @@ def dense(completion, image, hole, sharp=False):
 
     if not sharp:
         return solve(0.0)
-    goal = energies(g, hole, 1)[1] * energies(y, hole, 1)[0] / energies(g, hole, 1)[0]
+    goal = expected_energy(g, y, hole)
     # Energy is a parabola in d: its coefficients from three of its values.
     at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
     parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
@@ -144,7 +149,7 @@ def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
         soft = (softness * completion).astype(np.float32)
         x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
         g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
-        goal = energies(g, hole[0], 1)[1] * energies(y, hole[0], 1)[0] / energies(g, hole[0], 1)[0]
+        goal = expected_energy(g, y, hole[0])
         assert energies(x, hole[0], 1)[1] == pytest.approx(goal, rel=1e-3)
         smooth = np.asarray(smooth_blend(soft, image, hole))[0].astype(np.float64)
         assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
