@@ -21,7 +21,7 @@ from dcgan_jax.poisson import blend_each, check_blend, laplacian, solve_in_hole
 
 LONGEST = 4.0  # l in pixels, at the most: steps to the solution grow with it
 MOST_DETAIL = 3.0  # d, at the most
-SHARPNESS = 0.85  # of the energy to be expected, the goal: each tenth more costs 0.1 dB on faces
+SHARPNESS = 0.8  # of the energy to be expected, the goal: each tenth more costs 0.1 dB on faces
 ROUGHNESS = 0.25  # of the completion's in the hole, that the image has there at the least: some of it is noise
 _TINY = 1e-18  # of mean squares: what divides is no less, and its own square is still a float32
 
@@ -45,9 +45,9 @@ def smooth_blend(
         completion: G(z), any scale from 1e-6 on.
         image: shape and dtype of `completion`. Values in the hole are never read.
         hole: True = missing; leading axes broadcast against those of `completion`.
-        sharp: choose d, for each image, such that the gradients of the missing pixels have 0.85 times the energy that
-            is to be expected there: that of the image where it is known, times the root of the completion's energy in
-            the hole over that where it is known. Otherwise d = 0, which has the least error.
+        sharp: choose d, for each image, such that the gradients of the missing pixels have 0.8 times the energy that
+            is to be expected there: that of the image where it is known, times the cube root of the completion's energy
+            in the hole over that where it is known. Otherwise d = 0, which has the least error.
 
     Returns:
         Shape and dtype of `image`: equal to it bit for bit where `hole` is False. Never clipped. A NaN in the
@@ -108,7 +108,7 @@ def _blend_one(completion, image, hole, sharp):
         _, c = _products(start, start, hole)
         guide_known, guide_missing = _products(guide, guide, hole)
         known, _ = _products(y, y, hole)
-        goal = SHARPNESS * known * jnp.sqrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
+        goal = SHARPNESS * known * jnp.cbrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
         root = jnp.sqrt(jnp.maximum(b * b - a * (c - goal), _TINY**2))
         # Where d has next to no say in it, it is 0.
         steepness = jnp.where(a > 1e-10 * (c + goal), a, jnp.inf)

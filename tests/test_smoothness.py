@@ -47,7 +47,7 @@ def length_squared(completion, image, hole):
 
 def expected_energy(completion, image, hole):
     known, missing = energies(completion, hole, 1)
-    return SHARPNESS * energies(image, hole, 1)[0] * math.sqrt(missing / known)
+    return SHARPNESS * energies(image, hole, 1)[0] * math.cbrt(missing / known)
 
 
 def dense(completion, image, hole, sharp=False):
