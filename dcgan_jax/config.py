@@ -305,6 +305,7 @@ class InpaintConfig(Config):
         self._check("num_steps", self.num_steps >= 0, "0 or more")
         self._check("encoder_weight", self.encoder_weight >= 0, "0 or more")
         self._check("start_shifts", 0 <= self.start_shifts <= 1, "a share from 0 to 1")
+        self._check("start_shifts", not self.start_shifts or self.start == "encoder", "0, unless `start` is encoder")
         self._check("refine_steps", self.refine_steps >= 0, "0 or more")
         self._check("refine_learning_rate", self.refine_learning_rate > 0, "a number above 0, such as 0.02")
         self._check("trace_every", self.trace_every >= 0, "0 or more")

@@ -34,10 +34,11 @@ def smooth_blend(
 ) -> Float[Array, "*b h w c"]:
     """Blends completions into the holes of images, as smooth as the images are where they are known, or about as sharp.
 
-    Both terms above are taken for normal errors, and l^2 is the ratio of their variances, for each image its own: that
-    of the gradients of image - G where they are known, and that of the image's second differences, which is the mean
-    over rows and columns where they are known, but no less than a quarter of what the completion's in the hole have
-    more than its error where that is known.
+    The result is argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2 subject to x = image on the known pixels, where D^2
+    are the second differences, of rows, columns and, twice, mixed. Both terms are taken for normal errors, and l^2, at
+    most 16, is the ratio of their variances, for each image its own: that of the gradients of image - G where they are
+    known, and that of the image's second differences, which is the mean over rows and columns where they are known, but
+    no less than a quarter of what the completion's in the hole have more than its error where that is known.
 
     Works under `jit`, `vmap`, `grad` and `jvp`, on the device; images are solved apart from one another.
 

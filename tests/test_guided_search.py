@@ -266,6 +266,13 @@ def test_values_that_mean_nothing_are_refused(name, value):
         dataclasses.replace(CONFIG, **{name: value})
 
 
+def test_shifts_without_the_encoder_s_start_are_refused():
+    with pytest.raises(
+        ValueError, match=r"`start_shifts` of InpaintConfig is 0\.5; it takes 0, unless `start` is encoder"
+    ):
+        dj.InpaintConfig(start_shifts=0.5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
