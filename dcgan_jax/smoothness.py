@@ -130,13 +130,12 @@ def _length_squared(guide, y, hole):
 def _products(x, other, hole, order=1):
     """Mean products of the differences along rows and columns: of those between known pixels, and of the others."""
     sums, counts = jnp.zeros(2, x.dtype), jnp.zeros(2, jnp.int32)
-    for axis in (-2, -1):
-        missing = hole
+    for turned in (False, True):
+        a, b, missing = (z.swapaxes(-2, -1) if turned else z for z in (x, other, hole))
         for _ in range(order):
-            after, before = (jax.lax.slice_in_dim(missing, *ends, axis=axis) for ends in ((1, None), (0, -1)))
-            missing = after | before
+            missing = missing[1:] | missing[:-1]
         where = jnp.stack([~missing, missing])
-        product = jnp.diff(x, order, axis=axis) * jnp.diff(other, order, axis=axis)
+        product = jnp.diff(a, order, axis=-2) * jnp.diff(b, order, axis=-2)
         sums += jnp.sum(jnp.where(where[:, None], product, 0), axis=(1, 2, 3))
         counts += jnp.sum(where, axis=(1, 2))
     return sums / jnp.maximum(counts, 1)

@@ -47,7 +47,7 @@ def length_squared(completion, image, hole):
 
 def expected_energy(completion, image, hole):
     known, missing = energies(completion, hole, 1)
-    return SHARPNESS * energies(image, hole, 1)[0] * math.cbrt(missing / known)
+    return SHARPNESS * energies(image, hole, 1)[0] * math.cbrt(missing / max(known, 1e-18))
 
 
 def dense(completion, image, hole, sharp=False):
@@ -206,6 +206,16 @@ def test_slopes_go_on_to_the_border(sharp):
         for x in (poisson_blend(completion, image, hole), smooth_blend(completion, image, hole, sharp))
     ]
     assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 8), (8, 1), (2, 2), (2, 5)])
+@pytest.mark.parametrize("sharp", [False, True])
+def test_images_of_few_pixels(shape, sharp):
+    rng = np.random.default_rng(0)
+    completion, image = rng.normal(0, 0.3, (2, *shape, 3)).astype(np.float32)
+    hole = np.arange(math.prod(shape)).reshape(shape) == 0
+    exact = completion if hole.all() else dense(completion, image, hole, sharp)
+    np.testing.assert_allclose(smooth_blend(completion, image, hole, sharp), exact, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
