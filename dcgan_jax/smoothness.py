@@ -43,7 +43,7 @@ def smooth_blend(
     Works under `jit`, `vmap`, `grad` and `jvp`, on the device; images are solved apart from one another.
 
     Args:
-        completion: G(z), any scale from 1e-6 on.
+        completion: G(z), any scale from 1e-6 to 1e9.
         image: shape and dtype of `completion`. Values in the hole are never read.
         hole: True = missing; leading axes broadcast against those of `completion`.
         sharp: choose d, for each image, such that the gradients of the missing pixels have 0.8 times the energy that
@@ -110,10 +110,11 @@ def _blend_one(completion, image, hole, sharp):
         guide_known, guide_missing = _products(guide, guide, hole)
         known, _ = _products(y, y, hole)
         goal = SHARPNESS * known * jnp.cbrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
-        root = jnp.sqrt(jnp.maximum(b * b - a * (c - goal), _TINY**2))
-        # Where d has next to no say in it, it is 0.
-        steepness = jnp.where(a > 1e-10 * (c + goal), a, jnp.inf)
-        x = start + jnp.clip((root - b) / steepness, 0, MOST_DETAIL) * slope
+        # Where d has next to no say in it, it is next to 0. Ratios first: products would leave the range of float32.
+        steepness = jnp.where(a > jnp.maximum(1e-10 * (c + goal), _TINY), a, jnp.inf)
+        lowest = -b / steepness
+        root = jnp.sqrt(jnp.maximum(lowest**2 - (c - goal) / steepness, _TINY))
+        x = start + jnp.clip(lowest + root, 0, MOST_DETAIL) * slope
     return jnp.where(hole[..., None], x.transpose(1, 2, 0).astype(image.dtype), image)
 
 
