@@ -92,13 +92,30 @@ def _cpu_up(y, kernel):
 
 
 def _cpu_kernel(x, y):
-    return (winograd.kernel_gradient if _winograd_pays(x.shape, y.shape[3]) else _kernel)(x, y)
+    return (winograd.kernel_gradient if _winograd_pays(x.shape, y.shape[3]) else _kernel_in_order)(x, y)
 
 
 def _winograd_pays(large, channels):
     """Between many channels its products outweigh its sums; the limit was measured on two cores with AVX-512."""
     _, height, width, others = large
     return height % 4 == 0 and width % 4 == 0 and others * channels >= 2**15
+
+
+def _kernel_in_order(x, y):
+    """`_kernel` as a convolution over images, with its axes in the order of every other one here.
+
+    XLA brings them into that order by itself at the top level of a program only. In a branch or a loop it leaves them,
+    and then computes the sums one by one, fifty times slower.
+    """
+    kernel = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        y.transpose(1, 2, 0, 3),
+        window_strides=(1, 1),
+        padding=((1, 2), (1, 2)),
+        rhs_dilation=(2, 2),
+        dimension_numbers=_DIMENSIONS,
+    )
+    return kernel.transpose(1, 2, 0, 3)
 
 
 def _up_in_phases(y, kernel):

@@ -1,5 +1,7 @@
 """The stride-2 convolutions against loops and XLA's own forms, in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -224,3 +226,26 @@ def test_kernels_of_other_sizes_and_types_are_refused(convolve):
             convolve(x, jnp.zeros((5, 5, 4, 4), dtype))
     with pytest.raises(ValueError, match="they take floats of one type"):
         convolve(x.astype(jnp.int32), jnp.zeros((5, 5, 4, 4), jnp.int32))
+
+
+def test_a_branch_and_a_loop_keep_the_convolutions_fast():
+    """XLA's CPU backend has fast code for axes in this order alone, and there brings no others into it."""
+    shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw((16, 16, 3, 8)))
+
+    def penalty(kernel, x):
+        return jnp.sum(
+            jax.grad(lambda x: jnp.sum(jnp.tanh(conv_down(jnp.tanh(conv_up(conv_down(x, kernel), kernel)), kernel))))(x)
+            ** 2
+        )
+
+    def program(x, y, kernel):
+        def loop(_, kernel):
+            return kernel - jax.grad(penalty)(kernel, x)
+
+        return jax.lax.cond(jnp.sum(y) > 0, jax.grad(penalty), lambda kernel, _: kernel, kernel, x), jax.lax.fori_loop(
+            0, 9, loop, kernel
+        )
+
+    text = jax.jit(program).lower(*shapes).compile().as_text()
+    orders = re.findall(r" convolution\(.*dim_labels=(\S+?),", text)
+    assert len(orders) > 20 and set(orders) == {"b01f_01io->b01f"}
