@@ -62,7 +62,9 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
     mesh = sharding.data_mesh()
     everywhere, split = sharding.replicated(mesh), sharding.along_batch(mesh)
     step = jax.jit(
-        dj.make_train_step(config), in_shardings=(everywhere, split, everywhere), out_shardings=(everywhere, everywhere)
+        dj.make_train_step(config, split),
+        in_shardings=(everywhere, split, everywhere),
+        out_shardings=(everywhere, everywhere),
     )
     arguments = networks.state(config), networks.images(batch_size), jax.random.key(networks.SEED)
     start = time.perf_counter()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax import masks
@@ -19,6 +20,7 @@ from dcgan_jax.augmentation import to_floats
 from dcgan_jax.compositing import known_pixels
 from dcgan_jax.config import ModelConfig, RunConfig, option
 from dcgan_jax.networks import Discriminator, Encoder, Generator
+from dcgan_jax.sharding import constrain
 from dcgan_jax.training import Metrics, draw_latents
 
 
@@ -94,7 +96,7 @@ def adopt(state: EncoderState, params: Any) -> EncoderState:
 
 
 def make_train_step(
-    config: EncoderConfig,
+    config: EncoderConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
     """Builds the step: one update on real images and half as many generated ones, each with a hole of its own.
 
@@ -102,6 +104,10 @@ def make_train_step(
     square of G(m) − x over the hole and over what is known, and the same of G(m, shifts) − x; for generated ones
     x = G(z), `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. (A root's gradient does not
     grow with the error: an image that nothing could complete does not drown the others.)
+
+    Args:
+        config: of the run.
+        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
@@ -115,12 +121,12 @@ def make_train_step(
         n = batch.shape[0]
         flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         real = to_floats(batch, config.flip, flip_key)
-        z = draw_latents(config.model, latent_key, n // 2)
+        z = constrain(draw_latents(config.model, latent_key, n // 2), batch_sharding)
         generated: Any = generator.apply(state.prior["generator"], z, train=False)
         # A generated image behind each two real ones: what a device holds of a batch stays there.
         images = jnp.concatenate([real.reshape(n // 2, 2, *real.shape[1:]), generated[:, None]], axis=1)
         images = images.reshape(-1, *real.shape[1:])
-        hole = draw_holes(hole_key, n + n // 2, config.model.image_size)
+        hole = constrain(draw_holes(hole_key, n + n // 2, config.model.image_size), batch_sharding)
 
         def objective(params):
             encoded, updated = encoder.apply(

@@ -30,6 +30,15 @@ def along_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def constrain(array: jax.Array, sharding: NamedSharding | None) -> jax.Array:
+    """Tells the compiler how an array inside a program lies on the devices; None leaves it to the compiler.
+
+    What is drawn inside a program has no placement of its own. Without this, XLA draws it whole on every device, and
+    then computes on every device all that follows from it.
+    """
+    return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
+
+
 def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
     """Places the images of a global batch along the mesh; each process reads those of its own devices alone.
 

@@ -37,7 +37,7 @@ class Recipe(NamedTuple):
     """How something is trained; a state is a NamedTuple of arrays whose `step` counts the steps done."""
 
     init: Callable[[Any, PRNGKeyArray], Any]  # from configuration and key to state
-    make_step: Callable[[Any], Callable]  # from configuration to step(state, batch, key) -> (state, metrics)
+    make_step: Callable[..., Callable]  # (configuration, batch_sharding) -> step(state, batch, key) -> (state, metrics)
     picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]  # configuration, state, images
     # From configuration, set, split and key to measure(state) -> numbers by name; None where nothing is measured.
     make_measures: Callable[[Any, PreparedSet, str, PRNGKeyArray], Callable[[Any], dict[str, float]]] | None = None
@@ -148,7 +148,7 @@ def train(
             stack.enter_context(book.open(profile_steps, progress))
         everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
         step = jax.jit(
-            recipe.make_step(config),
+            recipe.make_step(config, split_batch),
             in_shardings=(everywhere, split_batch, everywhere),
             out_shardings=(everywhere, everywhere),
             donate_argnums=0,

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax.augmentation import augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import Discriminator, Generator
+from dcgan_jax.sharding import constrain
 
 
 class GANState(NamedTuple):
@@ -85,7 +87,7 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
 
 
 def make_train_step(
-    config: TrainConfig,
+    config: TrainConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[GANState, Batch, PRNGKeyArray], tuple[GANState, Metrics]]:
     """Builds the step: k discriminator updates on k slices of the batch and fresh latents, then one of the generator.
 
@@ -96,6 +98,9 @@ def make_train_step(
     Args:
         config: k is `discriminator_steps`; the batch holds k · `batch_size` images, that of a conditional model
             (images, labels).
+        batch_sharding: how the batch lies on the devices (`sharding.along_batch`); what is generated then lies so too.
+            Give it wherever the batch is split over devices. Without it XLA computes the generated images, and all that
+            follows from them, whole on every device.
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
@@ -125,8 +130,11 @@ def make_train_step(
         gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
+    def latents(key, labels):
+        return constrain(draw_latents(model, key, config.batch_size, labels), batch_sharding)
+
     def update_discriminator(state: GANState, real, labels, key, penalise):
-        generated = generate(state.generator, draw_latents(model, key, config.batch_size, labels))
+        generated = generate(state.generator, latents(key, labels))
 
         def objective(params):
             real_logits, statistics = judge(params, state.discriminator_statistics, real, labels)
@@ -158,7 +166,7 @@ def make_train_step(
         return state, metrics
 
     def update_generator(state: GANState, labels, key):
-        z = draw_latents(model, key, config.batch_size, labels)
+        z = latents(key, labels)
 
         def objective(params):
             generated = generate(params, z)

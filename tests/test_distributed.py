@@ -37,7 +37,7 @@ def steps(dtype, count):
         everywhere, split = sharding.replicated(mesh), sharding.along_batch(mesh)
         state = sharding.put_everywhere(mesh, start)
         step = jax.jit(
-            make_train_step(CONFIG),
+            make_train_step(CONFIG, split),
             in_shardings=(everywhere, split, everywhere),
             out_shardings=(everywhere, everywhere),
         )

@@ -44,15 +44,14 @@ def replace_recipe(patch, **parts):
     patch.setitem(trainer.RECIPES, TrainConfig, trainer.RECIPES[TrainConfig]._replace(**parts))
 
 
-@functools.cache
-def _step(config):
-    return make_train_step(config)
+_step = functools.cache(make_train_step)
 
 
-def one_step_for_all(config):
+def one_step_for_all(config, batch_sharding=None):
     """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
     return _step(
-        dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0)
+        dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0),
+        batch_sharding,
     )
 
 
@@ -245,7 +244,7 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
     """Losses that are NaN, and weights or statistics that are while the losses are still finite."""
     shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
 
-    def make(config):
+    def make(config, batch_sharding):
         def step(state, batch, key):
             poison = jnp.where(state.step == 4, jnp.nan, 0.0)
             if what in state._fields:
@@ -303,7 +302,7 @@ def bad_batches(monkeypatch, digits):
     """Losses are NaN on the batches of the steps put into this set, in the order they first have."""
     images, bad = open_prepared(digits).split("train"), set()
 
-    def make(config):
+    def make(config, batch_sharding):
         def step(state, batch, key):
             sums = [int(images[batch_indices(t, 8, len(images), CONFIG.seed)].sum()) for t in bad]
             poison = jnp.where(jnp.isin(jnp.sum(batch.astype(jnp.int32)), jnp.array(sums)), jnp.nan, 0.0)

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax.nn.initializers import normal
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from dcgan_jax import checkpoints, masks, mirror, remote
@@ -26,6 +27,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
 from dcgan_jax.poisson import poisson_blend
+from dcgan_jax.sharding import constrain
 from dcgan_jax.training import Metrics
 from dcgan_jax.weights import read_weights, save_weights
 
@@ -140,12 +142,16 @@ def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncode
 
 
 def make_train_step(
-    config: ContextEncoderConfig,
+    config: ContextEncoderConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[ContextEncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[ContextEncoderState, Metrics]]:
     """Builds the step: one update of the adversary, one of the encoder, on the same batch and the same holes.
 
     A quarter of the batch has each kind of mask. With F the network, M the hole's indicator and D the adversary, the
     encoder descends (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), the squared error on the scale [−1, 1].
+
+    Args:
+        config: of the run.
+        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
 
     Returns:
         step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
@@ -173,7 +179,7 @@ def make_train_step(
     def step(state: ContextEncoderState, batch, key):
         flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
         images = to_floats(batch, config.flip, flip_key)
-        hole = masks.mixed(hole_key, images.shape[0], config.image_size)
+        hole = constrain(masks.mixed(hole_key, images.shape[0], config.image_size), batch_sharding)
 
         def encoder_objective(params):
             painted, completed, statistics = paint(params, state.encoder_statistics, images, hole)
