@@ -13,10 +13,13 @@ path for kernels laid out HWIO only, while the derivative asks for HWOI. So on a
 convolutions, and between many channels all three maps are Winograd's.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import ShapedArray
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
@@ -30,8 +33,16 @@ _TAPS = (slice(3, None, -2), slice(4, None, -2))  # taps 3, 1 and 4, 2, 0
 _PADDING = ((1, 0), (1, 1))
 
 
-def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
+def conv_down(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"], platform: str | None = None
+) -> Float[Array, "b h/2 w/2 o"]:
     """Convolves with stride 2 and halves height and width (padding "SAME", zeros).
+
+    Args:
+        x: images with even sides.
+        kernel: of the same floating type.
+        platform: whose form to compute, "cpu", "cuda" or another, derivatives included; None, the form of the platform
+            that the program runs on.
 
     Raises:
         ValueError: height or width is odd, or the channels of image and kernel differ.
@@ -39,13 +50,15 @@ def conv_down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Fl
     _check(x, kernel)
     if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: sides must be even, channels agree")
-    return _down_p.bind(x, kernel)
+    return _down_p.bind(x, kernel, platform=platform)
 
 
-def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
+def conv_up(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"], platform: str | None = None
+) -> Float[Array, "b 2h 2w o"]:
     """The transpose of `conv_down` with the same kernel: doubles height and width.
 
-    ⟨conv_up(x, k), y⟩ = ⟨x, conv_down(y, k)⟩.
+    ⟨conv_up(x, k), y⟩ = ⟨x, conv_down(y, k)⟩. `platform` is that of `conv_down`.
 
     Raises:
         ValueError: the channels of image and kernel differ.
@@ -53,7 +66,7 @@ def conv_up(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Floa
     _check(x, kernel)
     if x.shape[3] != kernel.shape[3]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: the last axes must agree")
-    return _up_p.bind(x, kernel)
+    return _up_p.bind(x, kernel, platform=platform)
 
 
 def _check(x, kernel):
@@ -80,6 +93,50 @@ def _kernel(x, y):
     """Σ x[2i + k − 1] y[i] over images and places: the gradient of ⟨down(x, w), y⟩ in w."""
     kernel = jax.ShapeDtypeStruct((KERNEL_SIZE, KERNEL_SIZE, x.shape[3], y.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: _down(x, kernel), kernel)(y)[0]
+
+
+def _cuda_up(y, kernel):
+    return (_up_in_phases if _is_small(y) else _up)(y, kernel)
+
+
+def _cuda_kernel(x, y):
+    kernel = (_kernel_in_phases if _is_small(y) else _kernel)(x, y)
+    # cuDNN makes it in an order of its own. XLA would carry that into the optimiser, and copy all its arrays there and
+    # back.
+    return with_layout_constraint(kernel, Layout(major_to_minor=(0, 1, 2, 3)))
+
+
+def _is_small(y):
+    """Whether a small image is smaller than the kernel.
+
+    XLA then takes the images for kernels: it multiplies 7.8 times as much for `up`, and 3.1 times for the kernel.
+    """
+    return min(y.shape[1:3]) < KERNEL_SIZE
+
+
+def _kernel_in_phases(x, y):
+    """Four stride-1 kernel gradients, one for each parity of row and column, interleaved."""
+
+    def phase(rows, columns):
+        # Taps 0, 2, 4 meet the odd rows with a zero at both ends, taps 1 and 3 the even ones with a zero at the end.
+        part = jnp.pad(x[:, rows::2, columns::2], ((0, 0), (rows, 1), (columns, 1), (0, 0)))
+        kernel = jax.ShapeDtypeStruct((2 + rows, 2 + columns, x.shape[3], y.shape[3]), x.dtype)
+        valid = functools.partial(
+            lax.conv_general_dilated, part, window_strides=(1, 1), padding="VALID", dimension_numbers=_DIMENSIONS
+        )
+        return jax.linear_transpose(valid, kernel)(y)[0]
+
+    def interleaved(odd, even, axis):
+        parts = [
+            lax.slice_in_dim(part, i, i + 1, axis=axis)
+            for i in range(3)
+            for part in (odd, even)
+            if i < part.shape[axis]
+        ]
+        return jnp.concatenate(parts, axis)
+
+    odd, even = (interleaved(phase(rows, 1), phase(rows, 0), 1) for rows in (1, 0))
+    return interleaved(odd, even, 0)
 
 
 def _cpu_down(x, kernel):
@@ -141,37 +198,51 @@ def _up_in_phases(y, kernel):
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, o)
 
 
-def _primitive(name, plain, cpu, shape):
-    """A primitive that computes `plain`, on a CPU by way of `cpu`; `shape` gives the output's from the arguments'."""
+def _primitive(name, forms, shape):
+    """A primitive that computes the form of its platform, or of the one it is told.
+
+    Args:
+        forms: by platform; "" is what XLA makes of a plain convolution.
+        shape: gives the output's shape from those of the arguments.
+    """
     primitive = Primitive(name)
 
-    def rule(a, b):
-        return lax.platform_dependent(a, b, cpu=cpu, default=plain)
+    def rule(a, b, *, platform):
+        if platform is not None:
+            return forms.get(platform, forms[""])(a, b)
+        own = {name: form for name, form in forms.items() if name}
+        return lax.platform_dependent(a, b, **own, default=forms[""])
 
-    def abstract(a, b):
+    def abstract(a, b, *, platform):
         if a.dtype != b.dtype or a.ndim != 4 or b.ndim != 4:
             raise ValueError(f"{name} takes two arrays of four axes and one type; it got {a} and {b}")
         return ShapedArray(shape(a.shape, b.shape), a.dtype)
 
-    def batch(arguments, axes):
+    def batch(arguments, axes, *, platform):
         (a, b), (a_axis, b_axis) = arguments, axes
         if b_axis is None and primitive is not _kernel_p:  # one kernel for all: the images are just more images
             a = jnp.moveaxis(a, a_axis, 0)
-            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b)
+            out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, platform=platform)
             return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-        return jax.vmap(rule, axes)(a, b), 0
+        return jax.vmap(functools.partial(rule, platform=platform), axes)(a, b), 0
 
-    primitive.def_impl(jax.jit(rule))
+    primitive.def_impl(jax.jit(rule, static_argnames="platform"))
     primitive.def_abstract_eval(abstract)
     mlir.register_lowering(primitive, mlir.lower_fun(rule, multiple_results=False))
     batching.primitive_batchers[primitive] = batch
     return primitive
 
 
-_down_p = _primitive("conv_down", _down, _cpu_down, lambda x, k: (x[0], x[1] // 2, x[2] // 2, k[3]))
-_up_p = _primitive("conv_up", _up, _cpu_up, lambda y, k: (y[0], y[1] * 2, y[2] * 2, k[2]))
-_kernel_p = _primitive("conv_kernel", _kernel, _cpu_kernel, lambda x, y: (KERNEL_SIZE, KERNEL_SIZE, x[3], y[3]))
+_down_p = _primitive("conv_down", {"": _down, "cpu": _cpu_down}, lambda x, k: (x[0], x[1] // 2, x[2] // 2, k[3]))
+_up_p = _primitive(
+    "conv_up", {"": _up, "cpu": _cpu_up, "cuda": _cuda_up}, lambda y, k: (y[0], y[1] * 2, y[2] * 2, k[2])
+)
+_kernel_p = _primitive(
+    "conv_kernel",
+    {"": _kernel, "cpu": _cpu_kernel, "cuda": _cuda_kernel},
+    lambda x, y: (KERNEL_SIZE, KERNEL_SIZE, x[3], y[3]),
+)
 
-ad.defbilinear(_down_p, lambda y, _, k: _up_p.bind(y, k), lambda y, x, _: _kernel_p.bind(x, y))
-ad.defbilinear(_up_p, lambda x, _, k: _down_p.bind(x, k), lambda x, y, _: _kernel_p.bind(x, y))
-ad.defbilinear(_kernel_p, lambda k, _, y: _up_p.bind(y, k), lambda k, x, _: _down_p.bind(x, k))
+ad.defbilinear(_down_p, lambda y, _, k, **p: _up_p.bind(y, k, **p), lambda y, x, _, **p: _kernel_p.bind(x, y, **p))
+ad.defbilinear(_up_p, lambda x, _, k, **p: _down_p.bind(x, k, **p), lambda x, y, _, **p: _kernel_p.bind(x, y, **p))
+ad.defbilinear(_kernel_p, lambda k, _, y, **p: _up_p.bind(y, k, **p), lambda k, x, _, **p: _down_p.bind(x, k, **p))

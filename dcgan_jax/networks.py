@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from dcgan_jax.config import ModelConfig
 from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax.normalization import BatchNorm
 
 LEAK = 0.2  # slope of LeakyReLU below zero, Radford et al. 2016
 STATISTICS_DECAY = 0.99  # decay a pass of running batch statistics
@@ -25,7 +26,7 @@ def _scale_init(key, shape, dtype=jnp.float32):
     return 1.0 + normal(0.02)(key, shape, dtype)
 
 
-_BatchNorm = functools.partial(nn.BatchNorm, epsilon=1e-5, scale_init=_scale_init)
+_BatchNorm = functools.partial(BatchNorm, scale_init=_scale_init)
 
 
 class Generator(nn.Module):
@@ -56,10 +57,10 @@ class Generator(nn.Module):
             z = jnp.concatenate([z[:, :d], length * z[:, d:]], axis=1)
         x = dense(z).reshape(-1, 4, 4, widths[-1])
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
-            x = norm(name=f"norm_{i}")(x)
             if shifts:
-                x = x + shifts[i].astype(x.dtype)
-            x = nn.relu(x)
+                x = nn.relu(norm(name=f"norm_{i}")(x) + shifts[i].astype(x.dtype))
+            else:
+                x = norm(name=f"norm_{i}")(x, leak=0)
             kernel = self.param(f"up_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
             x = conv_up(x, kernel.astype(self.dtype or kernel.dtype))
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
@@ -91,9 +92,9 @@ class Encoder(nn.Module):
             kernel = self.param(f"down_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
             dtype = self.dtype or kernel.dtype
             x = conv_down(x.astype(dtype), kernel.astype(dtype))
-            x = nn.leaky_relu(norm(name=f"norm_{i}")(x), LEAK)
+            x = norm(name=f"norm_{i}")(x, LEAK)
             sides.append(x)
-        z = nn.leaky_relu(norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(len(x), -1))), LEAK)
+        z = norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(len(x), -1)), LEAK)
         z = nn.Dense(2 * self.config.latent_size, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(z)
         mean, spread = jnp.split(z.astype(jnp.promote_types(z.dtype, jnp.float32)), 2, axis=-1)
         mean, label = mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
@@ -107,7 +108,7 @@ class Encoder(nn.Module):
                 width = side.shape[-1]
                 kernel = self.param(f"up_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
                 x = conv_up(x, kernel.astype(x.dtype)) + dense(width, name=f"side_{i}")(side)
-                x = nn.leaky_relu(norm(name=f"norm_up_{i}")(x), LEAK)
+                x = norm(name=f"norm_up_{i}")(x, LEAK)
             shift = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name=f"shift_{i}")(x)
             shifts.append(shift.astype(mean.dtype))
         return mean, NARROWEST + nn.softplus(spread), tuple(shifts)
@@ -119,6 +120,8 @@ class Discriminator(nn.Module):
     That of a conditional model adds the projection of the flattened 4×4 features, which go into the last layer, on the
     embedding of the label (Miyato, Koyama 2018). Without a label it gives the logarithm of the odds' mean over the
     classes: an image is real if it is a real one of some class.
+
+    `groups` batches may lie in `x`, image i in batch i % groups: one pass then does what one pass each would do.
     """
 
     config: ModelConfig
@@ -126,7 +129,11 @@ class Discriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], train: bool, label: Float[Array, "n classes"] | None = None
+        self,
+        x: Float[Array, "n h w c"],
+        train: bool,
+        label: Float[Array, "n classes"] | None = None,
+        groups: int = 1,
     ) -> Float[Array, " n"]:
         norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
         for i, width in enumerate(self.config.widths):
@@ -134,10 +141,9 @@ class Discriminator(nn.Module):
             dtype = self.dtype or kernel.dtype
             x = conv_down(x.astype(dtype), kernel.astype(dtype))
             if i == 0:  # no batch norm at the input
-                x = x + self.param("bias", nn.initializers.zeros, (width,)).astype(dtype)
+                x = nn.leaky_relu(x + self.param("bias", nn.initializers.zeros, (width,)).astype(dtype), LEAK)
             else:
-                x = norm(name=f"norm_{i}")(x)
-            x = nn.leaky_relu(x, LEAK)
+                x = norm(name=f"norm_{i}")(x, LEAK, groups)
         x = x.reshape(x.shape[0], -1)
         logit = nn.Dense(1, kernel_init=normal(0.02), dtype=self.dtype, name="dense")(x)[:, 0]
         logit = logit.astype(jnp.promote_types(logit.dtype, jnp.float32))

@@ -91,9 +91,10 @@ def make_train_step(
 ) -> Callable[[GANState, Batch, PRNGKeyArray], tuple[GANState, Metrics]]:
     """Builds the step: k discriminator updates on k slices of the batch and fresh latents, then one of the generator.
 
-    The discriminator sees real and generated images in separate passes. Batch statistics are those of the whole batch,
-    over all devices when the step is jitted with a sharded batch. Of a conditional model, generated images have the
-    labels of the real ones, so that they are of the same classes as often, and the discriminator is told the label.
+    The discriminator sees real and generated images as separate batches, each with statistics of its own. Batch
+    statistics are those of the whole batch, over all devices when the step is jitted with a sharded batch. Of a
+    conditional model, generated images have the labels of the real ones, so that they are of the same classes as often,
+    and the discriminator is told the label.
 
     Args:
         config: k is `discriminator_steps`; the batch holds k · `batch_size` images, that of a conditional model
@@ -119,10 +120,12 @@ def make_train_step(
     def generate(params, z):
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def judge(params, statistics, x, labels):
+    def judge(params, statistics, x, labels, groups=1):
         variables = {"params": params, "batch_stats": statistics}
         label = None if labels is None else jax.nn.one_hot(labels, model.num_classes)
-        logits, updated = discriminator.apply(variables, x, train=True, label=label, mutable=["batch_stats"])
+        logits, updated = discriminator.apply(
+            variables, x, train=True, label=label, groups=groups, mutable=["batch_stats"]
+        )
         return logits, updated["batch_stats"]
 
     def slope(params, statistics, x, labels):
@@ -135,10 +138,13 @@ def make_train_step(
 
     def update_discriminator(state: GANState, real, labels, key, penalise):
         generated = generate(state.generator, latents(key, labels))
+        # Two batches in one pass, a generated image behind each real one: so images stay on their device.
+        both = jnp.stack([real, generated], axis=1).reshape(-1, *real.shape[1:])
+        both_labels = None if labels is None else jnp.repeat(labels, 2)
 
         def objective(params):
-            real_logits, statistics = judge(params, state.discriminator_statistics, real, labels)
-            generated_logits, statistics = judge(params, statistics, generated, labels)
+            logits, statistics = judge(params, state.discriminator_statistics, both, both_labels, groups=2)
+            real_logits, generated_logits = logits.reshape(-1, 2).T
             metrics = {
                 "discriminator_loss": discriminator_loss(real_logits, generated_logits, config.loss),
                 "real_probability": jnp.mean(jax.nn.sigmoid(real_logits)),

@@ -1,5 +1,6 @@
 """The stride-2 convolutions against loops and XLA's own forms, in float64."""
 
+import functools
 import re
 
 import jax
@@ -9,11 +10,12 @@ import plain
 import pytest
 from jax import lax
 
-from dcgan_jax import convolution
 from dcgan_jax.convolution import conv_down, conv_up
 
 # Height, width, channels towards the image, channels away from it.
-SHAPES = [(8, 8, 3, 4), (6, 10, 1, 3), (2, 4, 3, 1), (4, 2, 1, 1)]
+LARGE = (10, 12, 2, 3)  # its small image is no smaller than the kernel
+SHAPES = [(8, 8, 3, 4), (6, 10, 1, 3), (2, 4, 3, 1), (4, 2, 1, 1), LARGE]
+PLATFORMS = [None, "cuda", "tpu"]  # whose forms are computed here, on the CPU
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -60,34 +62,35 @@ def assert_close(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), found, expected)
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_down_is_the_strided_convolution(shape, float64):
+def test_conv_down_is_the_strided_convolution(shape, platform, float64):
     x, _, kernel = draw(shape)
-    found = conv_down(jnp.asarray(x), jnp.asarray(kernel))
+    found = conv_down(jnp.asarray(x), jnp.asarray(kernel), platform)
     assert found.dtype == jnp.float64
     assert_close(found, loop_down(x, kernel))
     assert_close(found, plain_down(x, kernel))
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_up_is_its_transpose(shape, float64):
+def test_conv_up_is_its_transpose(shape, platform, float64):
     x, y, kernel = draw(shape)
-    found = conv_up(jnp.asarray(y), jnp.asarray(kernel))
+    found = conv_up(jnp.asarray(y), jnp.asarray(kernel), platform)
     assert found.dtype == jnp.float64
     assert_close(found, loop_up(y, kernel))
     assert_close(found, plain_up(y, kernel))
-    assert_close(jnp.sum(found * x), jnp.sum(y * conv_down(jnp.asarray(x), jnp.asarray(kernel))))
+    assert_close(jnp.sum(found * x), jnp.sum(y * conv_down(jnp.asarray(x), jnp.asarray(kernel), platform)))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_what_other_platforms_compute_is_the_same(shape, float64):
-    """XLA's own forms, which GPUs and TPUs take; here on the CPU."""
-    x, y, kernel = (jnp.asarray(a) for a in draw(shape))
-    assert_close(convolution._down(x, kernel), conv_down(x, kernel))
-    assert_close(convolution._up(y, kernel), conv_up(y, kernel))
-    assert_close(convolution._kernel(x, y), jax.vjp(conv_down, x, kernel)[1](y)[1])
-    text = jax.jit(conv_up).trace(y, kernel).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.convolution") == 1
+def test_each_platform_gets_its_form():
+    def convolutions(platform, side):
+        y, kernel = jnp.zeros((2, side, side, 4)), jnp.zeros((5, 5, 3, 4))
+        text = jax.jit(conv_up).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
+        return text.count("stablehlo.convolution")
+
+    assert convolutions("cuda", 4) == 4  # an image smaller than the kernel, in phases
+    assert convolutions("cuda", 8) == convolutions("tpu", 4) == 1
 
 
 def test_float32_agrees_with_the_loops():
@@ -97,22 +100,25 @@ def test_float32_agrees_with_the_loops():
     np.testing.assert_allclose(conv_up(y32, kernel32), loop_up(y, kernel), atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", SHAPES[:2])
-def test_gradients_are_those_of_the_plain_convolutions(shape, float64):
+@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("shape", [*SHAPES[:2], LARGE])
+def test_gradients_are_those_of_the_plain_convolutions(shape, platform, float64):
     x, y, kernel = draw(shape)
+    ours = [functools.partial(convolve, platform=platform) for convolve in (conv_down, conv_up)]
 
     def gradients(down, up):
         return plain.quick_jit(lambda: (jax.vjp(down, x, kernel)[1](y), jax.vjp(up, y, kernel)[1](x)))()
 
-    assert_close(gradients(conv_down, conv_up), gradients(plain_down, plain_up))
+    assert_close(gradients(*ours), gradients(plain_down, plain_up))
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
-def test_derivatives_match_finite_differences(function, which, float64):
+def test_derivatives_match_finite_differences(function, which, platform, float64):
     """First and second derivatives along a direction, each forward and in reverse."""
 
     def value(point):
-        return jnp.sum(jnp.tanh(function(*point)) ** 2)
+        return jnp.sum(jnp.tanh(function(*point, platform)) ** 2)
 
     def slope(point, direction):
         return jax.jvp(value, (point,), (direction,))[1]
@@ -143,7 +149,8 @@ def test_derivatives_match_finite_differences(function, which, float64):
         )
 
 
-def test_reverse_over_reverse_gives_the_gradient_penalty(float64):
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_reverse_over_reverse_gives_the_gradient_penalty(platform, float64):
     x, _, kernel = draw((8, 6, 2, 3), batch=4)
 
     def penalty(down):
@@ -156,12 +163,14 @@ def test_reverse_over_reverse_gives_the_gradient_penalty(float64):
 
         return plain.quick_jit(jax.value_and_grad(loss, argnums=(0, 1)))(kernel, x)
 
-    assert_close(penalty(conv_down), penalty(plain_down))
+    assert_close(penalty(functools.partial(conv_down, platform=platform)), penalty(plain_down))
 
 
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
-def test_vmap_is_the_loop(function, which, float64):
+def test_vmap_is_the_loop(function, which, platform, float64):
     """Values, gradients and gradients of gradients, whichever argument is mapped, along whichever axis."""
+    function = functools.partial(function, platform=platform)
     draws = [draw((6, 4, 2, 3), seed) for seed in range(3)]
     inputs, kernels = np.stack([d[which] for d in draws]), np.stack([d[2] for d in draws])
 

@@ -26,6 +26,7 @@ from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
 from dcgan_jax.errors import UserError
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
+from dcgan_jax.normalization import BatchNorm
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.sharding import constrain
 from dcgan_jax.training import Metrics
@@ -84,21 +85,19 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool) -> Array:
-        norm = functools.partial(
-            nn.BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, epsilon=1e-5, dtype=self.dtype
-        )
+        norm = functools.partial(BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
         widths = self.config.widths
         # The hole as a channel is ours: the paper paints it in the mean colour and leaves the network to find it.
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
         for i, width in enumerate(widths):
             x = self._convolution(f"down_{i}", conv_down, x, (x.shape[-1], width))
-            x = nn.leaky_relu(norm(name=f"down_norm_{i}")(x), LEAK)
+            x = norm(name=f"down_norm_{i}")(x, LEAK)
         channel_wise = self.param("channel_wise", normal(0.1), (16, 16, widths[-1]))
         positions = x.reshape(-1, 16, widths[-1])
         x = jnp.einsum("npc,pqc->nqc", positions, channel_wise.astype(x.dtype)).reshape(x.shape)
         x = nn.Dense(widths[-1], use_bias=False, dtype=self.dtype, name="across_channels")(x)
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
-            x = nn.relu(norm(name=f"up_norm_{i}")(x))
+            x = norm(name=f"up_norm_{i}")(x, leak=0)
             x = self._convolution(f"up_{i}", conv_up, x, (width, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
         return jnp.tanh(x.astype(bias.dtype) + bias)
@@ -164,9 +163,9 @@ def make_train_step(
     network, discriminator = Network(config, dtype), Discriminator(config.adversary, dtype)
     encoder_optimizer, adversary_optimizer = _optimizers(config)
 
-    def judge(params, statistics, x):
+    def judge(params, statistics, x, groups=1):
         variables = {"params": params, "batch_stats": statistics}
-        logits, updated = discriminator.apply(variables, x, train=True, mutable=["batch_stats"])
+        logits, updated = discriminator.apply(variables, x, train=True, groups=groups, mutable=["batch_stats"])
         return logits, updated["batch_stats"]
 
     def paint(params, statistics, images, hole):
@@ -199,8 +198,9 @@ def make_train_step(
         encoder = optax.apply_updates(state.encoder, updates)
 
         def adversary_objective(params):
-            real, seen = judge(params, state.adversary_statistics, images)
-            painted, seen = judge(params, seen, completed)
+            both = jnp.stack([images, completed], axis=1).reshape(-1, *images.shape[1:])
+            logits, seen = judge(params, state.adversary_statistics, both, groups=2)
+            real, painted = logits.reshape(-1, 2).T
             return discriminator_loss(real, painted), seen
 
         (loss, seen), gradient = jax.value_and_grad(adversary_objective, has_aux=True)(state.adversary)
