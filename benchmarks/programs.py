@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -239,19 +240,21 @@ def table(records: list[dict[str, Any]]) -> str:
 def run(name: str, only: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Compiles for one target in a process of its own and returns its records."""
     command = [sys.executable, "-m", "benchmarks.programs", name, only]
-    child = subprocess.Popen(
-        command, env=absent_devices.environment(name), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None and child.stderr is not None
-    records = []
-    for line in child.stdout:
-        if line.startswith('{"target"'):
-            records.append(json.loads(line))
-            say("  " + " | ".join(cells(records[-1])))
-    if child.wait():
-        last = (child.stderr.read().strip().splitlines() or ["nothing was printed"])[-1]
-        records.append({"target": name, "program": "its process", "error": f"status {child.returncode}: {last}"})
-        say("  " + records[-1]["error"])
+    environment, records = absent_devices.environment(name), []
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            if line.startswith('{"target"'):
+                records.append(json.loads(line))
+                say("  " + " | ".join(cells(records[-1])))
+        if child.wait():
+            errors.seek(0)
+            last = (errors.read().strip().splitlines() or ["nothing was printed"])[-1]
+            records.append({"target": name, "program": "its process", "error": f"status {child.returncode}: {last}"})
+            say("  " + records[-1]["error"])
     return records
 
 
