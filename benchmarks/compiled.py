@@ -145,7 +145,7 @@ class Program:
 
     def _inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
         """The instructions of a fusion, those of fusions inside it too, each with the computation around it."""
-        if instruction.opcode not in ("fusion", "custom-call", "call"):
+        if instruction.opcode.removesuffix("-start") not in ("fusion", "custom-call", "call"):
             return
         for name in instruction.called:
             around = self.computations.get(name, {})

@@ -282,12 +282,21 @@ def main(arguments: list[str]) -> None:
             for cost in one.get("dearest", ()):
                 megabytes = cost["bytes"] / 1e6
                 print(f"  {cost['count']:4d} {megabytes:10.2f} {cost['gflop']:10.2f}  {cost['kernel']}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = table(records)
-    described = {"machine": harness.machine(), "targets": {name: asdict(TARGETS[name]) for name in options.targets}}
-    (options.out / "programs.json").write_text(json.dumps(described | {"records": records}, indent=1))
-    (options.out / "programs.md").write_text(text + "\n")
-    print(text)
+    machine = harness.machine()
+    write(records, machine, options.out)
+    print((options.out / "programs.md").read_text())
+
+
+def write(records: list[dict[str, Any]], machine: dict[str, Any], out: Path) -> None:
+    """Writes programs.json and programs.md; what an earlier call left of other programs stays in both."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "programs.json"
+    kept = json.loads(path.read_text())["records"] if path.exists() else []
+    new = [found | {"revision": machine["revision"], "jax": machine["versions"]["jax"]} for found in records]
+    merged = {(found["target"], found["program"]): found for found in (*kept, *new)}
+    described = {"machine": machine, "targets": {name: asdict(target) for name, target in TARGETS.items()}}
+    path.write_text(json.dumps(described | {"records": list(merged.values())}, indent=1))
+    (out / "programs.md").write_text(table(list(merged.values())) + "\n")
 
 
 def _main(name: str, only: str) -> None:

@@ -262,6 +262,29 @@ def test_the_least_time_is_the_datasheets():
     assert programs.least_seconds(counts, absent_devices.TARGETS["h100x8"]) == pytest.approx(2e-3 + 2 * 7 / 8 * 1e-3)
 
 
+def test_a_table_for_each_target_and_a_row_for_each_program(tmp_path):
+    machine = {"revision": "abc", "versions": {"jax": "1"}}
+    step = {"target": "h100", "program": "a step", "images": 64, "gflop": 250.0, "asked_gflop": 125.0, "ratio": 2.0}
+    step |= {"bytes": 2e9, "collectives": {}, "kernels": 31, "norm_reductions": 7}
+    step |= {"predicted_least_milliseconds": 1.25, "compile_seconds": 9.2, "peak_bytes": 5e8}
+    failed = {"target": "v5e", "program": "a step", "error": "no such topology"}
+    programs.write([step, failed], machine, tmp_path)
+    programs.write([step | {"kernels": 30}], machine, tmp_path)  # replaces its own row and keeps the others
+    first, second = (tmp_path / "programs.md").read_text().split("TPU v5e 2×4:")
+    assert (
+        first.startswith("one H100:") and "| a step | 250 | 125 | 2.00 | 2 | 31.2 | 0.5 | 30 | 7 | 1.25 | 9 |" in first
+    )
+    assert "collectives" not in first and "| a step | no such topology |" in second
+
+
+def test_a_blend_for_pretended_devices():
+    turn, rest = programs.run("cpu", "poisson_blend, 64", lambda line: None)
+    assert turn["program"].endswith("a round") and rest["program"].endswith("the rest")
+    assert turn["images"] == 8 and not turn["collectives"] and not turn["gflop"]
+    image = 4 * 8 * 64 * 64 * 3
+    assert turn["peak_bytes"] > 3 * image and min(turn["bytes"], rest["bytes"]) > 2 * image
+
+
 def asked_of(function, *arguments) -> float:
     """GFLOP of the convolutions and the dense layers that differentiation leaves, by walking the traced program."""
 
