@@ -27,27 +27,47 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(SEED).integers(0, 256, (count, 64, 64, 3), np.uint8)
 
 
+def layers(model: ModelConfig) -> list[tuple[int, int, int]]:
+    """The 5×5 stride-2 layers of a network from the image inwards: small side, outer and inner channels.
+
+    What a layer asks for is defined here: in each of its three maps, down, up and the gradient of its kernel, 25 taps x
+    outer channels x inner channels at every place of the smaller image, those taps that lie on padding too. A
+    multiplication and its addition are two FLOPs.
+    """
+    channels = [model.channels, *model.widths]
+    sides = [model.image_size // 2 ** (i + 1) for i in range(len(model.widths))]
+    return list(zip(sides, channels[:-1], channels[1:], strict=True))
+
+
 def gflop_forward(config: TrainConfig) -> tuple[float, float, float]:
     """Of an image through the convolutions of a network, all of them; the layer at the image alone; the dense layer."""
     model = config.model
-    channels = [model.channels, *model.widths]
-    sides = [model.image_size // 2 ** (i + 1) for i in range(len(model.widths))]
-    layers = [2 * 25 * a * b * side**2 / 1e9 for a, b, side in zip(channels[:-1], channels[1:], sides, strict=True)]
-    return sum(layers), layers[0], 2 * model.latent_dim * 16 * model.widths[-1] / 1e9
+    passes = [2 * 25 * outer * inner * side**2 / 1e9 for side, outer, inner in layers(model)]
+    return sum(passes), passes[0], 2 * model.latent_size * 16 * model.widths[-1] / 1e9
 
 
-def gflop_train_step(config: TrainConfig) -> float:
-    """Of a training step with one discriminator update; every tap counts, those on padding too."""
+def gflop_train_step(config: TrainConfig, penalised: bool = False) -> float:
+    """Of a training step; every tap counts, those on padding too.
+
+    The discriminator's dense layer, less than a thousandth, is left out.
+
+    Args:
+        penalised: whether it is one of the steps that penalise the discriminator's gradient at real images (R1).
+    """
     network, first, dense = gflop_forward(config)
     # G forward; D forward on real and generated images and back to its kernels and, but for the first layer, inputs.
     discriminator = network + dense + 2 * (3 * network - first)
+    if penalised:
+        # D forward and back to the image; the gradient of that in the kernels: back through the way back, to kernels
+        # and inputs, and, as batch norm's derivative depends on its input, through the way there too.
+        discriminator += 6 * network - first
     # G and D forward; back through D to the image; back to G's kernels and inputs.
     generator = 5 * network + 2 * dense
-    return config.batch_size * (discriminator + generator)
+    return config.batch_size * (config.discriminator_steps * discriminator + generator)
 
 
 def gflop_search_step(config: TrainConfig) -> float:
-    """Forward through both networks and back to the latent, for an image."""
+    """Forward through both networks and back to the latent, for an image; refined features cost no more."""
     network, _, dense = gflop_forward(config)
     return 4 * network + 2 * dense
 

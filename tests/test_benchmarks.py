@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dcgan_jax as dj
-from benchmarks import harness, networks, poisson, scaling
+from benchmarks import harness, networks, poisson
 from benchmarks.harness import Case
 from dcgan_jax.networks import Discriminator
 
@@ -33,15 +33,6 @@ def test_the_dense_blend_agrees_with_scipy():
     pasted = np.where(holes[0][..., None], completion[0], image[0])
     assert poisson.residual(pasted, completion[0], image[0], holes[0]) == 1
     assert poisson.residual(found[0], completion[0], image[0], holes[0]) < 1e-12
-
-
-def test_what_all_reduce_sends_is_counted():
-    text = """
-      %all-reduce.1 = f32[5,5,64,128]{3,2,1,0} all-reduce(%x), channel_id=1
-      %all-reduce.2 = (f32[10]{0}, bf16[3]{0}) all-reduce-start(%y, %z), channel_id=2
-      %add = f32[7]{0} add(%all-reduce.1, %b)
-    """
-    assert scaling.bytes_reduced(text) == 4 * 25 * 64 * 128 + 40 + 6
 
 
 def test_cases_are_timed_and_wrong_ones_are_not():
