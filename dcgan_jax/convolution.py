@@ -7,7 +7,8 @@ the two others are its transposes, so the three are primitives of their own: `jv
 and derivatives are again among the three, in the form chosen here (but for a derivative of a `vmap` over kernels, which
 is XLA's; and a gradient inside `shard_map` wants its `check_vma=False`).
 
-GPUs and TPUs get what XLA makes of a plain convolution and its derivatives. On CPUs that is poor: the transpose is a
+GPUs and TPUs get what XLA makes of a plain convolution and its derivatives, but for images smaller than the kernel on
+NVIDIA's GPUs. On CPUs that is poor: the transpose is a
 convolution over an input dilated with zeros, up to fifty times slower (jax#23783); and inside a loop there is a fast
 path for kernels laid out HWIO only, while the derivative asks for HWOI. So on a CPU `up` is four stride-1
 convolutions, and between many channels all three maps are Winograd's.
@@ -96,7 +97,12 @@ def _kernel(x, y):
 
 
 def _cuda_up(y, kernel):
-    return (_up_in_phases if _is_small(y) else _up)(y, kernel)
+    if not _is_small(y):
+        return _up(y, kernel)
+    # In phases each of the four products has a row a pixel: an H100's 132 processors, at 128 rows and 128 of 256
+    # channels each, want 8,000. One product for all taps is wide enough with fewer, and writes more.
+    few = y.shape[0] * y.shape[1] * y.shape[2] <= 2**13
+    return (_up_by_product if few else _up_in_phases)(y, kernel)
 
 
 def _cuda_kernel(x, y):
@@ -112,6 +118,28 @@ def _is_small(y):
     XLA then takes the images for kernels: it multiplies 7.8 times as much for `up`, and 3.1 times for the kernel.
     """
     return min(y.shape[1:3]) < KERNEL_SIZE
+
+
+def _up_by_product(y, kernel):
+    """One matrix product, which gives what each pixel adds to its 5×5 neighbours, and the sums of what overlaps."""
+    parts = lax.dot_general(y, kernel, (((3,), (3,)), ((), ())))  # [b, h, w, 5, 5, o]
+    exact = jnp.promote_types(y.dtype, jnp.float32)
+    return _overlap(_overlap(parts.astype(exact), axis=1, taps=3), axis=2, taps=3).astype(y.dtype)
+
+
+def _overlap(parts, axis, taps):
+    """Adds what the taps of one direction give: axis `taps` goes, axis `axis` doubles."""
+
+    def tap(k, by):
+        """What tap k gives, moved along the axis, zeros behind it."""
+        part = lax.index_in_dim(parts, k, taps, keepdims=False)
+        move = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(part.ndim)]
+        return lax.pad(part, jnp.zeros((), part.dtype), move)
+
+    even, odd = tap(1, 0) + tap(3, 1), tap(0, -1) + tap(2, 0) + tap(4, 1)
+    shape = list(even.shape)
+    shape[axis] *= 2
+    return jnp.stack([even, odd], axis + 1).reshape(shape)
 
 
 def _kernel_in_phases(x, y):

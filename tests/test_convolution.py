@@ -10,6 +10,7 @@ import plain
 import pytest
 from jax import lax
 
+from dcgan_jax import convolution
 from dcgan_jax.convolution import conv_down, conv_up
 
 # Height, width, channels towards the image, channels away from it.
@@ -83,13 +84,20 @@ def test_conv_up_is_its_transpose(shape, platform, float64):
     assert_close(jnp.sum(found * x), jnp.sum(y * conv_down(jnp.asarray(x), jnp.asarray(kernel), platform)))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_phases_are_the_transpose_too(shape, float64):
+    _, y, kernel = draw(shape)
+    assert_close(convolution._up_in_phases(jnp.asarray(y), jnp.asarray(kernel)), loop_up(y, kernel))
+
+
 def test_each_platform_gets_its_form():
-    def convolutions(platform, side):
-        y, kernel = jnp.zeros((2, side, side, 4)), jnp.zeros((5, 5, 3, 4))
+    def convolutions(platform, side, images=2):
+        y, kernel = jnp.zeros((images, side, side, 4)), jnp.zeros((5, 5, 3, 4))
         text = jax.jit(conv_up).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution")
 
-    assert convolutions("cuda", 4) == 4  # an image smaller than the kernel, in phases
+    assert convolutions("cuda", 4) == 0  # images smaller than the kernel: a matrix product
+    assert convolutions("cuda", 4, images=600) == 4  # many of them: in phases
     assert convolutions("cuda", 8) == convolutions("tpu", 4) == 1
 
 
