@@ -1,19 +1,22 @@
-"""From a prepared set in the page cache to batches on the device, and how long a large set takes to open."""
+"""From a prepared set in the page cache to batches on the device; training on a slow source; opening a large set."""
 
 import itertools
 import json
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from benchmarks.harness import Case, Ready
-from dcgan_jax import sharding
+from dcgan_jax import feeding, sharding
 from dcgan_jax.data import batch_indices, open_prepared
 from dcgan_jax.data.loading import FORMAT, FORMAT_VERSION, IMAGES, LABELS, MANIFEST, NAMES
 
 COUNT, OPENED, BATCH, STEPS = 20_000, 200_000, 64, 200
+FED_STEPS, STEP = 40, 50  # steps of a run that is fed, milliseconds of one
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
@@ -21,6 +24,19 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
         Case(f"batches of {BATCH} on the device", "dcgan_jax", "data:batches"),
         Case("limit, memory", "a copy of the same bytes", "data:copy"),
         Case(f"opening {OPENED:,} images", "dcgan_jax", "data:opening"),
+        *fed_cases("50 ms, each step awaited", (50, 50), awaited=True),
+        *fed_cases("50 ms", (50, 50)),
+        *fed_cases("20 and 80 ms in turn", (20, 80)),
+        Case("limit, a step", "no source", "data:fed", {"reads": None}, rounds=3),
+    ]
+
+
+def fed_cases(reads: str, milliseconds: tuple[int, int], awaited: bool = False) -> list[Case]:
+    """A loop fed by the thread, and one that reads each batch before it gives out its step."""
+    group, arguments = f"a step of {STEP} ms, reads of {reads}", {"reads": milliseconds, "awaited": awaited}
+    return [
+        Case(group, "dcgan_jax", "data:fed", arguments, rounds=3),
+        Case(group, "without the thread", "data:fed", {**arguments, "ahead": False}, rounds=3),
     ]
 
 
@@ -84,3 +100,51 @@ def opening() -> Ready:
         assert len(open_prepared(place).images) == OPENED and folder
 
     return Ready(run)
+
+
+class SlowImages:
+    """Images of which each batch takes some time to read, spent waiting, as for a disk."""
+
+    def __init__(self, images: np.ndarray, milliseconds: tuple[int, ...]):
+        self.images, self.shape, self.milliseconds = images, images.shape, itertools.cycle(milliseconds)
+
+    def __getitem__(self, indices) -> np.ndarray:
+        end = time.perf_counter() + next(self.milliseconds) / 1000
+        found = self.images[indices]
+        time.sleep(max(0, end - time.perf_counter()))
+        return found
+
+
+def fed(reads: tuple[int, ...] | None, awaited: bool = False, ahead: bool = True) -> Ready:
+    """The loop of training with a step of known length: it sleeps in a thread of its own, as a device would compute.
+
+    Args:
+        reads: how many milliseconds reading a batch takes, one after the other; None: there is one batch for all steps.
+        awaited: the host waits for each step, as where its loss is written down; else for the step before.
+        ahead: a thread reads.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (2000, 64, 64, 3), np.uint8)
+    mesh, order = sharding.data_mesh(), [batch_indices(t, BATCH, len(images), seed=0) for t in range(FED_STEPS)]
+    one = sharding.put_batch(mesh, images, order[0])
+    source = SlowImages(images, reads or (0,))
+
+    def make(number: int) -> jax.Array:
+        return sharding.put_batch(mesh, source, order[number]) if reads else one
+
+    def step(batch: jax.Array) -> int:
+        end = time.perf_counter() + STEP / 1000
+        total = np.asarray(batch).sum(dtype=np.int64)
+        time.sleep(max(0, end - time.perf_counter()))
+        return int(total)
+
+    def run() -> int:
+        steps = []
+        with ThreadPoolExecutor(1) as device, feeding.Feed() as feed:
+            if ahead:
+                feed.start(make, range(FED_STEPS))
+            for batch in feed if ahead else map(make, range(FED_STEPS)):
+                steps.append(device.submit(step, batch))
+                wait(steps[-1:] if awaited else steps[-2:-1])
+        return sum(step.result() for step in steps)
+
+    return Ready(run, FED_STEPS * BATCH, steps=FED_STEPS, answer={"sum": np.array(run())} if reads else {})

@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, UInt8
 
-from dcgan_jax import distributed, encoder, figures, logbook, masks, quality, sharding
+from dcgan_jax import distributed, encoder, feeding, figures, logbook, masks, quality, sharding
 from dcgan_jax.baselines import context_encoder
 from dcgan_jax.config import InpaintConfig, RunConfig, TrainConfig
 from dcgan_jax.data import PreparedSet, batch_indices, open_prepared
@@ -159,16 +159,14 @@ def train(
         if book and recipe.make_measures and config.is_measured(config.num_steps):  # the last step is, if any is
             measure = recipe.make_measures(config, prepared, split, sample_key)
         previous, saved, t = None, start or None, start
+        feed = stack.enter_context(feeding.Feed())
+        feed.start(_batches(config, mesh, images, labels, rollbacks), range(t, config.num_steps))
         while t < config.num_steps:
             if book:
                 book.before(t, previous)
-            order = sum(t >= back for back in rollbacks)
+            order = _order(t, rollbacks)
             key = jax.random.fold_in(step_key, order) if order else step_key
-            indices = batch_indices(t, per_step, len(images), config.seed, order)
-            batch = sharding.put_batch(mesh, images, indices)
-            if labels is not None:
-                batch = batch, sharding.put_batch(mesh, labels, indices)
-            state, metrics = step(state, batch, key)
+            state, metrics = step(state, next(feed), key)
             # Waiting for the step before keeps the device busy and the queue short.
             jax.block_until_ready(previous)
             previous = metrics
@@ -203,6 +201,7 @@ def train(
                 t = saved = int(state.step)
                 rollbacks = [*rollbacks, t]
                 state, previous = sharding.put_everywhere(mesh, state), None
+                feed.start(_batches(config, mesh, images, labels, rollbacks), range(t, config.num_steps))
                 warnings.warn(
                     f"{error}; going back to it, rollback {len(rollbacks)} of {config.rollbacks}", stacklevel=2
                 )
@@ -211,6 +210,25 @@ def train(
                     book.wait()
                 raise Preempted(f"stopped by SIGTERM after step {t}, which is saved: the same command goes on")
     return state
+
+
+def _order(step: int, rollbacks: Sequence[int]) -> int:
+    """Which order of the images a step takes: how often the run went back to it or to a step before it."""
+    return sum(step >= back for back in rollbacks)
+
+
+def _batches(
+    config: RunConfig, mesh: jax.sharding.Mesh, images: np.ndarray, labels: np.ndarray | None, rollbacks: Sequence[int]
+) -> Callable[[int], Any]:
+    """A function that reads and places the batch of a step."""
+
+    def make(step: int) -> Any:
+        order = _order(step, rollbacks)
+        indices = batch_indices(step, config.images_per_step, len(images), config.seed, order)
+        batch = sharding.put_batch(mesh, images, indices)
+        return batch if labels is None else (batch, sharding.put_batch(mesh, labels, indices))
+
+    return make
 
 
 def _check_images(config: RunConfig, prepared: PreparedSet, split: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dcgan_jax as dj
-from benchmarks import harness, networks, poisson
+from benchmarks import data, harness, networks, poisson
 from benchmarks.harness import Case
 from dcgan_jax.networks import Discriminator
 
@@ -57,6 +57,17 @@ def test_cases_are_timed_and_wrong_ones_are_not():
         and "wrong answer" in table
         and "over the best peer" in table
     )
+
+
+def test_a_fed_loop_sees_every_pixel_once(monkeypatch):
+    """With and without the thread the sum is that of the pixels of its batches."""
+    monkeypatch.setattr(data, "STEP", 1)
+    monkeypatch.setattr(data, "FED_STEPS", 3)
+    order = np.concatenate([data.batch_indices(t, 64, 2000, seed=0) for t in range(3)])
+    expected = np.random.default_rng(0).integers(0, 256, (2000, 64, 64, 3), np.uint8)[order].sum(dtype=np.int64)
+    for options in ({}, {"ahead": False}, {"awaited": True}):
+        ready = data.fed((1, 2), **options)
+        assert ready.answer["sum"] == expected and ready.run() == expected
 
 
 def test_the_torch_peer_computes_the_same():

@@ -13,7 +13,7 @@ import processes
 import pytest
 from PIL import Image
 
-from dcgan_jax import distributed, sharding
+from dcgan_jax import distributed, feeding, sharding
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
 from dcgan_jax.training import init_state, make_train_step
@@ -25,6 +25,17 @@ CONFIG = TrainConfig(
 
 
 # ------------------------------------------------------------------------------------------ the step
+
+
+class Watched:
+    """Images that remember which of them were read."""
+
+    def __init__(self, images):
+        self.images, self.shape, self.read = images, images.shape, []
+
+    def __getitem__(self, indices):
+        self.read += list(indices)
+        return self.images[indices]
 
 
 def steps(dtype, count):
@@ -42,11 +53,20 @@ def steps(dtype, count):
             out_shardings=(everywhere, everywhere),
         )
         assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
-        for _ in range(count):
-            images = rng.integers(0, 256, (20, 32, 32, 1), np.uint8)
-            batch = sharding.put_batch(mesh, images, rng.permutation(20)[:16])
-            assert {shard.data.shape[0] for shard in batch.addressable_shards} == {16 // jax.device_count()}
-            state, _ = step(state, batch, jax.random.key(1))
+        read = []
+
+        def make(_):
+            images, indices = rng.integers(0, 256, (20, 32, 32, 1), np.uint8), rng.permutation(20)[:16]
+            read.append((indices, watched := Watched(images)))
+            return sharding.put_batch(mesh, watched, indices)
+
+        with feeding.Feed() as feed:
+            feed.start(make, range(count))
+            for batch in feed:
+                assert {shard.data.shape[0] for shard in batch.addressable_shards} == {16 // jax.device_count()}
+                state, _ = step(state, batch, jax.random.key(1))
+        own = np.split(np.arange(16), jax.process_count())[jax.process_index()]
+        assert len(read) == count and all(watched.read == list(indices[own]) for indices, watched in read)
         return jax.device_get(state)
 
 

@@ -13,7 +13,7 @@ import test_trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dcgan_jax import cli, convolution, diagram, figures, networks, reports, trainer
+from dcgan_jax import cli, convolution, diagram, figures, logbook, networks, reports, trainer
 from dcgan_jax.checkpoints import read_record
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
@@ -241,10 +241,10 @@ def test_malformed_windows_are_refused(text):
 def test_profile(digits_run, tmp_path, monkeypatch):
     """Of the window's steps, and of them alone; the run's results are those of a run without."""
     run, calls = tmp_path / "run", []
-    start, stop, make = jax.profiler.start_trace, jax.profiler.stop_trace, trainer.sharding.put_batch
+    start, stop, after = jax.profiler.start_trace, jax.profiler.stop_trace, logbook.Logbook.after
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: (calls.append("start"), start(folder)))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: (calls.append("stop"), stop()))
-    monkeypatch.setattr(trainer.sharding, "put_batch", lambda *args: (calls.append("step"), make(*args))[1])
+    monkeypatch.setattr(logbook.Logbook, "after", lambda book: (calls.append("step"), after(book)))
     config = read_record(digits_run.run)[0]
     state = trainer.train(config, digits_run.data, run, profile_steps=reports.parse_window("1:3"), progress=False)
     assert calls == ["step", "start", "step", "step", "stop", "step"]

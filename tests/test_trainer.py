@@ -1,8 +1,10 @@
 """Training runs on disk: what they write, resume, refuse and stop at."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +79,18 @@ def uninterrupted(digits, tmp_path_factory):
     """A run of six steps and the state it returned. Read only."""
     run = tmp_path_factory.mktemp("runs") / "uninterrupted"
     return run, train(CONFIG, digits, run)
+
+
+def before_step(patch, number, action):
+    """Does something between two steps of the loop."""
+    before = logbook.Logbook.before
+
+    def act(book, step, previous):
+        if step == number:
+            action()
+        before(book, step, previous)
+
+    patch.setattr(logbook.Logbook, "before", act)
 
 
 def metrics_of(run):
@@ -267,14 +282,8 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
 
 
 def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
-    put, config = trainer.sharding.put_batch, dataclasses.replace(CONFIG, checkpoint_every=100)
-
-    def put_and_stop(mesh, images, indices):
-        if (indices == batch_indices(4, 8, len(images), CONFIG.seed)).all():
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put(mesh, images, indices)
-
-    monkeypatch.setattr(trainer.sharding, "put_batch", put_and_stop)
+    config = dataclasses.replace(CONFIG, checkpoint_every=100)
+    before_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Preempted, match="stopped by SIGTERM after step 5, which is saved: the same command goes on"):
         train(config, digits, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -353,6 +362,127 @@ def test_a_run_goes_back_a_bounded_number_of_times(bad_batches, digits, tmp_path
         train(config, digits, tmp_path / "run")
     assert checkpoints.read_record(tmp_path / "run")[2] == [4, 4]
     assert checkpoints.load_state(tmp_path / "run")[0].step == 4
+
+
+# ------------------------------------------------------------------------------------------ batches made ahead
+
+
+@pytest.fixture
+def sums_of_batches(monkeypatch):
+    """Steps that report the sum of their batch as a loss, and that are NaN for the sums in this set."""
+    bad = set()
+
+    def make(config):
+        def step(state, batch, key):
+            total = jnp.sum(batch.astype(jnp.float32))
+            loss = jnp.where(jnp.isin(total, jnp.array([*bad, -1.0])), jnp.nan, total)
+            return state._replace(step=state.step + 1), {"discriminator_loss": loss}
+
+        return step
+
+    shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+    replace_recipe(monkeypatch, make_step=make, init=lambda *_: zeros)
+    return bad
+
+
+LOGGED = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=4, sample_every=100)
+
+
+def sum_of_batch(digits, step, order=0):
+    images = open_prepared(digits).split("train")
+    return int(images[batch_indices(step, 8, len(images), CONFIG.seed, order)].sum())
+
+
+def sums_of_run(run):
+    return [line["discriminator_loss"] for line in metrics_of(run)]
+
+
+def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path, monkeypatch):
+    """In a whole run, in one that goes on, and in one that goes back: there it is of the new order at once."""
+    expected = [sum_of_batch(digits, t) for t in range(9)]
+    train(LOGGED, digits, tmp_path / "whole")
+    assert sums_of_run(tmp_path / "whole") == expected
+    train(dataclasses.replace(LOGGED, num_steps=5), digits, tmp_path / "resumed")
+    train(LOGGED, digits, tmp_path / "resumed")
+    assert sums_of_run(tmp_path / "resumed") == expected
+    sums_of_batches |= {expected[6]}
+    with pytest.warns(UserWarning, match="going back to it, rollback 1 of 1"):
+        train(dataclasses.replace(LOGGED, rollbacks=1), digits, tmp_path / "back")
+    assert sums_of_run(tmp_path / "back") == expected[:4] + [sum_of_batch(digits, t, 1) for t in range(4, 9)]
+
+
+def test_the_next_batch_is_read_while_a_step_runs(sums_of_batches, digits, tmp_path, monkeypatch):
+    """Each step ends only when the reading of the next batch has begun."""
+    begun, put, late = [threading.Event() for _ in range(9)], trainer.sharding.put_batch, []
+    reading = iter(begun)
+
+    def wait(step):
+        if step + 1 < 9 and not begun[step + 1].wait(60):
+            late.append(step)
+        return np.float32(0)
+
+    def make(config):
+        def step(state, batch, key):
+            result = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), state.step)
+            return state._replace(step=state.step + 1), {"discriminator_loss": result + jnp.sum(batch)}
+
+        return step
+
+    replace_recipe(monkeypatch, make_step=make)
+    monkeypatch.setattr(trainer.sharding, "put_batch", lambda *args: (next(reading).set(), put(*args))[1])
+    train(LOGGED, digits, tmp_path / "run")
+    assert not late and all(event.is_set() for event in begun) and next(reading, None) is None
+
+
+def fail_to_read(patch, number, error):
+    """Reading the batch of a step fails."""
+    put, calls = trainer.sharding.put_batch, itertools.count()
+
+    def read(*args):
+        if next(calls) == number:
+            raise error
+        return put(*args)
+
+    patch.setattr(trainer.sharding, "put_batch", read)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), UserError("bad file"), KeyError("x")])
+def test_a_batch_that_cannot_be_read_stops_the_run_at_its_step(error, sums_of_batches, digits, tmp_path, monkeypatch):
+    fail_to_read(monkeypatch, 5, error)
+    with pytest.raises(type(error)) as caught:
+        train(LOGGED, digits, tmp_path / "run")
+    assert caught.value is error
+    assert {"train", "read"} <= {entry.name for entry in caught.traceback}  # where it was needed and where it arose
+    assert sums_of_run(tmp_path / "run") == [sum_of_batch(digits, t) for t in range(5)]
+    monkeypatch.undo()
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("end", ["the last step", "SIGTERM", "divergence", "Ctrl-C", "a bad file", "a full disk"])
+def test_no_thread_outlives_its_run(end, sums_of_batches, digits, tmp_path, monkeypatch):
+    threads, expected = set(threading.enumerate()), contextlib.nullcontext()
+    if end == "SIGTERM":
+        before_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        expected = pytest.raises(Preempted)
+    if end == "divergence":
+        sums_of_batches.add(sum_of_batch(digits, 3))
+        expected = pytest.raises(DivergedError)
+    if end == "Ctrl-C":
+        before_step(monkeypatch, 3, interrupt)
+        expected = pytest.raises(KeyboardInterrupt)
+    if end == "a bad file":
+        fail_to_read(monkeypatch, 3, UserError("bad file"))
+        expected = pytest.raises(UserError)
+    if end == "a full disk":
+        monkeypatch.setattr(checkpoints.CheckpointWriter, "save", full_disk)
+        expected = pytest.raises(OSError, match="No space left")
+    with expected:
+        train(LOGGED, digits, tmp_path / "run")
+    assert set(threading.enumerate()) == threads
 
 
 RESTORE = """
@@ -440,6 +570,10 @@ def test_a_checkpoint_of_another_run_is_refused(uninterrupted, digits, tmp_path)
             attempt()
 
 
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_path, monkeypatch):
     """Whatever else stands on it: the file that could not be written is not there, not even in part."""
     _, state = uninterrupted
@@ -447,10 +581,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_pat
         writer.save(state._replace(step=jnp.int32(3)))
     before = contents(tmp_path)
 
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(UserError, match=r"0000006.* \(No space left on device\); the last one is of step 3: make room"):
         with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
             writer.save(state)
