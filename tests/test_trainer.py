@@ -372,7 +372,7 @@ def sums_of_batches(monkeypatch):
     """Steps that report the sum of their batch as a loss, and that are NaN for the sums in this set."""
     bad = set()
 
-    def make(config):
+    def make(config, batch_sharding):
         def step(state, batch, key):
             total = jnp.sum(batch.astype(jnp.float32))
             loss = jnp.where(jnp.isin(total, jnp.array([*bad, -1.0])), jnp.nan, total)
@@ -422,7 +422,7 @@ def test_the_next_batch_is_read_while_a_step_runs(sums_of_batches, digits, tmp_p
             late.append(step)
         return np.float32(0)
 
-    def make(config):
+    def make(config, batch_sharding):
         def step(state, batch, key):
             result = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), state.step)
             return state._replace(step=state.step + 1), {"discriminator_loss": result + jnp.sum(batch)}
