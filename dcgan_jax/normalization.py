@@ -63,7 +63,7 @@ class BatchNorm(nn.Module):
             means, squares = (s * (groups * channels[0] / x.size) for s in _sums(x32, x32 * x32, groups))
             variances = jnp.maximum(squares - means * means, 0)
             factors = scale * lax.rsqrt(variances + EPSILON)
-            y = _affine(x, factors, bias - means * factors, leak)
+            y: Any = _affine(x, factors, bias - means * factors, leak)
             if not self.is_initializing():
                 for i in range(groups):
                     mean.value = self.momentum * mean.value + (1 - self.momentum) * means[i]
@@ -112,7 +112,8 @@ def _sums_together(a, b, groups) -> _Sums:
 
 @_sums.defjvp
 def _sums_tangents(groups, primals, tangents):
-    return _sums(*primals, groups), _plain_sums(*tangents, groups)  # JAX can transpose plain sums
+    (a, b), (da, db) = primals, tangents
+    return _sums(a, b, groups), _plain_sums(da, db, groups)  # JAX can transpose plain sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

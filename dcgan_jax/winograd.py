@@ -24,7 +24,7 @@ _G2 = np.array([[1, 0], [1, 1], [0, 1]])
 _A2 = np.array([[1, 1, 0], [0, 1, 1]])
 
 
-def _matrix(rows, columns, *blocks):
+def block_matrix(rows, columns, *blocks):
     """Zeros but for blocks, each given with its rows and columns."""
     matrix = np.zeros((rows, columns))
     for block, row, column in blocks:
@@ -34,13 +34,13 @@ def _matrix(rows, columns, *blocks):
 
 _THREE, _TWO, _EVEN, _ODD, _ALL = slice(4), slice(4, 7), slice(0, None, 2), slice(1, None, 2), slice(None)
 # Down: two outputs from a window of 7 inputs, whose 1st, 3rd, ... meet the taps 0, 2, 4 and the others the taps 1, 3.
-_B_DOWN = _matrix(7, 7, (_B3, _THREE, _EVEN), (_B2, _TWO, _ODD))
-_G_DOWN = _matrix(7, 5, (_G3, _THREE, _EVEN), (_G2, _TWO, _ODD))
-_A_DOWN = _matrix(2, 7, (_A3, _ALL, _THREE), (_A2, _ALL, _TWO))
+_B_DOWN = block_matrix(7, 7, (_B3, _THREE, _EVEN), (_B2, _TWO, _ODD))
+_G_DOWN = block_matrix(7, 5, (_G3, _THREE, _EVEN), (_G2, _TWO, _ODD))
+_A_DOWN = block_matrix(2, 7, (_A3, _ALL, _THREE), (_A2, _ALL, _TWO))
 # Up: four outputs from a window of 4 inputs; odd ones meet the taps 4, 2, 0 and even ones the taps 3, 1.
-_B_UP = _matrix(7, 4, (_B3, _THREE, _ALL), (_B2, _TWO, slice(3)))
-_G_UP = _matrix(7, 5, (_G3[:, ::-1], _THREE, _EVEN), (_G2[:, ::-1], _TWO, _ODD))
-_A_UP = _matrix(4, 7, (_A3, _ODD, _THREE), (_A2, _EVEN, _TWO))
+_B_UP = block_matrix(7, 4, (_B3, _THREE, _ALL), (_B2, _TWO, slice(3)))
+_G_UP = block_matrix(7, 5, (_G3[:, ::-1], _THREE, _EVEN), (_G2[:, ::-1], _TWO, _ODD))
+_A_UP = block_matrix(4, 7, (_A3, _ODD, _THREE), (_A2, _EVEN, _TWO))
 
 
 def down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
@@ -89,12 +89,12 @@ def _taps(kernel: Array) -> _Grid:
 def _mix(matrix: np.ndarray, grid: _Grid, dtype) -> _Grid:
     """The linear combinations matrix · grid · matrixᵀ, computed in float32 at least."""
     exact = jnp.promote_types(dtype, jnp.float32)
-    columns = [[_combine(row, [x.astype(exact) for x in entries]) for row in matrix] for entries in grid]
-    mixed = [[_combine(row, column) for column in zip(*columns, strict=True)] for row in matrix]
+    columns = [[combine(row, [x.astype(exact) for x in entries]) for row in matrix] for entries in grid]
+    mixed = [[combine(row, column) for column in zip(*columns, strict=True)] for row in matrix]
     return [[x.astype(dtype) for x in row] for row in mixed]
 
 
-def _combine(factors, arrays):
+def combine(factors, arrays):
     terms = [
         x if factor == 1 else -x if factor == -1 else factor * x
         for factor, x in zip(factors, arrays, strict=True)
