@@ -7,11 +7,13 @@ the two others are its transposes, so the three are primitives of their own: `jv
 and derivatives are again among the three, in the form chosen here (but for a derivative of a `vmap` over kernels, which
 is XLA's; and a gradient inside `shard_map` wants its `check_vma=False`).
 
-GPUs and TPUs get what XLA makes of a plain convolution and its derivatives, but for images smaller than the kernel on
-NVIDIA's GPUs. On CPUs that is poor: the transpose is a
-convolution over an input dilated with zeros, up to fifty times slower (jax#23783); and inside a loop there is a fast
-path for kernels laid out HWIO only, while the derivative asks for HWOI. So on a CPU `up` is four stride-1
-convolutions, and between many channels all three maps are Winograd's, over the rows or over rows and columns.
+GPUs and TPUs get what XLA makes of a plain convolution and its derivatives. NVIDIA's GPUs have forms of their own for
+images smaller than the kernel (`small_images.py`).
+
+On CPUs XLA's are slow. It computes the transpose as a convolution over an input dilated with zeros (jax#23783), and
+inside a loop or a branch it has fast code for one order of the axes only. So on a CPU `up` is four stride-1
+convolutions. Between many channels all three maps are Winograd's, over the rows (`winograd_rows.py`) or over rows and
+columns (`winograd.py`).
 """
 
 import functools
@@ -25,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from dcgan_jax import winograd, winograd_rows
+from dcgan_jax import small_images, winograd, winograd_rows
 
 KERNEL_SIZE = 5
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -102,69 +104,18 @@ def _cuda_up(y, kernel):
     # In phases each of the four products has a row a pixel: an H100's 132 processors, at 128 rows and 128 of 256
     # channels each, want 8,000. One product for all taps is wide enough with fewer, and writes more.
     few = y.shape[0] * y.shape[1] * y.shape[2] <= 2**13
-    return (_up_by_product if few else _up_in_phases)(y, kernel)
+    return (small_images.up if few else _up_in_phases)(y, kernel)
 
 
 def _cuda_kernel(x, y):
-    kernel = (_kernel_in_phases if _is_small(y) else _kernel)(x, y)
+    kernel = (small_images.kernel_gradient if _is_small(y) else _kernel)(x, y)
     # cuDNN makes it in an order of its own. XLA would carry that into the optimiser, and copy all its arrays there and
     # back.
     return with_layout_constraint(kernel, Layout(major_to_minor=(0, 1, 2, 3)))
 
 
 def _is_small(y):
-    """Whether a small image is smaller than the kernel.
-
-    XLA then takes the images for kernels: it multiplies 7.8 times as much for `up`, and 3.1 times for the kernel.
-    """
     return min(y.shape[1:3]) < KERNEL_SIZE
-
-
-def _up_by_product(y, kernel):
-    """One matrix product, which gives what each pixel adds to its 5×5 neighbours, and the sums of what overlaps."""
-    parts = lax.dot_general(y, kernel, (((3,), (3,)), ((), ())))  # [b, h, w, 5, 5, o]
-    exact = jnp.promote_types(y.dtype, jnp.float32)
-    return _overlap(_overlap(parts.astype(exact), axis=1, taps=3), axis=2, taps=3).astype(y.dtype)
-
-
-def _overlap(parts, axis, taps):
-    """Adds what the taps of one direction give: axis `taps` goes, axis `axis` doubles."""
-
-    def tap(k, by):
-        """What tap k gives, moved along the axis, zeros behind it."""
-        part = lax.index_in_dim(parts, k, taps, keepdims=False)
-        move = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(part.ndim)]
-        return lax.pad(part, jnp.zeros((), part.dtype), move)
-
-    even, odd = tap(1, 0) + tap(3, 1), tap(0, -1) + tap(2, 0) + tap(4, 1)
-    shape = list(even.shape)
-    shape[axis] *= 2
-    return jnp.stack([even, odd], axis + 1).reshape(shape)
-
-
-def _kernel_in_phases(x, y):
-    """Four stride-1 kernel gradients, one for each parity of row and column, interleaved."""
-
-    def phase(rows, columns):
-        # Taps 0, 2, 4 meet the odd rows with a zero at both ends, taps 1 and 3 the even ones with a zero at the end.
-        part = jnp.pad(x[:, rows::2, columns::2], ((0, 0), (rows, 1), (columns, 1), (0, 0)))
-        kernel = jax.ShapeDtypeStruct((2 + rows, 2 + columns, x.shape[3], y.shape[3]), x.dtype)
-        valid = functools.partial(
-            lax.conv_general_dilated, part, window_strides=(1, 1), padding="VALID", dimension_numbers=_DIMENSIONS
-        )
-        return jax.linear_transpose(valid, kernel)(y)[0]
-
-    def interleaved(odd, even, axis):
-        parts = [
-            lax.slice_in_dim(part, i, i + 1, axis=axis)
-            for i in range(3)
-            for part in (odd, even)
-            if i < part.shape[axis]
-        ]
-        return jnp.concatenate(parts, axis)
-
-    odd, even = (interleaved(phase(rows, 1), phase(rows, 0), 1) for rows in (1, 0))
-    return interleaved(odd, even, 0)
 
 
 def _cpu_down(x, kernel):
