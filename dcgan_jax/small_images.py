@@ -15,7 +15,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
-    """`convolution.conv_up`. One matrix product gives what each pixel adds to its 5×5 neighbours; overlaps are added."""
+    """`convolution.conv_up`. One matrix product gives what each pixel adds to 5×5 neighbours; overlaps add up."""
     parts = lax.dot_general(y, kernel, (((3,), (3,)), ((), ())))  # [b, h, w, 5, 5, o]
     exact = jnp.promote_types(y.dtype, jnp.float32)
     return _overlap(_overlap(parts.astype(exact), axis=1, taps=3), axis=2, taps=3).astype(y.dtype)
