@@ -207,7 +207,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _digits(x: float) -> str:
     """Three digits, without an exponent."""
-    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}" if x >= 1e-4 else "0.0000"
 
 
 def cells(found: dict[str, Any]) -> list[str]:
@@ -265,6 +265,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help='programs with it in their name, such as "search"')
     parser.add_argument("--details", action="store_true", help="print the kernels that move most, of each program")
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder (benchmark-results)")
+    parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md too")
     options = parser.parse_args(arguments)
     records = []
     for name in options.targets:
@@ -282,7 +283,10 @@ def main(arguments: list[str]) -> None:
                 print(f"  {cost['count']:4d} {megabytes:10.2f} {cost['gflop']:10.2f}  {cost['kernel']}")
     machine = harness.machine()
     write(records, machine, options.out)
-    print((options.out / "programs.md").read_text())
+    text = (options.out / "programs.md").read_text()
+    print(text)
+    if options.readme:
+        into_readme(text, machine, Path(__file__).with_name("README.md"))
 
 
 def write(records: list[dict[str, Any]], machine: dict[str, Any], out: Path) -> None:
@@ -295,6 +299,16 @@ def write(records: list[dict[str, Any]], machine: dict[str, Any], out: Path) -> 
     described = {"machine": machine, "targets": {name: asdict(target) for name, target in TARGETS.items()}}
     path.write_text(json.dumps(described | {"records": list(merged.values())}, indent=1))
     (out / "programs.md").write_text(table(list(merged.values())) + "\n")
+
+
+def into_readme(text: str, machine: dict[str, Any], path: Path) -> None:
+    """Replaces the tables between the two marks in the README, and the line that says when they were made."""
+    before, _, rest = path.read_text().partition("<!-- programs -->\n")
+    _, mark, after = rest.partition("<!-- end of programs -->\n")
+    if not mark:
+        raise ValueError(f"{path} lacks the lines `<!-- programs -->` and `<!-- end of programs -->`: put them back")
+    when = f"{machine['date'].split()[0]}, jax {machine['versions']['jax']}, revision {machine['revision']}."
+    path.write_text(f"{before}<!-- programs -->\n{when}\n\n{text}{mark}{after}")
 
 
 def _main(name: str, only: str) -> None:
