@@ -84,6 +84,7 @@ def environment(name: str) -> dict[str, str]:
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_ACCELERATOR_TYPE": f"v5litepod-{target.count}",
             "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # there is no device of which only one process can have hold
         }
     else:
         found["JAX_NUM_CPU_DEVICES"] = str(target.count)
