@@ -14,8 +14,9 @@ def main() -> None:
     if sys.argv[1:2] == ["programs"]:  # nothing runs in it, so it has options of its own
         programs.main(sys.argv[2:])
         return
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=(*ALL, "all", "gpu", "programs"))
+    more = "`programs`, as the first word, has options of its own: python -m benchmarks programs --help"
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=more)
+    parser.add_argument("name", choices=(*ALL, "all", "gpu"))
     parser.add_argument("--rounds", type=int, default=7, help="runs of each case, in alternation (7)")
     parser.add_argument("--base-width", type=int, default=64, help="of the networks (64)")
     parser.add_argument("--batch-size", type=int, default=64, help="of a step (64)")

@@ -70,15 +70,9 @@ def training_step(config, mesh):
     import jax
 
     import dcgan_jax as dj
-    from dcgan_jax import sharding
+    from dcgan_jax import trainer
 
-    everywhere, split = sharding.replicated(mesh), sharding.along_batch(mesh)
-    step = jax.jit(
-        dj.make_train_step(config, split),
-        in_shardings=(everywhere, split, everywhere),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=0,
-    )
+    step = trainer.jit_step(dj.make_train_step, config, mesh)
     state = jax.eval_shape(lambda key: dj.init_state(config, key), _key())
     return step, (state, jax.ShapeDtypeStruct((config.images_per_step, *config.image_shape), "uint8"), _key())
 
@@ -231,7 +225,9 @@ def table(records: list[dict[str, Any]]) -> str:
         used = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
         lines = [[list(COLUMNS)[i] for i in used], ["---"] * len(used), *([row[i] for i in used] for row in rows)]
         if rows:
-            parts.append(f"{target.title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
+            made = {f"jax {found['jax']}, revision {found['revision']}" for found in records if found["target"] == name}
+            title = f"{target.title} ({' and '.join(sorted(made))})"
+            parts.append(f"{title}:\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines))
     return "\n\n".join(parts)
 
 
@@ -286,7 +282,12 @@ def main(arguments: list[str]) -> None:
     text = (options.out / "programs.md").read_text()
     print(text)
     if options.readme:
-        into_readme(text, machine, Path(__file__).with_name("README.md"))
+        into_readme(text, Path(__file__).with_name("README.md"))
+
+
+def _work(found: dict[str, Any]) -> str:
+    """The program of a row, without the part of it that the row is about."""
+    return found["program"].split(":")[0]
 
 
 def write(records: list[dict[str, Any]], machine: dict[str, Any], out: Path) -> None:
@@ -295,20 +296,22 @@ def write(records: list[dict[str, Any]], machine: dict[str, Any], out: Path) -> 
     path = out / "programs.json"
     kept = json.loads(path.read_text())["records"] if path.exists() else []
     new = [found | {"revision": machine["revision"], "jax": machine["versions"]["jax"]} for found in records]
-    merged = {(found["target"], found["program"]): found for found in (*kept, *new)}
+    again = {(found["target"], _work(found)) for found in new} | {(found["target"], "its process") for found in new}
+    merged = [found for found in kept if (found["target"], _work(found)) not in again] + new
+    order = {(name, work.name): i for i, (name, work) in enumerate((n, w) for n in TARGETS for w in works(TARGETS[n]))}
+    merged.sort(key=lambda found: order.get((found["target"], _work(found)), len(order)))
     described = {"machine": machine, "targets": {name: asdict(target) for name, target in TARGETS.items()}}
-    path.write_text(json.dumps(described | {"records": list(merged.values())}, indent=1))
-    (out / "programs.md").write_text(table(list(merged.values())) + "\n")
+    path.write_text(json.dumps(described | {"records": merged}, indent=1))
+    (out / "programs.md").write_text(table(merged) + "\n")
 
 
-def into_readme(text: str, machine: dict[str, Any], path: Path) -> None:
-    """Replaces the tables between the two marks in the README, and the line that says when they were made."""
+def into_readme(text: str, path: Path) -> None:
+    """Replaces the tables between the two marks in the README."""
     before, _, rest = path.read_text().partition("<!-- programs -->\n")
     _, mark, after = rest.partition("<!-- end of programs -->\n")
     if not mark:
         raise ValueError(f"{path} lacks the lines `<!-- programs -->` and `<!-- end of programs -->`: put them back")
-    when = f"{machine['date'].split()[0]}, jax {machine['versions']['jax']}, revision {machine['revision']}."
-    path.write_text(f"{before}<!-- programs -->\n{when}\n\n{text}{mark}{after}")
+    path.write_text(f"{before}<!-- programs -->\n{text}{mark}{after}")
 
 
 def _main(name: str, only: str) -> None:

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from dcgan_jax import small_images, winograd, winograd_rows
 
 KERNEL_SIZE = 5
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # By parity of the output row or column: the taps it meets, from the earliest input to the latest, and the padding.
 _TAPS = (slice(3, None, -2), slice(4, None, -2))  # taps 3, 1 and 4, 2, 0
@@ -44,13 +45,13 @@ def conv_down(
     Args:
         x: images with even sides.
         kernel: of the same floating type.
-        platform: whose form to compute, "cpu", "cuda" or another, derivatives included; None, the form of the platform
-            that the program runs on.
+        platform: whose form to compute, derivatives included: "cpu", "cuda", "rocm" or "tpu"; None, the form of the
+            platform that the program runs on.
 
     Raises:
         ValueError: height or width is odd, or the channels of image and kernel differ.
     """
-    _check(x, kernel)
+    _check(x, kernel, platform)
     if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: sides must be even, channels agree")
     return _down_p.bind(x, kernel, platform=platform)
@@ -66,13 +67,15 @@ def conv_up(
     Raises:
         ValueError: the channels of image and kernel differ.
     """
-    _check(x, kernel)
+    _check(x, kernel, platform)
     if x.shape[3] != kernel.shape[3]:
         raise ValueError(f"`x` {x.shape} does not fit `kernel` {kernel.shape}: the last axes must agree")
     return _up_p.bind(x, kernel, platform=platform)
 
 
-def _check(x, kernel):
+def _check(x, kernel, platform):
+    if platform not in (None, *PLATFORMS):
+        raise ValueError(f"`platform` is {platform!r}; it takes {', '.join(PLATFORMS)} or None")
     if jnp.ndim(x) != 4 or jnp.ndim(kernel) != 4 or kernel.shape[:2] != (KERNEL_SIZE, KERNEL_SIZE):
         raise ValueError(
             f"`x` is {jnp.shape(x)} and `kernel` {jnp.shape(kernel)}; they take [b, h, w, c] and [5, 5, a, b]"
@@ -101,10 +104,11 @@ def _kernel(x, y):
 def _cuda_up(y, kernel):
     if not _is_small(y):
         return _up(y, kernel)
-    # In phases each of the four products has a row a pixel: an H100's 132 processors, at 128 rows and 128 of 256
-    # channels each, want 8,000. One product for all taps is wide enough with fewer, and writes more.
-    few = y.shape[0] * y.shape[1] * y.shape[2] <= 2**13
-    return (small_images.up if few else _up_in_phases)(y, kernel)
+    # In phases each of the four products has one row a pixel. An H100 has 132 processors and gives each some 128 rows
+    # and 128 of 256 channels, so it wants 8,000 rows. One product for all taps fills it with fewer, but writes more.
+    # This was computed, not measured. Where a batch is split over devices, its pixels on all of them count.
+    pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    return (small_images.up if pixels <= 2**13 else _up_in_phases)(y, kernel)
 
 
 def _cuda_kernel(x, y):

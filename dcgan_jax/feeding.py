@@ -64,4 +64,11 @@ class Feed(Generic[T]):
 
     def _make(self, count: int) -> None:
         while len(self._items) < count and (call := next(self._rest, None)):
-            self._items.append(self._thread.submit(*call))
+            self._items.append(self._thread.submit(_call, *call))
+
+
+def _call(make: Callable[[int], T], step: int) -> T:
+    try:
+        return make(step)
+    except StopIteration as error:  # in `__next__` it would end the row without a word
+        raise RuntimeError(f"the item of step {step} could not be made: StopIteration") from error

@@ -1,7 +1,7 @@
 """Batch norm and the activation behind it, with few passes over memory.
 
-Going forward the features are read once for both sums, and once for the result; coming back likewise. What a pass keeps
-for the way back is its input alone. On several devices the sums are one short exchange a pass.
+The forward pass reads the features twice: for both sums, and for the result. So does the backward pass. A forward pass
+stores only its input for the backward pass. On several devices each pass exchanges its sums once.
 """
 
 import functools
@@ -48,7 +48,12 @@ class BatchNorm(nn.Module):
             leak: slope of the activation below zero: 0 for ReLU, 1 for none.
             groups: how many batches lie in `x`, each with statistics of its own. Image i belongs to batch i % groups,
                 and what is stored is as if the batches had come one after the other.
+
+        Raises:
+            ValueError: the images do not divide into so many batches.
         """
+        if not len(x) or len(x) % groups:
+            raise ValueError(f"`x` has {len(x)} images; it takes a multiple of `groups`, {groups}, and not 0")
         exact = jnp.promote_types(x.dtype, jnp.float32)
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, exact))
@@ -57,7 +62,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", zeros, channels, exact)
         if self.use_running_average:
             factor = scale * lax.rsqrt(variance.value + EPSILON)
-            y = _activate(x * factor + (bias - mean.value * factor), leak)
+            y = _activate((x - mean.value) * factor + bias, leak)
         else:
             x32 = x.astype(exact)
             means, squares = (s * (groups * channels[0] / x.size) for s in _sums(x32, x32 * x32, groups))
@@ -72,7 +77,16 @@ class BatchNorm(nn.Module):
 
 
 def _activate(y, leak):
-    return y if leak == 1 else jnp.where(y > 0, y, leak * y)
+    return y if leak == 1 else jnp.where(_is_kept(y, 0, leak), y, _leaked(y, leak))
+
+
+def _is_kept(y, limit, leak):
+    """At 0 itself ReLU has the slope 0 and the leaky one 1, as in Flax."""
+    return y > limit if leak == 0 else y >= limit
+
+
+def _leaked(y, leak):
+    return jnp.zeros_like(y) if leak == 0 else leak * y  # 0 times infinity is not a number
 
 
 def _grouped(x, groups):
@@ -90,13 +104,13 @@ def _sums(a: Float[Array, "n *places c"], b: Float[Array, "n *places c"], groups
 
 
 def _plain_sums(a, b, groups) -> _Sums:
-    """One after the other. A CPU does that well; of a TPU's compiler it makes one exchange between the devices."""
+    """One sum after the other. A CPU does that well, and a TPU's compiler joins their exchanges between devices."""
     first, second = (jnp.sum(_grouped(x, groups), (0, *range(2, x.ndim))) for x in (a, b))
     return first, second
 
 
 def _sums_together(a, b, groups) -> _Sums:
-    """In one pass over memory. XLA makes two of plain sums on a GPU, and two kernels at the end of each."""
+    """Both in one pass over memory. Of plain sums XLA makes more kernels on a GPU."""
 
     def reduce(arrays: tuple[Any, ...], axes):
         start = tuple(jnp.zeros((), x.dtype) for x in arrays)
@@ -105,7 +119,7 @@ def _sums_together(a, b, groups) -> _Sums:
     if groups == 1:
         first, second = reduce((a, b), tuple(range(a.ndim - 1)))
         return first[None], second[None]
-    # Along the places first: XLA takes neighbouring axes together, and others one by one in a slow loop.
+    # Over the places first. Over axes that are not neighbours, XLA sums in a slow loop.
     rows = reduce((a, b), tuple(range(1, a.ndim - 1)))
     return reduce(tuple(_grouped(x, groups) for x in rows), (0,))
 
@@ -118,7 +132,7 @@ def _sums_tangents(groups, primals, tangents):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _affine(x, factors: Float[Array, "groups c"], offsets: Float[Array, "groups c"], leak: float):
-    """Activates x · factors + offsets. The way back takes its two sums together, and keeps `x` alone."""
+    """Activates x · factors + offsets. Its backward pass takes both sums together, and needs no array but `x`."""
     return _activate(_line(x, factors, offsets), leak)
 
 
@@ -143,8 +157,8 @@ def _affine_forward(x, factors, offsets, leak):
 def _affine_backward(leak, kept, dy):
     x, factors, offsets = kept
     if leak != 1:
-        # Not as going forward: XLA would compare once, and keep the result in memory from there to here.
-        dy = jnp.where(_times(x, factors) > -_wide(offsets, x), dy, leak * dy)
+        # Compared in another way than in the forward pass. Else XLA compares once, and keeps the result in memory.
+        dy = jnp.where(_is_kept(_times(x, factors), -_wide(offsets, x), leak), dy, _leaked(dy, leak))
     dx = _times(dy, factors).astype(x.dtype)
     return dx, *_sums(dy * x.astype(dy.dtype), dy, len(factors))
 

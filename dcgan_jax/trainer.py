@@ -146,13 +146,7 @@ def train(
             return state
         if book:
             stack.enter_context(book.open(profile_steps, progress))
-        everywhere, split_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
-        step = jax.jit(
-            recipe.make_step(config, split_batch),
-            in_shardings=(everywhere, split_batch, everywhere),
-            out_shardings=(everywhere, everywhere),
-            donate_argnums=0,
-        )
+        step = jit_step(recipe.make_step, config, mesh)
 
         # ------------------------------------------------------------ the loop
         measure = None
@@ -210,6 +204,17 @@ def train(
                     book.wait()
                 raise Preempted(f"stopped by SIGTERM after step {t}, which is saved: the same command goes on")
     return state
+
+
+def jit_step(make_step: Callable[..., Callable], config: RunConfig, mesh: jax.sharding.Mesh) -> Callable:
+    """The jitted training step of a configuration, with its batch split over the devices; it takes over its state."""
+    everywhere, along_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
+    return jax.jit(
+        make_step(config, along_batch),
+        in_shardings=(everywhere, along_batch, everywhere),
+        out_shardings=(everywhere, everywhere),
+        donate_argnums=0,
+    )
 
 
 def _order(step: int, rollbacks: Sequence[int]) -> int:

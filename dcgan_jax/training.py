@@ -92,9 +92,9 @@ def make_train_step(
     """Builds the step: k discriminator updates on k slices of the batch and fresh latents, then one of the generator.
 
     The discriminator sees real and generated images as separate batches, each with statistics of its own. Batch
-    statistics are those of the whole batch, over all devices when the step is jitted with a sharded batch. Of a
-    conditional model, generated images have the labels of the real ones, so that they are of the same classes as often,
-    and the discriminator is told the label.
+    statistics are those of the whole batch, over all devices when the step is jitted with a sharded batch. In a
+    conditional model, generated images have the labels of the real ones, so that each class is as frequent among them.
+    The discriminator is told the label.
 
     Args:
         config: k is `discriminator_steps`; the batch holds k · `batch_size` images, that of a conditional model

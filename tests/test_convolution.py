@@ -91,14 +91,19 @@ def test_phases_are_the_transpose_too(shape, float64):
 
 
 def test_each_platform_gets_its_form():
-    def convolutions(platform, side, images=2):
+    def convolutions(platform, side, images=2, gradient=False):
         y, kernel = jnp.zeros((images, side, side, 4)), jnp.zeros((5, 5, 3, 4))
-        text = jax.jit(conv_up).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
+        function = jax.grad(lambda y, kernel: jnp.sum(conv_up(y, kernel)), argnums=1) if gradient else conv_up
+        text = jax.jit(function).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution")
 
     assert convolutions("cuda", 4) == 0  # images smaller than the kernel: a matrix product
     assert convolutions("cuda", 4, images=600) == 4  # many of them: in phases
-    assert convolutions("cuda", 8) == convolutions("tpu", 4) == 1
+    assert convolutions("cuda", 8) == convolutions("tpu", 4) == convolutions("rocm", 4) == 1
+    assert convolutions("cuda", 4, gradient=True) == 4
+    assert convolutions("cuda", 8, gradient=True) == convolutions("tpu", 4, gradient=True) == 1
+    with pytest.raises(ValueError, match="`platform` is 'gpu'; it takes cpu, cuda, rocm, tpu or None"):
+        conv_up(jnp.zeros((2, 4, 4, 4)), jnp.zeros((5, 5, 3, 4)), "gpu")
 
 
 def test_float32_agrees_with_the_loops():
@@ -245,9 +250,10 @@ def test_kernels_of_other_sizes_and_types_are_refused(convolve):
         convolve(x.astype(jnp.int32), jnp.zeros((5, 5, 4, 4), jnp.int32))
 
 
-def test_a_branch_and_a_loop_keep_the_convolutions_fast():
+@pytest.mark.parametrize("shape", [(16, 16, 3, 8), (16, 16, 32, 64)])
+def test_a_branch_and_a_loop_keep_the_convolutions_fast(shape):
     """XLA's CPU backend has fast code for axes in this order alone, and there brings no others into it."""
-    shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw((16, 16, 3, 8)))
+    shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw(shape))
 
     def penalty(kernel, x):
         return jnp.sum(

@@ -102,6 +102,15 @@ def test_an_error_is_raised_where_its_item_is_needed_and_again():
         assert list(feed) == [4, 5]
 
 
+def test_a_source_at_its_end_does_not_end_the_row_silently():
+    source = iter(range(2))
+    with Feed() as feed:
+        feed.start(lambda step: next(source), range(5))
+        assert [next(feed), next(feed)] == [0, 1]
+        with pytest.raises(RuntimeError, match="the item of step 2 could not be made: StopIteration"):
+            next(feed)
+
+
 def test_a_new_row_has_nothing_of_the_old():
     """Also while an item of the old row is being made, and others wait."""
     begun, go_on = threading.Event(), threading.Event()

@@ -122,6 +122,31 @@ def test_half_precision_is_normalised_in_float32():
     assert_close(stored, expected, 1e-6)
 
 
+@pytest.mark.parametrize("leak", [0.0, 0.2])
+def test_activations_at_0_and_beyond_numbers_are_those_of_flax(leak):
+    y = jnp.asarray([-jnp.inf, -1.0, -0.0, 0.0, 2.0, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(normalization._activate(y, leak), nn.leaky_relu(y, leak) if leak else nn.relu(y))
+    x, one, zero = y[2:5].reshape(-1, 1), jnp.ones((1, 1)), jnp.zeros((1, 1))
+    pull = jax.vjp(lambda x: normalization._affine(x, one, zero, leak), x)[1]
+    expected = jax.vjp(lambda x: nn.leaky_relu(x, leak) if leak else nn.relu(x), x)[1]
+    for slope in (1.0, jnp.inf):
+        np.testing.assert_array_equal(pull(jnp.full_like(x, slope))[0], expected(jnp.full_like(x, slope))[0])
+
+
+def test_stored_statistics_far_from_0_lose_no_more_than_flax():
+    x, variables = draw((16, 4, 4, 3))
+    variables = jax.tree.map(lambda v: v.astype(jnp.float32), variables)
+    variables["batch_stats"]["norm"]["mean"] += 1000
+    x = (x + 1000).astype(jnp.float32)
+    np.testing.assert_allclose(Ours(True).apply(variables, x, 1.0), Plain(True).apply(variables, x, 1.0), atol=1e-6)
+
+
+def test_images_that_do_not_divide_into_groups_are_refused():
+    x, variables = draw((5, 3))
+    with pytest.raises(ValueError, match="`x` has 5 images; it takes a multiple of `groups`, 2"):
+        Ours(False).apply(variables, x, 0.2, 2, mutable=["batch_stats"])
+
+
 def test_weights_and_statistics_have_the_names_of_flax():
     x = jnp.ones((4, 3, 3, 2))
     found, expected = (jax.eval_shape(lambda m=m: m(False).init(jax.random.key(0), x, 0.2)) for m in (Ours, Plain))

@@ -268,17 +268,22 @@ def test_a_table_for_each_target_and_a_row_for_each_program(tmp_path):
     step |= {"bytes": 2e9, "collectives": {}, "kernels": 31, "norm_reductions": 7}
     step |= {"predicted_least_milliseconds": 1.25, "compile_seconds": 9.2, "peak_bytes": 5e8}
     failed = {"target": "v5e", "program": "a step", "error": "no such topology"}
-    programs.write([step, failed], machine, tmp_path)
-    programs.write([step | {"kernels": 30}], machine, tmp_path)  # replaces its own row and keeps the others
-    first, second = (tmp_path / "programs.md").read_text().split("TPU v5e 2×4:")
-    assert (
-        first.startswith("one H100:") and "| a step | 250 | 125 | 2.00 | 2 | 31.2 | 0.5 | 30 | 7 | 1.25 | 9 |" in first
-    )
+    search = step | {"program": "search, best, 64 images", "error": "out of memory"}
+    programs.write([step, failed, search], machine, tmp_path)
+    # What is counted again replaces its own rows, a failure's too, and keeps the others with their revision.
+    again = [search | {"program": f"search, best, 64 images: {part}", "error": None} for part in ("a step", "the rest")]
+    for found in again:
+        del found["error"]
+    programs.write([*again, step | {"kernels": 30}], machine | {"revision": "def"}, tmp_path)
+    first, second = (tmp_path / "programs.md").read_text().split("TPU v5e 2×4 (jax 1, revision abc):")
+    assert first.startswith("one H100 (jax 1, revision def):")
+    assert "| a step | 250 | 125 | 2.00 | 2 | 31.2 | 0.5 | 30 | 7 | 1.25 | 9 |" in first
+    assert "out of memory" not in first and first.count("search, best, 64 images: ") == 2
     assert "collectives" not in first and "| a step | no such topology |" in second
     readme = tmp_path / "README.md"
     readme.write_text("above\n<!-- programs -->\nold\n<!-- end of programs -->\nbelow\n")
-    programs.into_readme("new\n", machine | {"date": "2026-01-02 03:04 UTC"}, readme)
-    new = "above\n<!-- programs -->\n2026-01-02, jax 1, revision abc.\n\nnew\n<!-- end of programs -->\nbelow\n"
+    programs.into_readme("new\n", readme)
+    new = "above\n<!-- programs -->\nnew\n<!-- end of programs -->\nbelow\n"
     assert readme.read_text() == new
 
 
@@ -387,10 +392,16 @@ def test_an_h100_multiplies_what_the_layers_ask_for(h100, dtype, width, size):
 
 
 @pytest.mark.parametrize(
-    "program", ["training step, float32, 64 a device", "training step, bfloat16, 64 a device", "search, default, 64"]
+    ("devices", "program"),
+    [
+        ("h100", "training step, float32, 64 a device"),
+        ("h100", "training step, bfloat16, 64 a device"),
+        ("h100", "search, default, 64"),
+        ("h100x8", "training step, float32, 64 a device"),
+    ],
 )
-def test_an_h100_multiplies_what_a_step_asks_for(program):
+def test_an_h100_multiplies_what_a_step_asks_for(devices, program):
     needs_h100()
-    records = programs.run("h100", program, lambda line: None)
+    records = programs.run(devices, program, lambda line: None)
     assert "error" not in records[0], records
     assert records[0]["ratio"] <= 1.05, f"{records[0]['program']}: {records[0]['ratio']:.2f} times"

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.numpy import save as serialize
 
 import dcgan_jax as dj
-from dcgan_jax import checkpoints, distributed, figures, logbook, trainer
+from dcgan_jax import checkpoints, distributed, figures, logbook, sharding, trainer
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.data import batch_indices, open_prepared
 from dcgan_jax.errors import DivergedError, Preempted, UserError
@@ -50,7 +50,7 @@ def replace_recipe(patch, **parts):
 _step = functools.cache(make_train_step)
 
 
-def one_step_for_all(config, batch_sharding=None):
+def one_step_for_all(config, batch_sharding):
     """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
     return _step(
         dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0),
@@ -134,6 +134,18 @@ def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, 
     assert_same(restored, state)
 
 
+def test_the_step_is_told_how_its_batch_lies(digits, tmp_path, monkeypatch):
+    told = []
+
+    def make(config, batch_sharding):
+        told.append(batch_sharding)
+        return one_step_for_all(config, batch_sharding)
+
+    replace_recipe(monkeypatch, make_step=make)
+    train(dataclasses.replace(CONFIG, num_steps=1), digits, tmp_path / "run")
+    assert told == [sharding.along_batch(sharding.data_mesh())]
+
+
 def test_samples_are_the_average_generator_at_fixed_latents(uninterrupted):
     run, state = uninterrupted
     latents = draw_latents(CONFIG.model, jax.random.split(jax.random.key(CONFIG.seed), 3)[2], 64)
@@ -150,7 +162,7 @@ def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
     images = open_prepared(digits).split("train")
     init_key, step_key, _ = jax.random.split(jax.random.key(CONFIG.seed), 3)
     expected = plain.quick_jit(lambda key: init_state(CONFIG, key))(init_key)
-    step = plain.quick_jit(one_step_for_all(CONFIG))
+    step = plain.quick_jit(one_step_for_all(CONFIG, sharding.along_batch(sharding.data_mesh())))
     lines = iter(metrics_of(run))
     for t in range(6):
         expected, metrics = step(expected, images[batch_indices(t, 8, len(images), CONFIG.seed)], step_key)
