@@ -77,16 +77,9 @@ class BatchNorm(nn.Module):
 
 
 def _activate(y, leak):
-    return y if leak == 1 else jnp.where(_is_kept(y, 0, leak), y, _leaked(y, leak))
-
-
-def _is_kept(y, limit, leak):
-    """At 0 itself ReLU has the slope 0 and the leaky one 1, as in Flax."""
-    return y > limit if leak == 0 else y >= limit
-
-
-def _leaked(y, leak):
-    return jnp.zeros_like(y) if leak == 0 else leak * y  # 0 times infinity is not a number
+    if leak == 1:
+        return y
+    return nn.relu(y) if leak == 0 else nn.leaky_relu(y, leak)
 
 
 def _grouped(x, groups):
@@ -158,7 +151,8 @@ def _affine_backward(leak, kept, dy):
     x, factors, offsets = kept
     if leak != 1:
         # Compared in another way than in the forward pass. Else XLA compares once, and keeps the result in memory.
-        dy = jnp.where(_is_kept(_times(x, factors), -_wide(offsets, x), leak), dy, _leaked(dy, leak))
+        y, zero = _times(x, factors), -_wide(offsets, x)
+        dy = jnp.where(y > zero, dy, 0) if leak == 0 else jnp.where(y >= zero, dy, leak * dy)
     dx = _times(dy, factors).astype(x.dtype)
     return dx, *_sums(dy * x.astype(dy.dtype), dy, len(factors))
 
