@@ -471,7 +471,12 @@ def test_a_batch_that_cannot_be_read_stops_the_run_at_its_step(error, sums_of_ba
 
 
 def interrupt():
-    signal.raise_signal(signal.SIGINT)
+    """Ctrl-C, also where these tests run in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("end", ["the last step", "SIGTERM", "divergence", "Ctrl-C", "a bad file", "a full disk"])
