@@ -263,6 +263,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder (benchmark-results)")
     parser.add_argument("--readme", action="store_true", help="put the tables into benchmarks/README.md too")
     options = parser.parse_args(arguments)
+    names = sorted({work.name for name in options.targets for work in works(TARGETS[name])})
+    if not any(options.only in name for name in names):
+        parser.error(f"no program has {options.only!r} in its name; there are {'; '.join(names)}")
     records = []
     for name in options.targets:
         wheels = absent_devices.missing(name)
