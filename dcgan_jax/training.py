@@ -14,6 +14,7 @@ from dcgan_jax.augmentation import augment
 from dcgan_jax.config import ModelConfig, TrainConfig
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import Discriminator, Generator
+from dcgan_jax.normalization import in_turn
 from dcgan_jax.sharding import constrain
 
 
@@ -138,8 +139,7 @@ def make_train_step(
 
     def update_discriminator(state: GANState, real, labels, key, penalise):
         generated = generate(state.generator, latents(key, labels))
-        # Two batches in one pass, a generated image behind each real one: so images stay on their device.
-        both = jnp.stack([real, generated], axis=1).reshape(-1, *real.shape[1:])
+        both = in_turn(real, generated)
         both_labels = None if labels is None else jnp.repeat(labels, 2)
 
         def objective(params):

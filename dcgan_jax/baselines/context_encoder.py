@@ -26,7 +26,7 @@ from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
 from dcgan_jax.errors import UserError
 from dcgan_jax.losses import discriminator_loss, generator_loss
 from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
-from dcgan_jax.normalization import BatchNorm
+from dcgan_jax.normalization import BatchNorm, in_turn
 from dcgan_jax.poisson import poisson_blend
 from dcgan_jax.sharding import constrain
 from dcgan_jax.training import Metrics
@@ -198,8 +198,7 @@ def make_train_step(
         encoder = optax.apply_updates(state.encoder, updates)
 
         def adversary_objective(params):
-            both = jnp.stack([images, completed], axis=1).reshape(-1, *images.shape[1:])
-            logits, seen = judge(params, state.adversary_statistics, both, groups=2)
+            logits, seen = judge(params, state.adversary_statistics, in_turn(images, completed), groups=2)
             real, painted = logits.reshape(-1, 2).T
             return discriminator_loss(real, painted), seen
 
