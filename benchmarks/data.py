@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from benchmarks.harness import Case, Ready
-from dcgan_jax import feeding, sharding
-from dcgan_jax.data import batch_indices, open_prepared
+from dcgan_jax.data import batch_indices, feeding, open_prepared
 from dcgan_jax.data.loading import FORMAT, FORMAT_VERSION, IMAGES, LABELS, MANIFEST, NAMES
+from dcgan_jax.parallel import sharding
 
 COUNT, OPENED, BATCH, STEPS = 20_000, 200_000, 64, 200
 FED_STEPS, STEP = 40, 50  # steps of a run that is fed, milliseconds of one

@@ -9,7 +9,8 @@ import numpy as np
 
 import dcgan_jax as dj
 from benchmarks.harness import Case, Ready
-from dcgan_jax.config import ModelConfig, TrainConfig
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.training.config import TrainConfig
 
 SEED = 7
 

@@ -26,6 +26,7 @@ WIDTH = 64
 DTYPES = ("float32", "bfloat16")
 TRAINED = (64, 128, 1024)  # images a device
 SEARCHED = (64, 1024)  # images in all
+LARGE = 8192  # images of a search that fills a GPU
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def works(target: Target) -> list[Work]:
     if target.topology == "v5e:8x8":  # a pod trains; to search, its hosts need nothing of one another
         return [work for work in found if work.images == 1024]
     for preset in ("default", "best"):
-        for images in SEARCHED:
+        for images in (*SEARCHED, *([LARGE] if target.platform == "cuda" else [])):
             asked = images / n * networks.gflop_search_step(networks.train_config(WIDTH, images, "float32"))
             build = functools.partial(search, preset, images)
             found.append(Work(f"search, {preset}, {images} images", build, images // n, asked, "a step"))
@@ -70,9 +71,9 @@ def training_step(config, mesh):
     import jax
 
     import dcgan_jax as dj
-    from dcgan_jax import trainer
+    from dcgan_jax.training.loop import jit_step
 
-    step = trainer.jit_step(dj.make_train_step, config, mesh)
+    step = jit_step(dj.make_train_step, config, mesh)
     state = jax.eval_shape(lambda key: dj.init_state(config, key), _key())
     return step, (state, jax.ShapeDtypeStruct((config.images_per_step, *config.image_shape), "uint8"), _key())
 
@@ -83,9 +84,10 @@ def search(preset: str, images: int, mesh):
 
     import dcgan_jax as dj
     from benchmarks import networks
-    from dcgan_jax import encoder, sharding
-    from dcgan_jax.inpainting import inpaint_batch
-    from dcgan_jax.prior import encoder_prior
+    from dcgan_jax.inpainting.inpaint import inpaint_batch
+    from dcgan_jax.parallel import sharding
+    from dcgan_jax.training import encoder
+    from dcgan_jax.training.encoder import encoder_prior
 
     if preset == "default":
         train, config = networks.train_config(WIDTH, 64, "float32"), dj.InpaintConfig()
@@ -106,9 +108,10 @@ def blending(name: str, images: int, mesh):
     """A blend of as many images as holes."""
     import jax
 
-    from dcgan_jax import poisson, sharding, smoothness
+    from dcgan_jax.blending import poisson, smooth
+    from dcgan_jax.parallel import sharding
 
-    blend = {"poisson_blend": poisson.poisson_blend, "smooth_blend": smoothness.smooth_blend}[name]
+    blend = {"poisson_blend": poisson.poisson_blend, "smooth_blend": smooth.smooth_blend}[name]
     pixels, hole = jax.ShapeDtypeStruct((images, 64, 64, 3), "float32"), jax.ShapeDtypeStruct((images, 64, 64), bool)
     return jax.jit(blend), tuple(_placed(sharding.along_batch(mesh), x) for x in (pixels, pixels, hole))
 
@@ -318,7 +321,7 @@ def into_readme(text: str, path: Path) -> None:
 
 
 def _main(name: str, only: str) -> None:
-    from dcgan_jax import sharding
+    from dcgan_jax.parallel import sharding
 
     target = TARGETS[name]
     mesh = sharding.data_mesh(absent_devices.devices(name))

@@ -50,7 +50,7 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
 
     from benchmarks import networks, programs
     from benchmarks.compiled import Program
-    from dcgan_jax import sharding
+    from dcgan_jax.parallel import sharding
 
     assert jax.device_count() == count
     config = networks.train_config(base_width, batch_size, "float32")

@@ -7,7 +7,7 @@ import numpy as np
 import dcgan_jax as dj
 from benchmarks import networks
 from benchmarks.harness import Case, Ready
-from dcgan_jax.search import init_search, search_step
+from dcgan_jax.inpainting.search import init_search, search_step
 
 DTYPES = ("float32", "bfloat16")
 # After ten steps of Adam, which makes a step of any gradient and so magnifies rounding: 1.4e-3 was seen.

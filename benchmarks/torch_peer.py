@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dcgan_jax.config import InpaintConfig, TrainConfig
-from dcgan_jax.networks import LEAK, STATISTICS_DECAY
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY
+from dcgan_jax.training.config import TrainConfig
 
 
 class Generator(nn.Module):

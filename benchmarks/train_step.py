@@ -6,7 +6,7 @@ import numpy as np
 import dcgan_jax as dj
 from benchmarks import networks
 from benchmarks.harness import Case, Ready
-from dcgan_jax.training import draw_latents
+from dcgan_jax.networks.dcgan import draw_latents
 
 DTYPES, MODES = ("float32", "bfloat16"), ("eager", "channels_last", "compiled")
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}

@@ -1,25 +1,22 @@
 """Semantic image inpainting by a generative prior, in JAX and Flax."""
 
 from dcgan_jax import masks
-from dcgan_jax.config import InpaintConfig, ModelConfig, TrainConfig
-from dcgan_jax.inpainting import InpaintResult, inpaint
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.blending.smooth import smooth_blend
+from dcgan_jax.blending.sparse import poisson_blend_sparse
+from dcgan_jax.images.metrics import ms_ssim, psnr, ssim
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.inpaint import inpaint
+from dcgan_jax.inpainting.photograph import inpaint_photograph
+from dcgan_jax.inpainting.result import InpaintResult
+from dcgan_jax.inpainting.stream import inpaint_stream
 from dcgan_jax.masks import importance_weights
-from dcgan_jax.metrics import ms_ssim, psnr, ssim
-from dcgan_jax.photographs import inpaint_photograph
-from dcgan_jax.poisson import poisson_blend, poisson_blend_sparse
-from dcgan_jax.prior import (
-    Prior,
-    discriminate,
-    generate,
-    load_prior,
-    prior_from_state,
-    sample_latents,
-    save_prior,
-    with_compute_dtype,
-)
-from dcgan_jax.smoothness import smooth_blend
-from dcgan_jax.streaming import inpaint_stream
-from dcgan_jax.training import GANState, init_state, make_train_step
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.priors.dcgan import with_compute_dtype
+from dcgan_jax.priors.files import load_prior, save_prior
+from dcgan_jax.priors.prior import Prior, discriminate, generate, sample_latents
+from dcgan_jax.training.config import TrainConfig
+from dcgan_jax.training.gan import GANState, init_state, make_train_step, prior_from_state
 
 __all__ = [
     "GANState",

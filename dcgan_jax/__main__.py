@@ -2,7 +2,7 @@
 
 import sys
 
-from dcgan_jax.cli import main
+from dcgan_jax.command.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,6 @@ from PIL import Image, ImageOps
 from dcgan_jax.errors import UserError
 
 NAMES = ("center", "half", "random", "pattern")
-
 _PATTERN_CELLS = 0.06 * 128  # noise cells across the image: 0.06 a pixel on the paper's 128 x 128 images
 
 

@@ -21,6 +21,10 @@ for name, value in {"compilation_cache_dir": _CACHE.name, "persistent_cache_min_
     os.environ[f"JAX_{name.upper()}"] = str(value)
 
 
+# Some test files start themselves as programs, which import the helpers of this folder.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images; tests that need it skip where `$DCGAN_JAX_DATA` is unset."""
@@ -33,17 +37,18 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory) -> SimpleNamespace:
     """A prepared set and four training steps on it, both by the command: paths, and the state as it was in memory."""
-    from dcgan_jax import cli, trainer
+    from dcgan_jax.command import main
+    from dcgan_jax.training import loop
 
     root, states = tmp_path_factory.mktemp("digits"), []
     data, run = root / "data", root / "run"
     options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4"
     options += " --log-every 2 --measure-every 0"
     with pytest.MonkeyPatch.context() as patch:
-        train = trainer.train
-        patch.setattr(trainer, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))
-        assert cli.main(["prepare", "digits", "--out", str(data), "--image-size", "32", "--quiet"]) == 0
-        assert cli.main(["train", "--data", str(data), "--run", str(run), "--quiet", *options.split()]) == 0
+        train = loop.train
+        patch.setattr(loop, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))
+        assert main.main(["prepare", "digits", "--out", str(data), "--image-size", "32", "--quiet"]) == 0
+        assert main.main(["train", "--data", str(data), "--run", str(run), "--quiet", *options.split()]) == 0
     return SimpleNamespace(data=data, run=run, state=states[0])
 
 
@@ -51,9 +56,10 @@ def digits_run(tmp_path_factory) -> SimpleNamespace:
 def digits_prior(digits_run):
     """The prior of `digits_run`, made in memory."""
     import dcgan_jax as dj
-    from dcgan_jax.checkpoints import read_record
+    from dcgan_jax.storage.runs import read_run
+    from dcgan_jax.training.config import TrainConfig
 
-    return dj.prior_from_state(digits_run.state, read_record(digits_run.run)[0])
+    return dj.prior_from_state(digits_run.state, read_run(digits_run.run).settings(TrainConfig))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import jax
 import dcgan_jax as dj
 from benchmarks import absent_devices, networks
 from benchmarks.compiled import Program
-from dcgan_jax import sharding
-from dcgan_jax.convolution import conv_down, conv_up
+from dcgan_jax.networks.convolution import conv_down, conv_up
+from dcgan_jax.parallel import sharding
 
 BATCH = 64
 SIZES, WIDTHS, DTYPES = (32, 64, 128, 256), (32, 64, 128), ("float32", "bfloat16")

@@ -8,7 +8,7 @@ import pytest
 import dcgan_jax as dj
 from benchmarks import data, harness, networks, poisson
 from benchmarks.harness import Case
-from dcgan_jax.networks import Discriminator
+from dcgan_jax.networks.dcgan import Discriminator
 
 
 def test_the_arithmetic_is_counted_as_xla_counts_it():

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from dcgan_jax.config import InpaintConfig, ModelConfig, TrainConfig
 from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.training.config import TrainConfig
 
 
 def test_presets_carry_the_published_settings():

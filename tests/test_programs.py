@@ -12,7 +12,8 @@ import pytest
 import dcgan_jax as dj
 from benchmarks import absent_devices, hlo, networks, programs
 from benchmarks.compiled import Counts, Kernel, Program
-from dcgan_jax.search import Start, init_search, search_step
+from dcgan_jax.inpainting.search import init_search, search_step
+from dcgan_jax.inpainting.starts import Start
 
 
 def counted(body: str, others: str = "", platform: str = "cuda") -> Counts:

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from skimage.data import astronaut
 
 import dcgan_jax as dj
-from dcgan_jax import cli, figures
+from dcgan_jax.command import main
+from dcgan_jax.images import figures
 
 FOLDER = Path(__file__).parent
 
@@ -44,7 +45,7 @@ def photograph() -> None:
     drawing.save(mask)
     with tempfile.TemporaryDirectory() as out:
         given = ["--images", str(photo), "--masks", str(mask), "--preset", "best", "--out", out]
-        assert cli.main(["inpaint", *given]) == 0
+        assert main.main(["inpaint", *given]) == 0
         completed = np.asarray(Image.open(Path(out) / "photograph.png"))
     given = figures.masked_view(np.asarray(Image.open(photo)), np.asarray(drawing) >= 128)
     face = (slice(0, 200), slice(120, 320))

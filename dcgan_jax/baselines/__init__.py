@@ -1,1 +1,1 @@
-"""What a latent search is compared with: one method a file, each from images and hole to completed images."""
+"""Other ways to complete images: one method a file."""

@@ -3,34 +3,33 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from jax.nn.initializers import normal
-from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Shaped
 
-from dcgan_jax import checkpoints, masks, mirror, remote
-from dcgan_jax.augmentation import to_floats
-from dcgan_jax.compositing import check_pairs, composite, known_pixels
-from dcgan_jax.config import IMAGE_SIZES, ModelConfig, RunConfig, option
-from dcgan_jax.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax import masks
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.config import option
 from dcgan_jax.errors import UserError
-from dcgan_jax.losses import discriminator_loss, generator_loss
-from dcgan_jax.networks import LEAK, STATISTICS_DECAY, Discriminator
-from dcgan_jax.normalization import BatchNorm, in_turn
-from dcgan_jax.poisson import poisson_blend
-from dcgan_jax.sharding import constrain
-from dcgan_jax.training import Metrics
-from dcgan_jax.weights import read_weights, save_weights
+from dcgan_jax.images.inputs import check_pairs
+from dcgan_jax.images.pixels import composite, known_pixels
+from dcgan_jax.networks.config import IMAGE_SIZES, ModelConfig
+from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY
+from dcgan_jax.networks.normalization import BatchNorm
+from dcgan_jax.storage import mirror, remote
+from dcgan_jax.storage.checkpoints import read_newest
+from dcgan_jax.storage.runs import Run, read_run
+from dcgan_jax.storage.weights import check_shapes, read_weights, save_weights
+from dcgan_jax.training.config import RunConfig
 
 FORMAT = "dcgan_jax context encoder"
 
@@ -110,113 +109,6 @@ class Network(nn.Module):
         return convolve(x.astype(dtype), kernel.astype(dtype))
 
 
-class ContextEncoderState(NamedTuple):
-    """All that a training run carries from step to step; arrays only."""
-
-    step: Int[Array, ""]
-    encoder: Any
-    encoder_statistics: Any
-    adversary: Any
-    adversary_statistics: Any
-    encoder_optimizer: optax.OptState
-    adversary_optimizer: optax.OptState
-
-
-def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncoderState:
-    """Draws the weights of a new run."""
-    encoder_key, adversary_key = jax.random.split(key)
-    x = jnp.zeros((1, *config.image_shape))
-    encoder = Network(config).init(encoder_key, x, jnp.zeros(x.shape[:3], bool), train=True)
-    adversary = Discriminator(config.adversary).init(adversary_key, x, train=True)
-    encoder_optimizer, adversary_optimizer = _optimizers(config)
-    return ContextEncoderState(
-        step=jnp.zeros((), jnp.int32),
-        encoder=encoder["params"],
-        encoder_statistics=encoder["batch_stats"],
-        adversary=adversary["params"],
-        adversary_statistics=adversary["batch_stats"],
-        encoder_optimizer=encoder_optimizer.init(encoder["params"]),
-        adversary_optimizer=adversary_optimizer.init(adversary["params"]),
-    )
-
-
-def make_train_step(
-    config: ContextEncoderConfig, batch_sharding: NamedSharding | None = None
-) -> Callable[[ContextEncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[ContextEncoderState, Metrics]]:
-    """Builds the step: one update of the adversary, one of the encoder, on the same batch and the same holes.
-
-    A quarter of the batch has each kind of mask. With F the network, M the hole's indicator and D the adversary, the
-    encoder descends (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), the squared error on the scale [−1, 1].
-
-    Args:
-        config: of the run.
-        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
-
-    Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`.
-
-    Source:
-        Pathak et al. 2016, equations 1 to 3; the adversary sees whole images, as they do for holes of any shape.
-    """
-    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
-    network, discriminator = Network(config, dtype), Discriminator(config.adversary, dtype)
-    encoder_optimizer, adversary_optimizer = _optimizers(config)
-
-    def judge(params, statistics, x, groups=1):
-        variables = {"params": params, "batch_stats": statistics}
-        logits, updated = discriminator.apply(variables, x, train=True, groups=groups, mutable=["batch_stats"])
-        return logits, updated["batch_stats"]
-
-    def paint(params, statistics, images, hole):
-        variables = {"params": params, "batch_stats": statistics}
-        painted, updated = network.apply(
-            variables, known_pixels(images, hole), hole, train=True, mutable=["batch_stats"]
-        )
-        return painted, jnp.where(hole[..., None], painted, images), updated["batch_stats"]
-
-    def step(state: ContextEncoderState, batch, key):
-        flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = to_floats(batch, config.flip, flip_key)
-        hole = constrain(masks.mixed(hole_key, images.shape[0], config.image_size), batch_sharding)
-
-        def encoder_objective(params):
-            painted, completed, statistics = paint(params, state.encoder_statistics, images, hole)
-            missing = jnp.sum(hole, axis=(1, 2)) * images.shape[-1]
-            error = jnp.sum((hole[..., None] * (painted - images)) ** 2, axis=(1, 2, 3)) / missing
-            logits, _ = judge(state.adversary, state.adversary_statistics, completed)
-            metrics = {
-                "reconstruction_loss": jnp.mean(error),
-                "adversarial_loss": generator_loss(logits, "non_saturating"),
-            }
-            weight = config.adversarial_weight
-            loss = (1 - weight) * metrics["reconstruction_loss"] + weight * metrics["adversarial_loss"]
-            return loss, (metrics, statistics, completed)
-
-        gradient, (metrics, statistics, completed) = jax.grad(encoder_objective, has_aux=True)(state.encoder)
-        updates, optimizer = encoder_optimizer.update(gradient, state.encoder_optimizer)
-        encoder = optax.apply_updates(state.encoder, updates)
-
-        def adversary_objective(params):
-            logits, seen = judge(params, state.adversary_statistics, in_turn(images, completed), groups=2)
-            real, painted = logits.reshape(-1, 2).T
-            return discriminator_loss(real, painted), seen
-
-        (loss, seen), gradient = jax.value_and_grad(adversary_objective, has_aux=True)(state.adversary)
-        updates, adversary_state = adversary_optimizer.update(gradient, state.adversary_optimizer)
-        return ContextEncoderState(
-            step=state.step + 1,
-            encoder=encoder,
-            encoder_statistics=statistics,
-            adversary=optax.apply_updates(state.adversary, updates),
-            adversary_statistics=seen,
-            encoder_optimizer=optimizer,
-            adversary_optimizer=adversary_state,
-        ), metrics | {"discriminator_loss": loss}
-
-    return step
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ContextEncoder:
@@ -269,11 +161,6 @@ def _complete(encoder, images, hole, blend):
     return composite(images, hole, painted)
 
 
-def from_state(state: ContextEncoderState, config: ContextEncoderConfig) -> ContextEncoder:
-    """The network of a training state."""
-    return ContextEncoder({"params": state.encoder, "batch_stats": state.encoder_statistics}, config)
-
-
 def load(source: str | Path) -> ContextEncoder:
     """Loads a context encoder from a run's folder, from a file of `save`, or by the name of one in the package.
 
@@ -282,14 +169,31 @@ def load(source: str | Path) -> ContextEncoder:
     """
     path = mirror.fetch_prior(source) if remote.is_url(source) else Path(source)
     if path.is_dir():
-        return from_state(*checkpoints.load_state(path, ContextEncoderConfig, init_state))
-    packaged = Path(str(resources.files("dcgan_jax") / "context_encoders" / f"{source}.safetensors"))
+        return from_run(read_run(path))[0]
+    packaged = Path(str(resources.files("dcgan_jax.baselines") / "context_encoders" / f"{source}.safetensors"))
     if not path.is_file() and packaged.is_file():
         path = packaged
     if not path.is_file():
         raise UserError(f"there is no context encoder {str(source)!r}: `dcgan-jax train-context-encoder` makes one")
     params, config, _ = read_weights(path, FORMAT, "a context encoder", ContextEncoderConfig, _init_params)
     return ContextEncoder(params, config)
+
+
+def from_run(run: Run) -> tuple[ContextEncoder, int]:
+    """Makes the context encoder of the newest checkpoint of a run.
+
+    Returns:
+        The context encoder, and the training steps done.
+
+    Raises:
+        UserError: the run trains something else, or has no checkpoint that can be read.
+    """
+    config = run.settings(ContextEncoderConfig)
+    parts = ("step", "encoder", "encoder_statistics")
+    weights = jax.device_put(read_newest(run.folder, parts), jax.local_devices()[0])
+    params = {"params": weights["encoder"], "batch_stats": weights["encoder_statistics"]}
+    check_shapes(run.folder, params, lambda: _init_params(config, {}))
+    return ContextEncoder(params, config), int(weights["step"])
 
 
 def save(encoder: ContextEncoder, path: str | Path, *, half: bool = False) -> None:
@@ -301,10 +205,3 @@ def save(encoder: ContextEncoder, path: str | Path, *, half: bool = False) -> No
 def _init_params(config: ContextEncoderConfig, _: dict[str, str]) -> Any:
     x = jnp.zeros((1, *config.image_shape))
     return dict(Network(config).init(jax.random.key(0), x, jnp.zeros(x.shape[:3], bool), train=True))
-
-
-def _optimizers(config: ContextEncoderConfig) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    def adam(rate):
-        return optax.adam(optax.cosine_decay_schedule(rate, config.num_steps), b1=config.beta1, b2=config.beta2)
-
-    return adam(config.learning_rate), adam(config.learning_rate / 10)

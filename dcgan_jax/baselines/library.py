@@ -8,8 +8,8 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from dcgan_jax.compositing import check_pairs
 from dcgan_jax.errors import UserError
+from dcgan_jax.images.inputs import check_pairs
 
 
 def telea(

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from dcgan_jax.compositing import check_pairs, composite, known_pixels
-from dcgan_jax.poisson import poisson_blend
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.images.inputs import check_pairs
+from dcgan_jax.images.pixels import composite, known_pixels
 
 BLOCK_BYTES = 2**27  # of training images in float64 at a time
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from dcgan_jax.compositing import check_pairs, composite, known_pixels
-from dcgan_jax.inpainting import image_keys
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.images.inputs import check_pairs, image_keys
+from dcgan_jax.images.pixels import composite, known_pixels
 from dcgan_jax.masks import check_hole
-from dcgan_jax.poisson import poisson_blend
 
 _JUMPS = (8, 4, 2, 1)  # pixels between a patch and the neighbours it learns from
 _TINY = 1e-12  # far below the square of one grey level

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from dcgan_jax.compositing import check_pairs, composite, known_pixels
-from dcgan_jax.poisson import poisson_blend
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.images.inputs import check_pairs
+from dcgan_jax.images.pixels import composite, known_pixels
 
 _CHUNK = 16  # images solved side by side: all of them wait for the slowest, and they should fit the caches
 _CHECK_EVERY = 50  # steps between two looks at the gap

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from dcgan_jax import remote
 from dcgan_jax.errors import UserError
+from dcgan_jax.storage import remote
 
 FORMAT = "dcgan_jax prepared set"
 FORMAT_VERSION = 1

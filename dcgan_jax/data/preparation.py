@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dcgan_jax import remote
 from dcgan_jax.data import celeba, loading
 from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
 from dcgan_jax.data.items import Item, Source, select
 from dcgan_jax.data.loading import PreparedSet
 from dcgan_jax.data.sources import detect_kind, open_source
 from dcgan_jax.errors import UserError
+from dcgan_jax.storage import remote
 
 _KIND_CROPS = {
     "folder": "center",

@@ -1,0 +1,1 @@
+"""Blending a completion into a hole."""

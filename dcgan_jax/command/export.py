@@ -1,0 +1,129 @@
+"""Model cards: what a trained prior was made from, and how, for people who are handed its weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dcgan_jax.baselines import context_encoder
+from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.priors.files import prior_from_run, save_prior
+from dcgan_jax.storage import mirror, remote
+from dcgan_jax.storage.files import whole_file
+from dcgan_jax.storage.runs import read_run
+from dcgan_jax.training.config import RunConfig, TrainConfig
+from dcgan_jax.training.encoder import EncoderConfig
+
+_PREPARATION = {
+    "kind": "kind of source",
+    "source": "source",
+    "where": "part of it",
+    "split": "split",
+    "count": "training images",
+    "cut": "cut to",
+    "crop": "crop",
+    "sha256": "SHA-256 of the prepared pixels",
+}
+
+
+def export(run: str | Path, path: Path, *, half: bool = False) -> None:
+    """Saves a run's prior, or its context encoder, as one file with a model card beside it, of the same name in .md.
+
+    Args:
+        run: the run's folder, here or in a bucket; its newest checkpoint is taken.
+        path: the file, .safetensors.
+        half: see `save_prior`.
+
+    Raises:
+        UserError: the folder is not a run's, or the name does not end in .safetensors.
+    """
+    folder = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
+    record = read_run(folder)
+    if record.kind == ContextEncoderConfig.KIND:
+        encoder, steps = context_encoder.from_run(record)
+        context_encoder.save(encoder, path, half=half)
+    else:
+        prior, steps = prior_from_run(record)
+        save_prior(prior, path, half=half)
+    config = record.settings(_CONFIGS[record.kind])
+    with whole_file(path.with_suffix(".md")) as partial:
+        partial.write_text(model_card(path.stem, config, record.data, steps, half), encoding="utf-8")
+
+
+def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
+    """The card of trained weights in Markdown: data, the part of it that was used, configuration, images seen.
+
+    Args:
+        data: the record of the run's data; entries that are absent (older runs) are left out.
+        steps: training steps done.
+        half: kernels are stored in float16.
+    """
+    h, w, channels = config.image_shape
+    what, details = _OF[type(config)](config)
+    precision = "kernels in float16, everything else in float32" if half else "float32"
+    lines = [
+        f"# `{name}`",
+        "",
+        what,
+        f"{h}×{w} pixels {'in colour' if channels == 3 else 'in grey'}; {precision}.",
+        "",
+        "## Data",
+        "",
+        *(f"- {title}: {_text(data[key])}" for key, title in _PREPARATION.items() if data.get(key)),
+        "",
+        "The licence of these images holds for what is made from them: name it here before you pass the weights on.",
+        "",
+        "## Training",
+        "",
+        f"{steps:,} steps, {steps * config.images_per_step:,} images seen. Batch {config.batch_size}, Adam "
+        f"{config.learning_rate:g} (β₁ {config.beta1:g}, β₂ {config.beta2:g}), {details}, flips "
+        f"{'on' if config.flip else 'off'}, arithmetic in {config.compute_dtype}, seed {config.seed}.",
+        "",
+        "## Use",
+        "",
+        "Research on image completion. It makes up what it does not see: a completion says nothing about what was "
+        "there. It carries the biases of its images. Figures on held-out images: `dcgan-jax evaluate`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _of_prior(config: Any) -> tuple[str, str]:
+    """What it is, and what is its own in its training."""
+    model = config.model
+    return (
+        "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator; "
+        f"{model.latent_dim} {model.latent} latents, base width {model.base_width}"
+        + (f", conditional on {model.num_classes} classes." if model.num_classes else "."),
+        f"{config.discriminator_steps} discriminator update(s) a step, {config.loss.replace('_', '-')} loss, noise "
+        f"{config.noise:g}, moving average {config.average_decay:g}",
+    )
+
+
+def _of_encoder(config: Any) -> tuple[str, str]:
+    what, _ = _of_prior(TrainConfig(model=config.model))
+    return (
+        f"{what} With an encoder for it, from which a search may start, and whose training this card tells of; that of "
+        f"the prior itself is told by the card of `{config.prior}`.",
+        "the rate falling to 0 along a half cosine, on real images and half as many generated ones, weight of the "
+        f"latents {config.latent_weight:g}",
+    )
+
+
+def _of_context_encoder(config: Any) -> tuple[str, str]:
+    return (
+        f"A context encoder (Pathak et al. 2016), a baseline of `dcgan-jax evaluate`; base width {config.base_width}.",
+        f"the rate falling to 0 along a half cosine, weight of the adversarial loss {config.adversarial_weight:g}",
+    )
+
+
+_OF: dict[type[RunConfig], Callable[[Any], tuple[str, str]]] = {
+    TrainConfig: _of_prior,
+    EncoderConfig: _of_encoder,
+    ContextEncoderConfig: _of_context_encoder,
+}
+
+
+def _text(value: Any) -> str:
+    return " and ".join(f"`{part}`" for part in value) if isinstance(value, list) else f"`{value}`"
+
+
+_CONFIGS: dict[str, type[RunConfig]] = {config.KIND: config for config in _OF}

@@ -1,0 +1,93 @@
+"""Generated images as files: a grid, one array, or a file each."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+from tqdm import tqdm
+
+from dcgan_jax.errors import UserError
+from dcgan_jax.images import figures, pixels
+from dcgan_jax.images.figures import COLUMNS
+from dcgan_jax.priors.labels import check_label, row_labels
+from dcgan_jax.priors.prior import Prior, generate, image_shape, sample_latents
+from dcgan_jax.storage.files import make_folder, whole_file, whole_folder
+
+_BATCH = 256  # images in memory at a time, but for a grid
+
+
+def check_place(out: Path) -> None:
+    """Refuses, as `UserError`, a name that `save_samples` has no form for, and a folder that holds something."""
+    if out.suffix.lower() not in (".png", ".npz", ""):
+        raise UserError(f"`out` is {out}; it takes a .png (a grid), a .npz (one array) or a folder (a PNG each)")
+    if out.suffix:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: give another folder")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is not a folder: give another name")
+
+
+def save_samples(
+    prior: Prior, out: Path, count: int | None = None, seed: int = 0, progress: bool = True, label: int | None = None
+) -> None:
+    """Writes images of the prior at random latents, whole or not at all.
+
+    The latents depend on seed and count alone, so the same images come in each form, but for a grid of a conditional
+    prior.
+
+    Args:
+        out: NAME.png, a grid with eight in a row, of a conditional prior a row a class, if `label` is not given;
+            NAME.npz, with `arr_0`, uint8 [count, h, w, 3], grey images with three equal channels; or a folder, new or
+            empty, of 000000.png, 000001.png and so on. The latter two are what evaluators of FID read, and of any
+            number of images few are in memory at a time.
+        count: how many, 1 or more; by default 64, or a row for each class.
+        seed: of the latents.
+        progress: show a progress bar on standard error.
+        label: of a conditional prior, the class of all images; by default any, all as likely.
+
+    Raises:
+        UserError: `out` is of another kind, or a folder that is not empty, or there is no such class.
+    """
+    check_place(out)
+    suffix = out.suffix.lower()
+    check_label(prior.num_classes, label)
+    rows = suffix == ".png" and label is None and prior.num_classes > 0
+    if count is None:
+        count = COLUMNS * prior.num_classes if rows else 64
+    labels = row_labels(prior.num_classes, count, COLUMNS) if rows else label
+    batches = _batches(prior, count, seed, progress and suffix != ".png", labels)
+    if suffix == ".png":
+        make_folder(out.parent)
+        figures.save_png(out, figures.tile(np.concatenate(list(batches)), columns=min(COLUMNS, count)))
+    elif suffix == ".npz":
+        make_folder(out.parent)
+        _save_array(out, batches, (count, *image_shape(prior)[:2], 3))
+    else:
+        with whole_folder(out) as folder:
+            for i, image in enumerate(image for batch in batches for image in batch):
+                figures.save_png(folder / f"{i:06}.png", image)
+
+
+def _batches(
+    prior: Prior, count: int, seed: int, progress: bool, labels: int | Int[np.ndarray, " count"] | None
+) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+    latents = sample_latents(prior, jax.random.key(seed), count, labels)
+    with tqdm(total=count, unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        for i in range(0, count, _BATCH):
+            images = pixels.to_uint8(np.asarray(generate(prior, latents[i : i + _BATCH])))
+            yield images
+            bar.update(len(images))
+
+
+def _save_array(out: Path, batches: Iterator[UInt8[np.ndarray, "n h w c"]], shape: tuple[int, ...]) -> None:
+    """Writes what `np.savez` would of the whole array, a batch at a time."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+    with whole_file(out) as partial, zipfile.ZipFile(partial, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for images in batches:
+                file.write(np.ascontiguousarray(np.broadcast_to(images, (*images.shape[:3], 3))).tobytes())

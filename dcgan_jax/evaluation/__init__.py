@@ -1,0 +1,1 @@
+"""Comparison of searches and baselines on held-out images."""

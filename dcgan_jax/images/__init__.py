@@ -1,0 +1,1 @@
+"""Images as arrays: number formats, checks, metrics, figures."""

@@ -1,0 +1,1 @@
+"""Inpainting by latent search."""

@@ -1,0 +1,114 @@
+"""The stride-2 convolutions of `convolution.py` with Winograd's form over the rows alone, for CPUs.
+
+Split by parity, the 5 taps over the rows are 3 and 2 taps of stride 1. Four outputs of these take 6 and 5
+multiplications in place of 12 and 8, so that 11 convolutions along the columns do the work of 20. `winograd.py` does
+this over rows and columns and multiplies a tenth less, but it writes and reads the large image 3 times over and the
+small one 12 times. Here it is 1.4 times and 2.8 times, and a fifth of the operations to compile. That is faster where
+the sums between the products count: on large images, and on processors with fast products.
+
+The factors reach 8 and the float32 error 4e-6 of the largest value, about four times that of a plain sum.
+
+Source: Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from dcgan_jax.networks.winograd import block_matrix, combine
+
+ROWS = 4  # rows of the small image in a tile
+# F(4, 3) at the points 0, 1, -1, 2, -2, infinity, and F(4, 2) at 0, 1, -1, 2, infinity.
+_B3 = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+_G3 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+_A3 = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+_B2 = np.array([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]])
+_G2 = np.array([[3, 0], [-3, -3], [-1, 1], [1, 2], [0, 6]]) / 6
+_A2 = np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]])
+_THREE, _TWO, _EVEN, _ODD, _ALL = slice(6), slice(6, 11), slice(0, None, 2), slice(1, None, 2), slice(None)
+# Down: four outputs from a window of 11 inputs. Up: eight outputs from a window of 6 inputs.
+_B_DOWN = block_matrix(11, 11, (_B3, _THREE, _EVEN), (_B2, _TWO, _ODD))
+_G_DOWN = block_matrix(11, 5, (_G3, _THREE, _EVEN), (_G2, _TWO, _ODD))
+_A_DOWN = block_matrix(4, 11, (_A3, _ALL, _THREE), (_A2, _ALL, _TWO))
+_B_UP = block_matrix(11, 6, (_B3, _THREE, _ALL), (_B2, _TWO, slice(5)))
+_G_UP = block_matrix(11, 5, (_G3[:, ::-1], _THREE, _EVEN), (_G2[:, ::-1], _TWO, _ODD))
+_A_UP = block_matrix(8, 11, (_A3, _ODD, _THREE), (_A2, _EVEN, _TWO))
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# By parity of the output column: the taps it meets, from the earliest input to the latest, and the padding.
+_COLUMNS = ((slice(3, None, -2), (1, 0)), (slice(4, None, -2), (1, 1)))
+
+
+def down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
+    """`convolution.conv_down`, for a height that is a multiple of 8."""
+    inputs = _mix(_B_DOWN, _windows(x, 11, 8, (1, 2)), x.dtype)
+    kernels = _mix(_G_DOWN, list(kernel), x.dtype)
+    products = [_convolve(a, k, (1, 2), (1, 2)) for a, k in zip(inputs, kernels, strict=True)]
+    return _interleave(_mix(_A_DOWN, products, x.dtype))
+
+
+def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
+    """`convolution.conv_up`, for a height that is a multiple of 4."""
+    inputs = _mix(_B_UP, _windows(y, 6, 4, (1, 1)), y.dtype)
+    kernels = _mix(_G_UP, list(kernel), y.dtype)
+    columns = []
+    for taps, padding in _COLUMNS:
+        products = [_convolve(a, k[taps].swapaxes(1, 2), (1, 1), padding) for a, k in zip(inputs, kernels, strict=True)]
+        columns.append(_mix(_A_UP, products, y.dtype))
+    rows = [_stack(list(row), axis=3) for row in zip(*columns, strict=True)]
+    b, h, w, _, o = rows[0].shape
+    return jnp.stack(rows, axis=2).reshape(b, 2 * ROWS * h, 2 * w, o)
+
+
+def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
+    """The gradient of ⟨down(x, kernel), y⟩ in the kernel, for a height of x that is a multiple of 8."""
+    exact = jnp.promote_types(x.dtype, jnp.float32)
+    inputs = _mix(_B_DOWN, _windows(x, 11, 8, (1, 2)), x.dtype)
+    outputs = _mix(_A_DOWN.T, _windows(y, ROWS, ROWS, (0, 0)), x.dtype)
+    sums = []
+    for a, b in zip(inputs, outputs, strict=True):
+        a = lax.optimization_barrier(jnp.pad(a, ((0, 0), (0, 0), (1, 2), (0, 0))))
+        taps = [a[:, :, k : k + x.shape[2] - 1 : 2] for k in range(5)]
+        over = ((0, 1, 2), (0, 1, 2)), ((), ())
+        sums.append(jnp.stack([lax.dot_general(tap, b, over, preferred_element_type=exact) for tap in taps]))
+    return jnp.stack(_mix(_G_DOWN.T, sums, x.dtype))
+
+
+def _windows(x: Array, size: int, stride: int, padding: tuple[int, int]) -> list[Array]:
+    """The rows at each place of a window that strides over them, zeros beyond the border."""
+    # Fused into the slices, the padding would be tested for at every element of each.
+    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))))
+    length = x.shape[1] - size + 1
+    return [lax.slice_in_dim(x, start, start + length, stride, axis=1) for start in range(size)]
+
+
+def _mix(matrix: np.ndarray, arrays: list[Array], dtype) -> list[Array]:
+    """The linear combinations matrix · arrays, computed in float32 at least."""
+    exact = jnp.promote_types(dtype, jnp.float32)
+    return [combine(row, [x.astype(exact) for x in arrays]).astype(dtype) for row in matrix]
+
+
+def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: tuple[int, int]) -> Array:
+    """Along the columns, with a kernel [taps, i, o]."""
+    return lax.conv_general_dilated(x, kernel[None], strides, ((0, 0), padding), dimension_numbers=_DIMENSIONS)
+
+
+def _stack(arrays: list[Array], axis: int) -> Array:
+    # Fused, the sums would be computed element by element behind a test for the place.
+    return lax.optimization_barrier(jnp.stack(lax.optimization_barrier(arrays), axis=axis))
+
+
+def _interleave(rows: list[Array]) -> Float[Array, "b h w c"]:
+    """Puts row i of every tile [b, h, w, c] into row m · h + i."""
+    stacked = _stack(rows, axis=2)
+    b, h, m, w, c = stacked.shape
+    return stacked.reshape(b, h * m, w, c)

@@ -1,0 +1,1 @@
+"""Generative priors: the type, class labels, DCGANs, files; and the packaged weights."""

@@ -1,0 +1,96 @@
+"""Trained weights as one safetensors file with their configuration inside; reading one runs no code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save
+
+from dcgan_jax.config import Config
+from dcgan_jax.errors import UserError
+from dcgan_jax.storage.files import make_folder, whole_file
+
+
+def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, half: bool) -> None:
+    """Writes nested dictionaries of arrays to a file, replaced as a whole if it exists.
+
+    Args:
+        path: the file, .safetensors.
+        params: the arrays.
+        metadata: what `read_weights` gives back, `format` among it.
+        half: store arrays of two or more axes in float16.
+
+    Raises:
+        UserError: the name does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"`path` is {path}: the name of saved weights ends in .safetensors")
+    tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
+    if half:
+        tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
+    make_folder(path.parent)
+    with whole_file(path) as partial:
+        # Not `save_file`, whose files are readable by their owner alone.
+        partial.write_bytes(save(tensors, metadata))
+
+
+def read_weights(
+    path: Path, kind: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
+) -> tuple[Any, Any, dict[str, str]]:
+    """Reads a file of `save_weights`.
+
+    Args:
+        path: the file.
+        kind: the `format` that it must have.
+        what: such a file in words, for messages.
+        parse: the class of the configuration in its metadata, as `model`.
+        init: what makes such weights of configuration and metadata; for their shapes, nothing is computed.
+
+    Returns:
+        Arrays in float32, the configuration, and the metadata.
+
+    Raises:
+        UserError: it is no such file, or its weights are not those of its configuration.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("format") != kind:
+            raise UserError(f"its format is {metadata.get('format')!r}, not {kind!r}")
+        config = parse.from_json(json.loads(metadata["model"]))
+        params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not {what} ({error}): give another file, or a run's folder") from error
+
+    check_shapes(path, params, lambda: init(config, metadata))
+    return params, config, metadata
+
+
+def check_shapes(path: Path, params: Any, init: Callable[[], Any]) -> None:
+    """Checks the shapes of weights that were read; wrong ones would otherwise fail while a program is compiled.
+
+    Args:
+        path: where the weights come from.
+        params: nested dictionaries of arrays.
+        init: makes weights of the right shapes. Nothing is computed.
+
+    Raises:
+        UserError: an array is missing, is superfluous, or has another shape.
+    """
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        flat: dict[str, Any] = flatten_dict(tree, sep="/")
+        return {name: tuple(x.shape) for name, x in flat.items()}
+
+    expected, found = shapes(jax.eval_shape(init)), shapes(params)
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise UserError(f"{path} is damaged: {name} is {found.get(name)}, but the model has {expected.get(name)}")

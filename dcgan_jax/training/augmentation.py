@@ -1,0 +1,25 @@
+"""What is done to training images before a discriminator sees them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from dcgan_jax.training.config import TrainConfig
+
+
+def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> Float[Array, "n h w c"]:
+    """Scales to [−1, 1] and, with `flip`, mirrors half of the images left to right."""
+    images = batch.astype(jnp.float32) / 127.5 - 1.0
+    if flip:
+        mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    return images
+
+
+def augment(config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray) -> Float[Array, "n h w c"]:
+    """Scales to [−1, 1], mirrors half of the images and adds Gaussian noise, as the configuration says."""
+    flip_key, noise_key = jax.random.split(key)
+    images = to_floats(batch, config.flip, flip_key)
+    if config.noise > 0:
+        images = images + config.noise * jax.random.normal(noise_key, images.shape)
+    return images

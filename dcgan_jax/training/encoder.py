@@ -1,0 +1,200 @@
+"""The encoder: from masked image and hole to where a search starts, and how it is trained.
+
+It learns for one generator, which stays as it is: from the generator's own images, whose latents are known, and from
+real ones, of which it is to find the latent and the features whose image is nearest, under the hole as well.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+from dcgan_jax import masks
+from dcgan_jax.config import option
+from dcgan_jax.images.pixels import known_pixels
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.inpaint import inpaint
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.networks.dcgan import Generator, draw_latents, init_gan
+from dcgan_jax.networks.encoder import Encoder, init_params
+from dcgan_jax.parallel.sharding import constrain
+from dcgan_jax.priors.dcgan import prior_from_params
+from dcgan_jax.priors.files import load_prior
+from dcgan_jax.priors.prior import Prior
+from dcgan_jax.training.augmentation import to_floats
+from dcgan_jax.training.config import RunConfig
+from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
+
+
+@dataclass(frozen=True)
+class EncoderConfig(RunConfig):
+    """An encoder's training run: whose latents it finds, and the weight of the two losses."""
+
+    KIND: ClassVar[str] = "encoder"
+
+    num_steps: int = option(6000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
+    learning_rate: float = option(1e-3, "Adam's rate at the start")
+    beta1: float = option(0.9, "Adam's decay of the first moment")
+    prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`; an encoder that it has learns on")
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
+    latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of real ones")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check("latent_weight", self.latent_weight > 0, "a number above 0")
+        self._check("batch_size", self.batch_size % 2 == 0, "an even number")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.model.image_size, self.model.image_size, self.model.channels
+
+
+class EncoderState(NamedTuple):
+    """All that a training run carries from step to step; arrays only."""
+
+    step: Int[Array, ""]
+    encoder: Any
+    statistics: Any  # running batch statistics
+    optimizer: optax.OptState
+    prior: Any  # generator and discriminator with their statistics; they stay as they are
+
+
+def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
+    """Draws the weights of a new run; its prior is an untrained one, until `adopt` puts in that which it learns for."""
+    encoder = init_params(config.model, key)
+    return EncoderState(
+        step=jnp.zeros((), jnp.int32),
+        encoder=encoder["params"],
+        statistics=encoder["batch_stats"],
+        optimizer=_optimizer(config).init(encoder["params"]),
+        prior=init_gan(config.model),
+    )
+
+
+def adopt(state: EncoderState, params: Any) -> EncoderState:
+    """The state of a run that learns for the prior of these parameters (`Prior.params`), whose encoder learns on."""
+    state = state._replace(prior={name: params[name] for name in state.prior})
+    if "encoder" in params:
+        state = state._replace(encoder=params["encoder"]["params"], statistics=params["encoder"]["batch_stats"])
+    return state
+
+
+def make_train_step(
+    config: EncoderConfig, batch_sharding: NamedSharding | None = None
+) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
+    """Builds the step: one update on real images and half as many generated ones, each with a hole of its own.
+
+    With N(m, s²) and shifts the encoder's for an image x under its hole, it descends, for real images, the root mean
+    square of G(m) − x over the hole and over what is known, and the same of G(m, shifts) − x; for generated ones
+    x = G(z), `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. (A root's gradient does not
+    grow with the error: an image that nothing could complete does not drown the others.)
+
+    Args:
+        config: of the run.
+        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
+
+    Returns:
+        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
+        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, of G(m, shifts) on [−1, 1], and
+        of G(m), `latent_hole_error` and `latent_known_error`; `latent_loss`.
+    """
+    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
+
+    def step(state: EncoderState, batch, key):
+        n = batch.shape[0]
+        flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        real = to_floats(batch, config.flip, flip_key)
+        z = constrain(draw_latents(config.model, latent_key, n // 2), batch_sharding)
+        generated: Any = generator.apply(state.prior["generator"], z, train=False)
+        # A generated image behind each two real ones: what a device holds of a batch stays there.
+        images = jnp.concatenate([real.reshape(n // 2, 2, *real.shape[1:]), generated[:, None]], axis=1)
+        images = images.reshape(-1, *real.shape[1:])
+        hole = constrain(draw_holes(hole_key, n + n // 2, config.model.image_size), batch_sharding)
+
+        def objective(params):
+            encoded, updated = encoder.apply(
+                {"params": params, "batch_stats": state.statistics},
+                known_pixels(images, hole),
+                hole,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            groups = jax.tree.map(lambda x: x.reshape(n // 2, 3, *x.shape[1:]), (*encoded, hole))
+            mean, _, shifts, missing = jax.tree.map(lambda x: x[:, :2].reshape(n, *x.shape[2:]), groups)
+            guessed, deviation = groups[0][:, 2], groups[1][:, 2]
+            latent = ((z - guessed) / deviation) ** 2 / 2 + jnp.log(deviation)
+            metrics = {"latent_loss": jnp.mean(latent)}
+            loss = config.latent_weight * metrics["latent_loss"]
+            for name, shifting in (("latent_", ()), ("", shifts)):
+                found: Any = generator.apply(state.prior["generator"], mean, train=False, shifts=shifting)
+                squares = jnp.mean((found - real) ** 2, axis=-1)
+                for part, where in (("hole_error", missing), ("known_error", ~missing)):
+                    metrics[name + part] = jnp.mean(_root_mean(squares, where))
+                    loss = loss + metrics[name + part]
+            return loss, (metrics, updated["batch_stats"])
+
+        gradient, (metrics, statistics) = jax.grad(objective, has_aux=True)(state.encoder)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer)
+        return state._replace(
+            step=state.step + 1,
+            encoder=optax.apply_updates(state.encoder, updates),
+            statistics=statistics,
+            optimizer=optimizer_state,
+        ), metrics
+
+    return step
+
+
+def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
+    """Holes for training: the paper's four kinds in turn, half of them shifted round the edges, so that any mask works.
+
+    A shifted centre is a box anywhere, also in two or four parts; a shifted half a band or two.
+    """
+    hole_key, shift_key, whether_key = jax.random.split(key, 3)
+    shift = jax.random.randint(shift_key, (n, 2), 0, size)
+    shift = jnp.where(jax.random.bernoulli(whether_key, 0.5, (n, 1)), shift, 0)
+    return jax.vmap(lambda hole, by: jnp.roll(hole, by, axis=(0, 1)))(masks.mixed(hole_key, n, size), shift)
+
+
+def _root_mean(squares: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
+    mean = jnp.sum(jnp.where(where, squares, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
+    return jnp.sqrt(mean + 1e-8)  # 0 has no derivative
+
+
+def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
+    return optax.adam(rate, b1=config.beta1, b2=config.beta2)
+
+
+def encoder_prior(state: EncoderState, config: EncoderConfig) -> Prior:
+    """The prior for which an encoder learns, with the encoder."""
+    encoder = {"params": state.encoder, "batch_stats": state.statistics}
+    return prior_from_params(jax.tree.map(jnp.copy, {**state.prior, "encoder": encoder}), config.model)
+
+
+def _picture(
+    config: EncoderConfig, state: EncoderState, images: np.ndarray, key: PRNGKeyArray
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The first images of the set, masked, and completed from where a search would start."""
+    images = np.asarray(images[:SHOWN])
+    holes = np.asarray(masks.mixed(key, len(images), config.model.image_size))
+    search = InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0)
+    return completion_rows(
+        images, holes, np.asarray(inpaint(encoder_prior(state, config), images, holes, key, search).images)
+    )
+
+
+def _warm_start(config: EncoderConfig, state: EncoderState) -> EncoderState:
+    return adopt(state, load_prior(config.prior).params)
+
+
+RECIPE = Recipe(EncoderConfig, init_state, make_train_step, _picture, warm_start=_warm_start)

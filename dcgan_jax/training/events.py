@@ -1,0 +1,68 @@
+"""What a training run tells TensorBoard: curves, samples, and the networks as table and diagram."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+from dcgan_jax.networks import diagram
+from dcgan_jax.training.config import RunConfig, TrainConfig
+
+FOLDER = "tensorboard"
+
+
+class EventLog:
+    """The events of one invocation of a run; each is on disk when the call returns."""
+
+    # Not tensorboardX's SummaryWriter: a killed process loses what stands in its queue.
+
+    def __init__(self, writer: EventsWriter):
+        self._writer = writer
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to the curve of each name."""
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(step, summary=Summary(value=points))
+
+    def image(self, name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+        """Adds an image to the series of a name."""
+        self._write(step, summary=summary.image(name, pixels, dataformats="HWC"))
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Adds a text to the series of a name."""
+        self._write(step, summary=summary.text(name, markdown))
+
+    def restart(self, step: int) -> None:
+        """Makes TensorBoard forget what was written before of this step and later ones."""
+        self._write(step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._writer.flush()
+
+
+@contextlib.contextmanager
+def open_events(run: Path, config: RunConfig, start: int) -> Iterator[EventLog]:
+    """Opens the log of a run that goes on after `start` steps; a new log begins with the networks of a DCGAN.
+
+    Points that an interrupted run wrote after its checkpoint are forgotten.
+    """
+    folder = run / FOLDER
+    new = not folder.is_dir()
+    folder.mkdir(exist_ok=True)
+    with contextlib.closing(EventsWriter(str(folder / "events"), f".{start:07d}")) as writer:
+        log = EventLog(writer)
+        if not new:
+            log.restart(start + 1)
+        elif isinstance(config, TrainConfig):
+            log.text("networks", diagram.table(config.model), start)
+            log.image("networks", diagram.draw(config.model), start)
+        yield log

@@ -1,0 +1,246 @@
+"""The folder of a training run while it grows: record, metrics, samples, checkpoints. The first process keeps it."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PRNGKeyArray, UInt8
+from tqdm import tqdm
+
+from dcgan_jax.data import PreparedSet
+from dcgan_jax.errors import UserError
+from dcgan_jax.images import figures
+from dcgan_jax.parallel import distributed
+from dcgan_jax.storage import journal
+from dcgan_jax.storage.checkpoints import CheckpointWriter, restore
+from dcgan_jax.storage.files import make_folder
+from dcgan_jax.storage.mirror import RunCopy, open_run
+from dcgan_jax.storage.runs import RECORD, Run, differences, read_run, write_run
+from dcgan_jax.training.config import RunConfig
+from dcgan_jax.training.profiler import Profiler
+from dcgan_jax.training.recipe import Recipe
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples"
+
+
+class Logbook:
+    """What the loop tells of a run. This one is silent, as on all processes but the first.
+
+    Attributes:
+        rollbacks: the steps to which the run went back so far; the same on every process.
+        restored: the newest saved state, in NumPy arrays; None for a new run, and on all processes but the first.
+    """
+
+    rollbacks: tuple[int, ...] = ()
+    restored: Any = None
+
+    def begin(self) -> None:
+        """Writes the record, and drops what was written after the state that the run continues from."""
+
+    @contextlib.contextmanager
+    def open(self, window: range | None, progress: bool) -> Iterator[None]:
+        """Opens what the steps write to. The steps in `window` are traced."""
+        yield
+
+    def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
+        """Makes the function that measures states, if the recipe has one."""
+
+    def before(self, step: int, previous: Any) -> None:
+        """Called before a step, with something that the step before it has computed."""
+
+    def after(self) -> None:
+        """Called after a step."""
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time in this block does not count as training."""
+        yield
+
+    def report(self, step: int, losses: dict[str, float], measured: Any) -> None:
+        """Shows the losses after a step, and writes them if they are due or if there is a state to measure."""
+
+    def sample(self, step: int, state: Any, images: UInt8[np.ndarray, "n h w c"], key: PRNGKeyArray) -> None:
+        """Writes a picture of what the networks make after a step.
+
+        Args:
+            step: the number of steps done.
+            state: after this step.
+            images: of the training set.
+            key: of the picture; the same one for all steps shows the same latents.
+        """
+
+    def save(self, state: Any) -> None:
+        """Saves a state. In a bucket it is there when this returns; a local folder is written while training runs."""
+
+    def wait(self) -> None:
+        """Waits until everything that was saved is on disk."""
+
+    def go_back(self) -> Any:
+        """Records a rollback to the newest saved state, and returns that state; None where there is no folder."""
+
+
+class FolderLogbook(Logbook):
+    """The logbook of the first process."""
+
+    def __init__(self, copy: RunCopy, recipe: Recipe, config: RunConfig, data: dict[str, Any]):
+        self._copy, self._folder, self._recipe, self._config = copy, copy.folder, recipe, config
+        name = copy.url or str(copy.folder)  # as the user knows it
+        self._record = _claim(Run(copy.folder, config.KIND, config.to_json(), data), config, name)
+        self.rollbacks = self._record.rollbacks
+        self.restored = restore(self._folder, config, recipe.init)
+        start = self._start = 0 if self.restored is None else int(self.restored.step)
+        if start > config.num_steps:
+            raise UserError(f"{name} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
+
+    def begin(self) -> None:
+        for unfinished in self._folder.rglob(".*.partial"):  # of a process that was killed
+            unfinished.unlink()
+        write_run(self._record)
+        self._forget_after(self._start)
+        self._copy.push()
+
+    @contextlib.contextmanager
+    def open(self, window: range | None, progress: bool) -> Iterator[None]:
+        from dcgan_jax.training.events import open_events  # tensorboardX is slow to import
+
+        start, total = self._start, self._config.num_steps
+        with contextlib.ExitStack() as stack:
+            self._writer = stack.enter_context(CheckpointWriter(self._folder, self._config))
+            self._events = stack.enter_context(open_events(self._folder, self._config, start))
+            self._profiler = stack.enter_context(Profiler(self._folder, window))
+            self._bar = stack.enter_context(
+                tqdm(total=total, initial=start, unit="step", disable=not progress, dynamic_ncols=True)
+            )
+            self._clock, self._seconds, self._reported = time.perf_counter(), 0.0, start
+            yield
+
+    def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
+        if self._recipe.measures:
+            self._measure = self._recipe.measures(self._config, prepared, split, key)
+
+    def before(self, step: int, previous: Any) -> None:
+        self._profiler.before(step, previous)
+
+    def after(self) -> None:
+        self._bar.update()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        self._seconds += time.perf_counter() - self._clock
+        yield
+        self._clock = time.perf_counter()
+
+    def report(self, step: int, losses: dict[str, float], measured: Any) -> None:
+        self._bar.set_postfix({name[0].upper(): f"{x:.2f}" for name, x in losses.items() if name.endswith("_loss")})
+        measures = {} if measured is None else self._measure(jax.device_get(measured))
+        if step % self._config.log_every and step != self._config.num_steps and not measures:
+            return
+        speed = round((step - self._reported) / self._seconds, 3)
+        values = {**losses, "steps_per_second": speed, **measures}
+        images = step * self._config.images_per_step
+        journal.append(self._folder / METRICS, {"step": step, "images": images, **values})
+        self._events.scalars(values, step)
+        self._seconds, self._reported = 0.0, step
+
+    def sample(self, step: int, state: Any, images: UInt8[np.ndarray, "n h w c"], key: PRNGKeyArray) -> None:
+        grid = self._recipe.picture(self._config, jax.device_get(state), images, key)
+        figures.save_png(self._folder / SAMPLES / f"{step:07d}.png", grid)
+        self._events.image("samples", grid, step)
+
+    def save(self, state: Any) -> None:
+        self._writer.save(state)
+        if self._copy.url:
+            self.wait()
+            self._copy.push()
+
+    def wait(self) -> None:
+        self._writer.wait()
+
+    def go_back(self) -> Any:
+        self.wait()
+        state = restore(self._folder, self._config, self._recipe.init)
+        start = int(state.step)
+        self._record = self._record.rolled_back(start)
+        write_run(self._record)
+        self._forget_after(start)
+        self._events.restart(start + 1)
+        self._bar.n = start
+        self._clock, self._seconds, self._reported = time.perf_counter(), 0.0, start
+        return state
+
+    def _forget_after(self, step: int) -> None:
+        """Drops the lines that an interrupted run wrote after the checkpoint that it continues from."""
+        path = self._folder / METRICS
+        if path.is_file():
+            lines = journal.read_whole(path, lambda line: int(line["step"]))
+            journal.replace(path, [text for text, done in lines if done <= step])
+
+
+@contextlib.contextmanager
+def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[str, Any]) -> Iterator[Logbook]:
+    """Opens the folder of a run, new or to be continued, local or in a bucket; silent on all processes but the first.
+
+    Args:
+        run: the folder.
+        recipe: what is trained.
+        config: how.
+        data: what `describe_data` says of the images.
+
+    Raises:
+        UserError: the folder holds something else, or a run of another configuration or on other data. It is raised
+            on every process.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def open_folder() -> Logbook:
+            return FolderLogbook(stack.enter_context(open_run(run)), recipe, config, data)
+
+        book = distributed.on_first(open_folder) or Logbook()
+        book.rollbacks = tuple(json.loads(distributed.from_first_text(json.dumps(book.rollbacks))))
+        begin = book.begin
+        book.begin = lambda: distributed.on_first(begin)  # an error there ends every process
+        yield book
+
+
+def describe_data(source: str | Path, prepared: PreparedSet, split: str) -> dict[str, Any]:
+    """Returns what a run records of its images."""
+    manifest = prepared.manifest
+    data = {
+        "path": str(source),
+        "split": split,
+        "kind": manifest["kind"],
+        "source": manifest.get("source"),
+        "crop": manifest.get("crop"),
+        "count": len(prepared.split(split)),
+        "sha256": manifest["sha256"],
+    }
+    return data | {name: manifest[name] for name in ("cut", "where") if name in manifest}
+
+
+def _claim(run: Run, config: RunConfig, name: str) -> Run:
+    """Makes the folder of a new run, or checks that the folder holds this run; returns its record."""
+    folder = run.folder
+    if (folder / RECORD).is_file():
+        there = read_run(folder)
+        differing = differences(there.settings(type(config)), config)
+        differing += [f"data {key}" for key in ("split", "sha256") if there.data.get(key) != run.data[key]]
+        if differing:
+            raise UserError(
+                f"{name} holds a run that differs in {', '.join(differing)}: continue it with its own settings, "
+                "or give another folder"
+            )
+        run = dataclasses.replace(run, rollbacks=there.rollbacks)
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{name} is not empty and not a run's folder: give another folder")
+    else:
+        make_folder(folder)
+        write_run(run)
+    (folder / SAMPLES).mkdir(exist_ok=True)
+    return run

@@ -1,0 +1,90 @@
+"""`python -m experiments.search_ablation --data SET --prior PRIOR`: what each part of the search gains.
+
+Each search completes the same held-out images, from --first on (which `dcgan-jax evaluate --count 200` does not see
+where that is 200 or more), under every mask. Printed are means over the images of the hole's PSNR and, in brackets, of
+the gradient energy in the hole beside the original's: below 1 the completion is softer than the truth.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import dcgan_jax as dj
+from dcgan_jax import masks
+from dcgan_jax.data import open_prepared
+from dcgan_jax.evaluation.evaluate import draw_holes
+from dcgan_jax.images.metrics import composite_scores
+
+SEED = 2  # other holes than those of the evaluation
+Config = dj.InpaintConfig
+ENCODER = Config(start="encoder", num_steps=50, learning_rate=0.03)
+BEST = Config.preset("best")
+SEARCHES: dict[str, Config] = {
+    "search, 150 steps": Config(num_steps=150),
+    "+ refinement": Config(num_steps=150, refine_steps=20),
+    "8 restarts of 50, least loss": Config(num_steps=50, restarts=8),
+    "8 restarts of 50, central": Config(num_steps=50, restarts=8, judge="central"),
+    "encoder, no step": dataclasses.replace(ENCODER, num_steps=0),
+    "encoder with its shifts, no step": dataclasses.replace(ENCODER, num_steps=0, start_shifts=1.0),
+    "encoder, 50 steps": ENCODER,
+    "encoder, 50 steps, refinement": dataclasses.replace(ENCODER, refine_steps=20),
+    "best without the weight": dataclasses.replace(BEST, encoder_weight=0.0),
+    "best without shifts": dataclasses.replace(BEST, start_shifts=0.0),
+    "best without refinement": dataclasses.replace(BEST, refine_steps=0),
+    "best, smooth": dataclasses.replace(BEST, blend="smooth"),
+    "best, blended by Poisson": dataclasses.replace(BEST, blend="poisson"),
+    "best": BEST,
+    "fast": Config.preset("fast"),
+    "several, the first": Config.preset("several"),
+}
+
+
+def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Sum of squared differences between neighbours of which both are missing, for each image."""
+    x = images.astype(np.float64)
+    down, right = np.diff(x, axis=1) ** 2, np.diff(x, axis=2) ** 2
+    both_down, both_right = holes[:, 1:] & holes[:, :-1], holes[:, :, 1:] & holes[:, :, :-1]
+    return (down.sum(-1) * both_down).sum((1, 2)) + (right.sum(-1) * both_right).sum((1, 2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.search_ablation", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set")
+    parser.add_argument("--prior", required=True, help="a prior with an encoder")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--first", type=int, default=1000, help="number of the first image (1000)")
+    parser.add_argument("--count", type=int, default=48, help="images (48)")
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
+    options = parser.parse_args()
+    prior = dj.load_prior(options.prior)
+    split = open_prepared(options.data).split(options.split)
+    images = np.asarray(split[options.first : options.first + options.count])
+    print(f"| search | {' | '.join(masks.NAMES)} | seconds |\n" + "|---" * (len(masks.NAMES) + 2) + "|", flush=True)
+    for name in options.searches:
+        cells, seconds = [], 0.0
+        averages = []
+        for mask in masks.NAMES:
+            holes = draw_holes(mask, len(images), images.shape[1], SEED)
+            start = time.perf_counter()
+            result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
+            seconds += time.perf_counter() - start
+            cells.append(_cell(result.images, images, holes))
+            if result.mean is not None:
+                averages.append(_cell(result.mean, images, holes))
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+        if averages:
+            print(f"| {name.split(',')[0]}, the mean | {' | '.join(averages)} | |", flush=True)
+
+
+def _cell(results: np.ndarray, images: np.ndarray, holes: np.ndarray) -> str:
+    psnr = composite_scores(np.asarray(results), images, holes)["psnr_hole"].mean()
+    energy = np.mean(gradient_energy(np.asarray(results), holes) / gradient_energy(images, holes))
+    return f"{psnr:.2f} ({energy:.2f})"
+
+
+if __name__ == "__main__":
+    main()

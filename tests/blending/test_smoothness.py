@@ -1,0 +1,339 @@
+"""Blends that expect images to be smooth, against dense float64 solves, and what they say of sharpness."""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dcgan_jax import masks
+from dcgan_jax.blending.poisson import poisson_blend
+from dcgan_jax.blending.smooth import LONGEST, MOST_DETAIL, ROUGHNESS, SHARPNESS, smooth_blend
+
+SIZE = 12
+HOLES = {name: np.asarray(masks.by_name(name, jax.random.split(jax.random.key(3), 1), SIZE)[0]) for name in masks.NAMES}
+HOLES["corner"] = np.add.outer(np.arange(SIZE), np.arange(SIZE)) < 7
+HOLES["single"] = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) == 40
+STACK = np.stack(list(HOLES.values()))
+
+
+def in_rows(h, w, n):
+    """n pixels in a row, down or to the right."""
+    for r, c in itertools.product(range(h), range(w)):
+        for down, right in ((1, 0), (0, 1)):
+            line = [(r + k * down, c + k * right) for k in range(n)]
+            if line[-1][0] < h and line[-1][1] < w:
+                yield line
+
+
+def energies(x, hole, n):
+    """Mean squares of the n-th differences: of those between known pixels, and of those that a missing one is in."""
+    squares = {False: [0.0], True: [0.0]}
+    for line in in_rows(*hole.shape, n + 1):
+        difference = sum((-1) ** k * math.comb(n, k) * x[p] for k, p in enumerate(line))
+        squares[any(hole[p] for p in line)].append(np.sum(difference**2))
+    return [sum(found) / max(len(found) - 1, 1) for found in (squares[False], squares[True])]
+
+
+def length_squared(completion, image, hole):
+    error = image - completion
+    missing = energies(completion, hole, 2)[1] - energies(error, hole, 2)[0]
+    roughness = max(energies(image, hole, 2)[0], ROUGHNESS * missing)
+    return min(energies(error, hole, 1)[0] / roughness, LONGEST**2) if roughness > 0 else LONGEST**2
+
+
+def expected_energy(completion, image, hole):
+    known, missing = energies(completion, hole, 1)
+    return SHARPNESS * energies(image, hole, 1)[0] * math.cbrt(missing / max(known, 1e-18))
+
+
+def dense(completion, image, hole, sharp=False):
+    """The normal equations of both terms, with each difference as a row of a matrix, in float64."""
+    g, y = completion.astype(np.float64), np.where(hole[..., None], 0, image.astype(np.float64))
+    h, w, channels = g.shape
+    pixel = np.arange(h * w).reshape(h, w)
+
+    def rows(stencils):
+        matrix = np.zeros((len(stencils), h * w))
+        for row, stencil in zip(matrix, stencils, strict=True):
+            for p, value in stencil:
+                row[pixel[p]] = value
+        return matrix.T @ matrix
+
+    membrane = rows([[(p, -1), (q, 1)] for p, q in in_rows(h, w, 2)])
+    twisted = [
+        [((r, c), root), ((r, c + 1), -root), ((r + 1, c), -root), ((r + 1, c + 1), root)]
+        for r, c, root in itertools.product(range(h - 1), range(w - 1), [np.sqrt(2)])
+    ]
+    plate = rows([[(p, 1), (q, -2), (s, 1)] for p, q, s in in_rows(h, w, 3)] + twisted)
+    square, missing = length_squared(g, y, hole), hole.ravel()
+    matrix = membrane + square * plate
+
+    def solve(detail):
+        right = (membrane + detail * square * plate) @ g.reshape(-1, channels)
+        x = y.reshape(-1, channels).copy()
+        right = right[missing] - matrix[missing][:, ~missing] @ x[~missing]
+        x[missing] = np.linalg.solve(matrix[missing][:, missing], right)
+        return x.reshape(y.shape)
+
+    if not sharp:
+        return solve(0.0)
+    goal = expected_energy(g, y, hole)
+    # Energy is a parabola in d: its coefficients from three of its values.
+    at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
+    parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
+    roots = np.roots(parabola) if abs(parabola[0]) > 1e-12 else [0]
+    # Without a root the lowest point, which is the roots' real part.
+    return solve(np.clip(max(np.real(roots)), 0, MOST_DETAIL))
+
+
+def pair(count=6, size=SIZE, seed=0):
+    """Rough completions of smooth images."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:size, :size] / size
+    waves = rng.uniform(-3, 3, (count, 4, 3))
+    image = 0.5 * np.sin(
+        waves[:, None, None, 0] * row[..., None] + waves[:, None, None, 1] * column[..., None] + waves[:, None, None, 2]
+    )
+    image += rng.normal(0, 0.05, image.shape)
+    completion = image + 0.3 * waves[:, None, None, 3] / 3 + rng.normal(0, 0.1, image.shape)
+    return completion.astype(np.float32), image.astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["smooth", "sharp"])
+def blended(request):
+    completion, image = pair()
+    return request.param, completion, image, np.asarray(smooth_blend(completion, image, STACK, request.param))
+
+
+def test_agrees_with_the_dense_solve(blended):
+    sharp, completion, image, result = blended
+    exact = (completion.astype(float), image.astype(float), STACK)
+    lengths = [length_squared(g, y, hole) for g, y, hole in zip(*exact, strict=True)]
+    assert 0.3 < min(lengths) < max(lengths) < LONGEST**2  # neither bound is what is tested
+    for name, *one, x in zip(HOLES, completion, image, STACK, result, strict=True):
+        np.testing.assert_allclose(x, dense(*one, sharp), atol=2e-4 if sharp else 2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("bound", ["least detail", "most detail", "longest"])
+def test_agrees_with_the_dense_solve_at_the_bounds(bound):
+    """Completions too rough where they are known, completions too soft, and images that are nearly flat."""
+    (completion, image), hole = (x[:2] for x in pair()), STACK[[0, 3]]
+    if bound == "least detail":
+        rough = np.random.default_rng(1).normal(0, 0.5, image.shape)
+        completion = np.where(hole[..., None], image, rough).astype(np.float32)
+    elif bound == "most detail":
+        completion = np.float32(0.1) * completion
+    else:
+        image = np.float32(0.2) * image
+    result = np.asarray(smooth_blend(completion, image, hole, sharp=True))
+    for *one, x in zip(completion, image, hole, result, strict=True):
+        np.testing.assert_allclose(x, dense(*one, sharp=True), atol=1e-3)
+
+
+def test_a_smooth_blend_has_less_error_than_poisson_s():
+    completion, image = pair()
+    blends = (smooth_blend(completion, image, STACK), poisson_blend(completion, image, STACK))
+    errors = [np.mean((np.asarray(x) - image)[STACK] ** 2) for x in blends]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
+    completion, image = pair(1, 32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, 8:24, 10:26] = True
+    for softness in (1.0, 0.6):  # of the completion; noisy as it is, its gradients have more energy than the image's
+        soft = (softness * completion).astype(np.float32)
+        x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
+        g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
+        goal = expected_energy(g, y, hole[0])
+        assert energies(x, hole[0], 1)[1] == pytest.approx(goal, rel=1e-3)
+        smooth = np.asarray(smooth_blend(soft, image, hole))[0].astype(np.float64)
+        assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
+
+
+def test_a_completion_that_is_right_where_it_is_known_is_blended_by_poisson():
+    """Its gradients have no error there, and l is 0; a shift of all of it changes nothing."""
+    _, image = pair()
+    hidden = np.where(STACK[..., None], image[:, ::-1], image)  # something else in the hole
+    for sharp in (False, True):
+        result = smooth_blend(hidden + np.float32(0.25), image, STACK, sharp)
+        np.testing.assert_allclose(result, poisson_blend(hidden, image, STACK), atol=1e-5)
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_a_plane_is_continued(sharp):
+    """Neither term bends it, whatever flat completion is given; a membrane alone would sag."""
+    row, column = np.mgrid[:SIZE, :SIZE] / SIZE
+    plane = np.stack([row, column, row - column], axis=-1)[None].astype(np.float32)
+    inside = np.zeros((1, SIZE, SIZE), bool)
+    inside[:, 2:-2, 3:-4] = True
+    result = smooth_blend(np.zeros_like(plane), np.where(inside[..., None], np.float32(9), plane), inside, sharp)
+    np.testing.assert_allclose(result, plane, atol=1e-4)
+
+
+def test_something_rough_on_plain_ground_is_not_smoothed_away():
+    """The known part is plain and says nothing of what is missing, of which the completion is nearly right."""
+    row, column = np.mgrid[:32, :32]
+    rough = np.where(
+        np.hypot(row - 16, column - 16) < 6.5, 0.5 * np.sign(np.sin(0.9 * row) * np.sin(0.7 * column)), 0.9
+    )
+    image = np.repeat(rough[None, ..., None], 3, axis=-1).astype(np.float32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, 8:24, 8:24] = True
+    completion = image + np.random.default_rng(0).normal(0, 0.02, image.shape).astype(np.float32)
+    errors = [
+        np.sqrt(np.mean((np.asarray(blend(completion, image, hole)) - image)[hole] ** 2))
+        for blend in (poisson_blend, smooth_blend, functools.partial(smooth_blend, sharp=True))
+    ]
+    assert errors[0] > 0.015 and max(errors[1:]) < 1.2 * errors[0]
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_slopes_go_on_to_the_border(sharp):
+    """Neither term has them flat there: with noise in the completion they come out better than by Poisson's."""
+    row, column = np.mgrid[:32, :32] / 32
+    image = np.repeat(0.6 * np.sin(2.5 * row + 1.5 * column)[None, ..., None], 3, axis=-1).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.05, image.shape)
+    completion = (0.9 * image + 0.1 + noise).astype(np.float32)
+    hole = np.zeros((1, 32, 32), bool)
+    hole[:, :12, :12] = True
+    errors = [
+        np.sqrt(np.mean((np.asarray(x) - image)[hole] ** 2))
+        for x in (poisson_blend(completion, image, hole), smooth_blend(completion, image, hole, sharp))
+    ]
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 8), (8, 1), (2, 2), (2, 5)])
+@pytest.mark.parametrize("sharp", [False, True])
+def test_images_of_few_pixels(shape, sharp):
+    rng = np.random.default_rng(0)
+    completion, image = rng.normal(0, 0.3, (2, *shape, 3)).astype(np.float32)
+    hole = np.arange(math.prod(shape)).reshape(shape) == 0
+    exact = completion if hole.all() else dense(completion, image, hole, sharp)
+    np.testing.assert_allclose(smooth_blend(completion, image, hole, sharp), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**30, 2.0**45])
+def test_the_scale_does_not_matter(blended, scale):
+    sharp, completion, image, result = blended
+    scaled = smooth_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK, sharp)
+    np.testing.assert_allclose(np.asarray(scaled) / scale, result, atol=1e-5)
+
+
+def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
+    sharp, completion, image, result = blended
+    assert (result.view(np.int32) == image.view(np.int32))[~STACK].all()
+    for garbage in (np.nan, np.inf, 1e30):
+        hidden = np.where(STACK[..., None], np.float32(garbage), image)
+        again = np.asarray(smooth_blend(completion, hidden, STACK, sharp))
+        assert (again[STACK] == result[STACK]).all()
+
+
+def test_batch_mates_do_not_matter(blended):
+    sharp, completion, image, result = blended
+    others = [x.copy() for x in (completion, image, STACK)]
+    others[0][1:], others[1][1:], others[2][1:] = np.nan, 1e6, True
+    assert (np.asarray(smooth_blend(*others, sharp))[0] == result[0]).all()
+
+
+def test_a_lost_completion_is_seen(blended):
+    sharp, completion, image, _ = blended
+    completion = completion.copy()
+    completion[..., 0] = np.nan
+    result = np.asarray(smooth_blend(completion, image, STACK, sharp))
+    assert np.isnan(result[STACK][:, 0]).all() and np.isfinite(result[~STACK]).all()
+
+
+def test_all_missing_gives_the_completion_and_none_the_image(blended):
+    sharp, completion, image, _ = blended
+    hole = np.zeros_like(STACK)
+    hole[::2] = True
+    result = np.asarray(smooth_blend(completion, image, hole, sharp))
+    assert (result[::2] == completion[::2]).all() and (result[1::2] == image[1::2]).all()
+
+
+def test_leading_axes_and_one_hole_for_all(blended):
+    sharp, completion, image, _ = blended
+    shape = (2, 3, SIZE, SIZE, 3)
+    nested = smooth_blend(completion.reshape(shape), image.reshape(shape), STACK[:1], sharp)
+    assert nested.shape == shape
+    plain = smooth_blend(completion, image, np.repeat(STACK[:1], 6, axis=0), sharp)
+    np.testing.assert_allclose(nested.reshape(plain.shape), plain, atol=2e-5)
+
+
+def test_derivatives_agree_with_finite_differences(blended):
+    sharp = blended[0]
+    completion, image = (x[0, :8, :8] for x in pair())
+    hole = np.zeros((8, 8), bool)
+    hole[2:5, 1:6] = True
+    weights = np.random.default_rng(5).standard_normal((8, 8, 3))
+
+    def loss(g, y):
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * smooth_blend(g, y, hole, sharp) ** 2)
+
+    given = [completion.astype(np.float64), image.astype(np.float64)]
+    for which, grad in enumerate(jax.jit(jax.grad(loss, argnums=(0, 1)))(completion, image)):
+        for place in itertools.product((0, 3, 6), (0, 4)):
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = [x.copy() for x in given]
+                moved[which][(*place, 1)] += step
+                ends.append(np.sum(weights * dense(*moved, hole, sharp) ** 2))
+            slope = (ends[0] - ends[1]) / 2e-5
+            if which == 1 and hole[place]:
+                slope = 0.0
+            np.testing.assert_allclose(grad[place][1], slope, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(blended, constant):
+    completion, image = (x[:4].copy() for x in pair())
+    hole = np.stack([np.ones((SIZE, SIZE), bool), np.zeros((SIZE, SIZE), bool), STACK[2], STACK[0]])
+    image[3], completion[2] = 0.25, 0.5
+    if constant:  # both, with differences that are rounding alone
+        image[:], completion[:] = -0.64043623, -0.6478475
+    image[hole] = np.nan
+    grad = jax.grad(lambda g, y: smooth_blend(g, y, hole, blended[0]).sum(), argnums=(0, 1))(completion, image)
+    assert np.isfinite(grad[0]).all() and np.isfinite(grad[1]).all()
+    np.testing.assert_allclose(grad[0][0], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(sharp):
+    """Where it is right but for a constant the correction is constant too, up to rounding."""
+    completion, image = pair(2)
+    completion[0] = image[0] + np.float32(0.25)
+    rough = np.random.default_rng(1).normal(0, 0.5, image[1].shape)
+    completion[1] = np.where(STACK[0][..., None], image[1], rough)
+    change = np.random.default_rng(2).standard_normal(image.shape).astype(np.float32)
+    _, moved = jax.jvp(lambda g: smooth_blend(g, image, STACK[:1], sharp), (completion,), (change,))
+    assert np.isfinite(moved).all() and (np.abs(np.asarray(moved))[:, STACK[0]] > 0).any(axis=(1, 2)).all()
+
+
+def test_reverse_derivatives_agree_with_forward_ones(blended):
+    """In every kind of hole, all of the image among them."""
+    sharp, completion, image, _ = blended
+    holes = STACK | (np.array(list(HOLES)) == "half")[:, None, None]
+    rng = np.random.default_rng(3)
+    change, weights = (rng.standard_normal(image.shape).astype(np.float32) for _ in range(2))
+    _, moved = jax.jvp(lambda g: smooth_blend(g, image, holes, sharp), (completion,), (change,))
+    _, back = jax.vjp(lambda g: smooth_blend(g, image, holes, sharp), completion)
+    pulled = back(weights)[0]
+    sums = [np.sum(np.asarray(a, np.float64) * b, axis=(1, 2, 3)) for a, b in ((moved, weights), (pulled, change))]
+    np.testing.assert_allclose(*sums, rtol=1e-2, atol=1e-2)
+
+
+def test_bad_arguments_are_named():
+    image, hole = np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8), bool)
+    for arguments, name in [
+        ((image, image, hole.astype(np.float32)), "`hole`"),
+        ((image, image[:1], hole), "`image`"),
+        ((image.astype(np.uint8), image, hole), "`completion`"),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            smooth_blend(*arguments)

@@ -1,0 +1,382 @@
+"""The command: the whole path on tiny digits, wrong input, options and presets."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+import dcgan_jax as dj
+from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.command import main as main_module
+from dcgan_jax.command import sample
+from dcgan_jax.command.inpaint import Report
+from dcgan_jax.errors import DivergedError
+from dcgan_jax.images.figures import tile
+from dcgan_jax.images.pixels import to_uint8
+from dcgan_jax.storage.runs import read_run
+from dcgan_jax.training import loop
+
+COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
+TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
+SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
+
+
+def main(*arguments):
+    return main_module.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def prior_file(digits_prior, tmp_path_factory):
+    path = tmp_path_factory.mktemp("prior") / "digits.safetensors"
+    dj.save_prior(digits_prior, path)
+    return path
+
+
+# ------------------------------------------------------------------------------------------ the path
+
+
+def test_training_leaves_a_run(digits_run):
+    record = read_run(digits_run.run)
+    config, data = record.settings(dj.TrainConfig), record.data
+    assert config == dj.TrainConfig(
+        model=dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8),
+        batch_size=8,
+        num_steps=4,
+        log_every=2,
+        measure_every=0,
+    )
+    assert data["kind"] == "digits" and int(digits_run.state.step) == 4
+    lines = (digits_run.run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    assert (digits_run.run / "samples" / "0000004.png").is_file()
+
+
+def test_sample(digits_run, digits_prior, tmp_path):
+    out = tmp_path / "new" / "a.png"
+    assert main("sample", "--prior", digits_run.run, "--out", out, "--count", 3, "--seed", 5) == 0
+    latents = dj.sample_latents(digits_prior, jax.random.key(5), 3)
+    expected = tile(np.asarray(dj.generate(digits_prior, latents)), columns=3)
+    with Image.open(out) as image:
+        assert (np.asarray(image) == expected).all()
+
+
+def test_sample_forms(digits_run, digits_prior, tmp_path, monkeypatch):
+    """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
+    monkeypatch.setattr(sample, "_BATCH", 4)
+    prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")
+    (tmp_path / "empty").mkdir()
+    for out in ("grid.png", "array.npz", "new/folder", "empty"):
+        assert main("sample", *prior, "--out", tmp_path / out) == 0
+    expected = to_uint8(np.asarray(dj.generate(digits_prior, dj.sample_latents(digits_prior, jax.random.key(5), 10))))
+    with np.load(tmp_path / "array.npz") as file:
+        assert file.files == ["arr_0"]
+        array = file["arr_0"]
+    assert array.dtype == np.uint8 and array.shape == (10, 32, 32, 3) and array.flags.c_contiguous
+    # Batches of another size round differently, so a value half way between two levels may go to either.
+    assert np.abs(array.astype(int) - expected).max() <= 1 and np.std(array) > 1
+    for folder in ("new/folder", "empty"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06}.png" for i in range(10)]
+        for i in range(10):
+            with Image.open(tmp_path / folder / f"{i:06}.png") as image:
+                assert (np.asarray(image.convert("RGB")) == array[i]).all()
+    with Image.open(tmp_path / "grid.png") as image:
+        assert (np.asarray(image) == tile(array, columns=8)).all()
+    before = sorted(tmp_path.rglob("*"))
+    assert main("sample", *prior, "--out", tmp_path / "empty") == 2
+    # In colour, and what NumPy's own writer makes of the array.
+    sample.save_samples(tiny.tanh_prior((8, 8, 3)), tmp_path / "colour.npz", 6, progress=False)
+    with np.load(tmp_path / "colour.npz") as file:
+        colour = file["arr_0"]
+    assert colour.shape == (6, 8, 8, 3) and (colour[..., 0] != colour[..., 1]).any()
+    np.savez(tmp_path / "numpy.npz", colour)
+    with zipfile.ZipFile(tmp_path / "colour.npz") as ours, zipfile.ZipFile(tmp_path / "numpy.npz") as numpys:
+        assert ours.read("arr_0.npy") == numpys.read("arr_0.npy")
+    # What fails half way leaves nothing.
+    for name in ("colour.npz", "numpy.npz"):
+        (tmp_path / name).unlink()
+    monkeypatch.setattr(sample, "generate", lambda prior, z: dj.generate(prior, z) if len(z) == 4 else 1 / 0)
+    for out in ("other.png", "other.npz", "other"):
+        with pytest.raises(ZeroDivisionError):
+            sample.save_samples(digits_prior, tmp_path / out, 10, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_export(digits_run, digits_prior, tmp_path, capsys):
+    out = tmp_path / "digits.safetensors"
+    assert main("export", "--run", digits_run.run, "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}, {tmp_path / 'digits.md'}\n"
+    prior = dj.load_prior(out)
+    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), prior.params, digits_prior.params)
+    assert all(jax.tree.leaves(same)) and prior.crop == "center"
+    card = (tmp_path / "digits.md").read_text()
+    for said in (
+        "# `digits`",
+        "32×32 pixels in grey",
+        "8 uniform latents, base width 4",
+        "4 steps, 32 images seen",
+        "1438",
+    ):
+        assert said in card
+    assert main("export", "--run", digits_run.run, "--out", out, "--half") == 0
+    assert "float16" in (tmp_path / "digits.md").read_text()
+
+
+def test_as_a_module(prior_file, tmp_path):
+    command = ["sample", "--prior", prior_file, "--count", "3"]
+    assert main(*command, "--out", tmp_path / "here.png") == 0
+    there = [sys.executable, "-m", "dcgan_jax", *map(str, command), "--out", str(tmp_path / "there.png")]
+    done = subprocess.run(there, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+def test_inpaint_and_evaluate(digits_run, prior_file, tmp_path, capsys):
+    out = tmp_path / "results"
+    images = ("--images", digits_run.data, "--split", "test", "--count", 3, "--masks", tmp_path / "mask.png")
+    Image.fromarray(np.asarray(dj.masks.center(32))).save(tmp_path / "mask.png")
+    assert main("inpaint", "--prior", prior_file, *images, "--out", out, *SEARCH) == 0
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(results) == 3 and all(line["num_steps"] == 2 and line["missing"] == 256 for line in results)
+    assert all((out / f"{line['name']}.png").is_file() for line in results)
+    capsys.readouterr()
+    images = ("--data", digits_run.data, "--split", "test", "--count", 2, "--masks", "half")
+    assert main("evaluate", "--prior", prior_file, *images, "--out", tmp_path / "scores", *SEARCH) == 0
+    table = capsys.readouterr().out
+    assert table == (tmp_path / "scores" / "table.md").read_text() and "| half |" in table and "center" not in table
+    record = json.loads((tmp_path / "scores" / "table.json").read_text())
+    (cell,) = record["cells"]
+    assert record["search"]["num_steps"] == 2 and (cell["mask"], cell["count"]) == ("half", 2)
+
+
+def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, capsys):
+    broken = dataclasses.replace(digits_prior, params=jax.tree.map(lambda x: x * np.nan, digits_prior.params))
+    dj.save_prior(broken, tmp_path / "broken.safetensors")
+    Image.new("L", (32, 32), 255).save(tmp_path / "mask.png")
+    images = ("--images", digits_run.data, "--count", 2, "--masks", tmp_path / "mask.png")
+    out = ("--out", tmp_path / "results", *SEARCH)
+    assert main("inpaint", "--prior", tmp_path / "broken.safetensors", *images, *out) == 1
+    error = capsys.readouterr().err
+    assert "2 searches were not finite" in error and error.count("\n") == 1
+
+
+def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    for i in range(13):
+        (tmp_path / "images" / f"{i:02d}.jpg").write_text("no picture")
+    Image.new("LA", (32, 32)).save(tmp_path / "images" / "good.png")
+    Image.new("L", (32, 32)).save(tmp_path / "mask.png")
+    out = tmp_path / "out"
+    images = ("--images", tmp_path / "images", "--masks", tmp_path / "mask.png")
+    assert main("inpaint", "--prior", prior_file, *images, "--out", out, *SEARCH) == 1
+    first, *skipped, last = capsys.readouterr().err.splitlines()
+    assert first == ("dcgan-jax: good: transparent parts were laid on white; nothing is missing, it is left as it was")
+    assert [line.split(" is skipped: ")[0] for line in skipped] == [f"dcgan-jax: {i:02d}" for i in range(10)]
+    assert last == f"dcgan-jax: and 3 more such images, see {out / 'results.jsonl'}"
+    assert (out / "good.png").is_file()
+
+
+# ------------------------------------------------------------------------------------------ wrong input
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("prepare NOWHERE --out new", "NOWHERE does not exist"),
+        ("prepare here --out new", "here has no images in it"),
+        ("prepare text --out new", "more than 1 % of the images cannot be read"),
+        ("prepare digits --out here/note.txt/new", "note.txt"),
+        ("prepare digits --out DATA", "exists already"),
+        ("prepare digits --out new --crop round", "`crop`"),
+        ("prepare digits --out new --validation-fraction 2", "`validation_fraction`"),
+        ("train --data here --run new", "here is not a prepared set"),
+        ("train --data DATA --run new", "image_size 32 and channels 1"),
+        ("train --data DATA --run here --image-size 32 --channels 1", "here is not empty"),
+        ("train --data DATA --run RUN --image-size 32 --channels 1", "model.base_width (4 there, 64 here)"),
+        ("train --data DATA --run new --image-size 32 --channels 1 --batch-size 5000", "a batch of 5000"),
+        ("train --data DATA --run new --preset he2019", "unknown preset 'he2019'"),
+        ("train --data DATA --run new --learning-rate -1", "`learning_rate`"),
+        ("train --data DATA --run new --split night", "no split 'night'"),
+        ("train --data DATA --run new --profile-steps 3", "`profile_steps` is '3'"),
+        ("train --data DATA --run new --profile-steps 3:3", "`profile_steps` is '3:3'"),
+        ("train --data DATA --run new --profile-steps=-1:3", "`profile_steps` is '-1:3'"),
+        ("train --data DATA --run new --profile-steps 1:5 TINY", "`profile_steps` is 1:5; choose steps among 0:4"),
+        ("train --data DATA --run RUN --profile-steps 1:3 TINY", "choose steps among 4:4"),
+        ("plot NOWHERE", "NOWHERE is not a run's folder (there is no such folder)"),
+        ("plot here", "here is not a run's folder (it has no metrics.jsonl)"),
+        ("sample --prior NOWHERE --out new.png", "no prior 'NOWHERE'"),
+        ("sample --prior here --out new.png", "not a run's folder"),
+        ("sample --prior here/note.txt --out new.png", "note.txt is not a prior"),
+        ("sample --prior PRIOR --out new.png --count 0", "`count`"),
+        ("sample --prior PRIOR --out here", "here is not empty: give another folder"),
+        ("sample --prior NOWHERE --out new.jpg", "`out` is new.jpg; it takes a .png (a grid), a .npz"),
+        ("sample --prior PRIOR --out here/note.txt/new", "note.txt"),
+        ("sample --prior PRIOR --out here/note.txt/new.npz", "note.txt"),
+        ("sample --prior PRIOR --out PLAIN", "PLAIN is not a folder"),
+        ("sample --prior PRIOR --out here/note.txt/new.png", "note.txt"),
+        ("inpaint --prior PRIOR --images NOWHERE --masks center --out new", "NOWHERE does not exist"),
+        ("inpaint --prior PRIOR --images here --masks center --out new", "holds no image"),
+        ("inpaint --prior PRIOR --images text --masks center --out new", "a.jpg cannot be read as an image"),
+        ("inpaint --prior PRIOR --images small.png --masks center --out new --crop 0,0,9,9", "does not lie inside"),
+        ("inpaint --prior PRIOR --images small.png --masks center --out new --crop oval", "`crop` is 'oval'"),
+        ("inpaint --prior PRIOR --images small.png --masks text --out new", "images have no mask in text, 'small'"),
+        ("inpaint --prior PRIOR --images twins --masks center --out new", "two images named 'a'"),
+        ("inpaint --prior PRIOR --images twins/a.png --masks center --out twins", "would overwrite twins/a.png"),
+        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1 and the prior"),
+        ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
+        (
+            "inpaint --prior TRUNCATED --images DATA --masks center --out new",
+            "TRUNCATED/checkpoints/0000004.safetensors is damaged",
+        ),
+        ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
+        ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),
+        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8 and the image 32x32"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out here/note.txt", "note.txt cannot be made"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --preset best", "this prior has no encoder"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --batch-size 0", "`batch_size`"),
+        ("inpaint --prior PRIOR --images DATA --masks center --out new --count -1", "`count`"),
+        ("evaluate --prior PRIOR --data here --out new", "not a prepared set"),
+        ("evaluate --prior PRIOR --data DATA --split night --out new", "no split 'night'"),
+        ("evaluate --prior PRIOR --data DATA --split test --masks half circle --out new", "`masks`"),
+        ("evaluate --prior PRIOR --data DATA --split test --out here/note.txt", "note.txt is not a folder"),
+        ("evaluate --prior PRIOR --data DATA --split test --out new --count 0", "`count`"),
+    ],
+)
+def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "note.txt").write_text("a note")
+    Image.new("L", (8, 8)).save("small.png")
+    (tmp_path / "PLAIN").write_text("a note")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.jpg").write_text("no picture")
+    (tmp_path / "twins").mkdir()
+    for suffix in ("png", "jpg"):
+        Image.new("L", (8, 8)).save(f"twins/a.{suffix}")
+    (tmp_path / "CUT.safetensors").write_bytes(prior_file.read_bytes()[:5000])
+    (tmp_path / "EMPTY").mkdir()
+    shutil.copy(digits_run.run / "config.json", "EMPTY")
+    shutil.copytree(digits_run.run, "TRUNCATED")
+    largest = max((tmp_path / "TRUNCATED" / "checkpoints").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+    places = {"DATA": digits_run.data, "RUN": digits_run.run, "PRIOR": prior_file}
+    roots = (tmp_path, digits_run.data, digits_run.run)
+    before = {path for root in roots for path in root.rglob("*")}
+    words = command.replace("TINY", TINY).split()
+    assert main(*(places.get(word, word) for word in words), "--quiet") == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("dcgan-jax: ") and printed.err.count("\n") == 1 and printed.out == ""
+    assert message in printed.err
+    assert {path for root in roots for path in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "paint", "train --data a", "train --data a --run b --image-size 31", "sample --prior a --out b --count many"],
+)
+def test_what_cannot_be_parsed(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        main(*command.split())
+    assert exit.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "status"), [(DivergedError("loss is not finite"), 3), (KeyboardInterrupt(), 130)])
+def test_other_ends(monkeypatch, capsys, error, status):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert main("train", "--data", "data", "--run", "run") == status
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help(capsys, command):
+    with pytest.raises(SystemExit) as exit:
+        main(*command, "--help")
+    text = capsys.readouterr().out
+    assert exit.value.code == 0 and "usage: dcgan-jax" in text
+    assert all(name in text for name in ((*COMMANDS,) if not command else ("--quiet",)))
+
+
+@pytest.mark.parametrize(
+    ("command", "configs"),
+    [
+        ("train", (dj.ModelConfig, dj.TrainConfig)),
+        ("inpaint", (dj.InpaintConfig,)),
+        ("evaluate", (dj.InpaintConfig,)),
+        ("train-context-encoder", (ContextEncoderConfig,)),
+    ],
+)
+def test_every_field_is_an_option(capsys, command, configs):
+    with pytest.raises(SystemExit):
+        main(command, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for field in (field for config in configs for field in dataclasses.fields(config)):
+        if field.name != "model":
+            assert f"--{field.name.replace('_', '-')}" in text
+            assert " ".join(field.metadata["help"].split()).replace("- ", "-")[:20] in text.replace("- ", "-")
+
+
+def trained_with(monkeypatch, *options):
+    seen = []
+    monkeypatch.setattr(loop, "train", lambda recipe, config, *_, **__: seen.append(config))
+    assert main("train", "--data", "data", "--run", "run", *options) == 0
+    return seen[0]
+
+
+def test_train_options_override_a_preset_field_by_field(monkeypatch):
+    assert trained_with(monkeypatch) == dj.TrainConfig()
+    he = dj.TrainConfig.preset("he2018", dataset="celeba")
+    given = ("--preset", "he2018", "--dataset", "celeba")
+    assert trained_with(monkeypatch, *given) == he != dj.TrainConfig.preset("he2018")
+    found = trained_with(monkeypatch, *given, "--flip", "--beta1", "0.9", "--latent-dim", "7", "--num-steps", "3")
+    model = dataclasses.replace(he.model, latent_dim=7)
+    assert found == dataclasses.replace(he, flip=True, beta1=0.9, num_steps=3, model=model)
+    assert found.model.latent == "normal" and found.batch_size == 128
+    assert not trained_with(monkeypatch, "--preset", "yeh2017", "--no-flip").flip
+    # An option that says what the default says still overrides the preset.
+    assert trained_with(monkeypatch, *given, "--latent", "uniform", "--noise", "0").model.latent == "uniform"
+
+
+def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file):
+    seen = []
+
+    def record(prior, images, mask, out, config, **options):
+        seen.append((config, options))
+        return Report(0, 0, 0, {}, {})
+
+    monkeypatch.setattr(main_module, "inpaint_folder", record)
+    given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
+    assert main(*given) == 0 and main(*given, "--preset", "he2018") == 0
+    given = (*given, "--preset", "yeh2017", "--seed", 4, "--count", 9)
+    assert main(*given, "--keep-best", "--latent-bound", 0.5) == 0
+    yeh = dj.InpaintConfig.preset("yeh2017")
+    assert [config for config, _ in seen] == [
+        dj.InpaintConfig(),
+        dj.InpaintConfig.preset("he2018"),
+        dataclasses.replace(yeh, keep_best=True, latent_bound=0.5),
+    ]
+    assert seen[2][1] == {
+        "crop": None,
+        "complete": False,
+        "gif": False,
+        "label": None,
+        "split": None,
+        "count": 9,
+        "seed": 4,
+        "batch_size": 64,
+        "progress": True,
+    }

@@ -1,0 +1,591 @@
+"""The latent search against a plain NumPy one, and the equalities its transformations must keep."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from plain import quick_jit
+from tiny import arrays
+
+import dcgan_jax as dj
+from dcgan_jax import masks
+from dcgan_jax.inpainting import result as result_module
+from dcgan_jax.inpainting.search import search
+from dcgan_jax.inpainting.starts import Start
+
+H, W, C, LATENT = 4, 3, 2, 4  # not square: rows and columns cannot be mistaken for one another
+KEY = jax.random.key(11)
+
+
+def decode(params, z):
+    return jnp.tanh(z @ params["matrix"] + params["offset"]).reshape(-1, H, W, C)
+
+
+def judge(params, x):
+    return x.reshape(x.shape[0], -1) @ params["critic"]
+
+
+def draw_uniform(key, n):
+    return jax.random.uniform(key, (n, LATENT), minval=-1.0, maxval=1.0)
+
+
+def draw_normal(key, n):
+    return jax.random.normal(key, (n, LATENT))
+
+
+def make_params():
+    rng = np.random.default_rng(0)
+    return {
+        "matrix": jnp.asarray(rng.normal(0, 0.6, (LATENT, H * W * C)), jnp.float32),
+        "offset": jnp.asarray(rng.normal(0, 0.3, H * W * C), jnp.float32),
+        "critic": jnp.asarray(rng.normal(0, 2.0, H * W * C), jnp.float32),
+    }
+
+
+PARAMS = make_params()
+UNIFORM = dj.Prior(PARAMS, decode, draw_uniform, (-1.0, 1.0), judge)
+NORMAL = dj.Prior(PARAMS, decode, draw_normal, None, judge)
+NO_CRITIC = dj.Prior(PARAMS, decode, draw_uniform, (-1.0, 1.0))
+
+RNG = np.random.default_rng(1)
+IMAGES = RNG.uniform(-0.9, 0.9, (4, H, W, C)).astype(np.float32)
+HOLES = RNG.random((4, H, W)) < np.array([0.15, 0.3, 0.5, 0.7])[:, None, None]
+# The setting of most tests, so that they share compiled programs. Its large weight makes the prior loss count.
+CONFIG = dj.InpaintConfig(num_steps=12, learning_rate=0.2, prior_weight=0.5, window=3)
+EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.1, patience=4)  # stops at different steps
+
+
+# ------------------------------------------------------------------------------------------ the oracle
+
+
+def brute_force_weights(hole, window):
+    weights = np.zeros(hole.shape)
+    for i, j in np.argwhere(~hole):
+        top, left = max(i - window // 2, 0), max(j - window // 2, 0)
+        weights[i, j] = hole[top : i + window // 2 + 1, left : j + window // 2 + 1].mean()
+    return weights
+
+
+def numpy_losses(params, image, hole, config, z, critic=True):
+    """Context loss, prior loss and the gradient of their sum, by hand, in float64."""
+    weights = np.repeat(brute_force_weights(hole, config.window), C)
+    y = np.where(hole[..., None], 0, image).ravel()
+    x = np.tanh(z @ params["matrix"] + params["offset"])
+    context = np.sum(weights * np.abs(x - y))
+    slope = weights * np.sign(x - y)
+    prior = 0.0
+    if critic:
+        logit = x @ params["critic"]
+        prior = config.prior_weight * np.log(1 - 1 / (1 + np.exp(-logit)))
+        slope = slope - config.prior_weight / (1 + np.exp(-logit)) * params["critic"]
+    return context, prior, params["matrix"] @ (slope * (1 - x**2))
+
+
+def numpy_search(image, hole, config, start, bounds, critic=True):
+    """Every iterate of the search, the start first and the last update last, with the losses of each."""
+    params = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}
+    z = np.asarray(start, np.float64)
+    m = v = np.zeros(LATENT)
+    iterates = []
+    for t in range(config.num_steps + 1):
+        context, prior, gradient = numpy_losses(params, image, hole, config, z, critic)
+        iterates.append((z, context, prior))
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        step = (m / (1 - 0.9 ** (t + 1))) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
+        z = np.clip(z - config.learning_rate * step, *bounds)
+    return iterates
+
+
+def kept(iterates, keep_best=True):
+    return min(iterates, key=lambda it: it[1] + it[2]) if keep_best else iterates[-1]
+
+
+def start(prior, i, restart=0, bound=np.inf):
+    z = prior.sample_latents(jax.random.fold_in(jax.random.fold_in(KEY, i), restart), 1)[0]
+    return np.clip(z, -bound, bound)
+
+
+def run_searches(prior, config):
+    """`search` of each image, from the start that `inpaint` gives its first restart."""
+
+    @quick_jit
+    def run(images, holes, starts):
+        weights = masks.importance_weights(holes, config.window)
+        images = jnp.where(holes[..., None], 0, images)
+        found = jax.vmap(lambda *one: search(prior, config, *one))(images, weights, Start(starts))
+        return found.latent, found.context_loss, found.prior_loss
+
+    bound = np.inf if config.latent_bound is None else config.latent_bound
+    return run(IMAGES, HOLES, jnp.stack([start(prior, i, bound=bound) for i in range(4)]))
+
+
+def check(result, expected, images=IMAGES, holes=HOLES):
+    """Compares with the (latent, context loss, prior loss) kept for each image, and with SciPy's blend of them."""
+    latents, context, prior = (np.array(column) for column in zip(*expected, strict=True))
+    np.testing.assert_allclose(result.latents, latents, atol=2e-4)
+    np.testing.assert_allclose(result.context_loss, context, rtol=1e-3)
+    np.testing.assert_allclose(result.prior_loss, prior, rtol=1e-3, atol=1e-6)
+    completions = np.asarray(decode(PARAMS, latents.astype(np.float32)))
+    np.testing.assert_allclose(result.completions, completions, atol=5e-4)
+    blended = dj.poisson_blend_sparse(completions, images, holes)
+    np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
+    assert (np.asarray(result.images)[~holes] == images[~holes]).all()
+    assert (np.asarray(result.status) == result_module.OK).all()
+
+
+# ------------------------------------------------------------------------------------------ the search
+
+
+def stop(iterates, config):
+    """The iterates up to the step at which the rule stops the search."""
+    best = [np.min([context + prior for _, context, prior in iterates[: t + 1]]) for t in range(len(iterates))]
+    for t in range(2 * config.patience, config.num_steps + 1, config.patience):
+        if best[t - config.patience - 1] - best[t - 1] <= config.tolerance * abs(best[t - 1]):
+            return iterates[: t + 1]
+    return iterates
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_search_stops_where_its_loss_no_longer_falls(keep_best):
+    config = dataclasses.replace(EARLY, keep_best=keep_best)
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
+    searches = [stop(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i), (-1, 1)), config) for i in range(4)]
+    steps = [len(iterates) - 1 for iterates in searches]
+    assert len(set(steps)) > 2 and all(step % config.patience == 0 for step in steps)
+    assert np.asarray(result.num_steps).tolist() == steps
+    expected = [kept(iterates, keep_best) for iterates in searches]
+    np.testing.assert_allclose(result.latents, [z for z, _, _ in expected], atol=2e-3)
+    np.testing.assert_allclose(result.context_loss, [context for _, context, _ in expected], rtol=1e-2)
+
+
+def test_each_restart_stops_by_itself_and_its_trace_ends_where_it_does():
+    config = dataclasses.replace(EARLY, restarts=3, trace_every=3)
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
+    ends = set()
+    for i in range(4):
+        searches = [
+            stop(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i, r), (-1, 1)), config) for r in range(3)
+        ]
+        best = min(searches, key=lambda iterates: sum(kept(iterates)[1:]))
+        end = len(best) - 1
+        points = [min(t, end) for t in [*range(0, config.num_steps, 3), config.num_steps]]
+        assert int(result.num_steps[i]) == end and np.asarray(result.trace.num_steps[i]).tolist() == points
+        np.testing.assert_allclose(result.trace.latents[i], [best[t][0] for t in points], atol=2e-3)
+        np.testing.assert_allclose(result.trace.context_loss[i], [best[t][1] for t in points], rtol=2e-2)
+        ends.add(end)
+    assert len(ends) > 1
+
+
+def test_a_search_that_meets_nan_stops():
+    broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
+    result = dj.inpaint(broken, IMAGES, HOLES, KEY, EARLY)
+    assert np.asarray(result.num_steps).tolist() == [EARLY.patience] * 4
+    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+
+
+@pytest.mark.parametrize("every", [1, 5, 12, 20])
+def test_the_trace_holds_the_iterates(every):
+    config = dataclasses.replace(CONFIG, trace_every=every, restarts=2)
+    trace = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config).trace
+    points = [*range(0, CONFIG.num_steps, every), CONFIG.num_steps]
+    assert np.asarray(trace.num_steps).tolist() == [points] * 4
+    for i in range(4):
+        restarts = [numpy_search(IMAGES[i], HOLES[i], CONFIG, start(UNIFORM, i, r), (-1, 1)) for r in range(2)]
+        best = min(restarts, key=lambda iterates: sum(kept(iterates)[1:]))
+        latents, context, prior = (np.array(column) for column in zip(*(best[t] for t in points), strict=True))
+        np.testing.assert_allclose(trace.latents[i], latents, atol=2e-4)
+        np.testing.assert_allclose(trace.context_loss[i], context, rtol=1e-3)
+        np.testing.assert_allclose(trace.prior_loss[i], prior, rtol=1e-3, atol=1e-6)
+
+
+def test_any_optimiser():
+    rate = 0.05
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG, optax.sgd(rate))
+    for i in range(4):
+        params = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}
+        z, iterates = np.asarray(start(UNIFORM, i), np.float64), []
+        for _ in range(CONFIG.num_steps + 1):
+            context, prior, gradient = numpy_losses(params, IMAGES[i], HOLES[i], CONFIG, z)
+            iterates.append((z, context, prior))
+            z = np.clip(z - rate * gradient, -1, 1)
+        np.testing.assert_allclose(result.latents[i], kept(iterates)[0], atol=2e-4)
+    # A line search is given the loss and its function.
+    smooth = dataclasses.replace(CONFIG, num_steps=8)
+    quick = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, smooth, optax.lbfgs(memory_size=4))
+    slow = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, dataclasses.replace(smooth, num_steps=0))
+    assert (quick.context_loss + quick.prior_loss < 0.9 * (slow.context_loss + slow.prior_loss)).all()
+    assert (np.asarray(quick.status) == result_module.OK).all()
+
+
+def test_search_against_numpy():
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    searches = [numpy_search(IMAGES[i], HOLES[i], CONFIG, start(UNIFORM, i), (-1, 1)) for i in range(4)]
+    check(result, [kept(search) for search in searches])
+    # The case tells the rules apart: bounds are met; the best iterate is here one on the way, there the last update.
+    assert any(abs(z).max() == 1 for search in searches for z, _, _ in search)
+    best = [np.argmin([context + prior for _, context, prior in search]) for search in searches]
+    assert CONFIG.num_steps in best and any(0 < place < CONFIG.num_steps for place in best)
+    assert np.asarray(result.num_steps).tolist() == [CONFIG.num_steps] * 4
+
+
+@pytest.mark.parametrize(
+    ("prior", "changes", "bounds"),
+    [
+        (UNIFORM, {"keep_best": False}, (-1, 1)),
+        (UNIFORM, {"clip": False, "learning_rate": 0.4}, (-np.inf, np.inf)),
+        (NORMAL, {"learning_rate": 0.4}, (-np.inf, np.inf)),
+        (NORMAL, {"learning_rate": 0.4, "latent_bound": 0.5}, (-0.5, 0.5)),
+        (NO_CRITIC, {}, (-1, 1)),
+    ],
+    ids=["keep_last", "no_clip", "normal", "latent_bound", "no_critic"],
+)
+def test_search_options_against_numpy(prior, changes, bounds):
+    config = dataclasses.replace(CONFIG, **changes)
+    bound = config.latent_bound or np.inf
+    found = run_searches(prior, config)
+    critic = prior.discriminate is not None
+    searches = []
+    for i in range(4):
+        searches.append(numpy_search(IMAGES[i], HOLES[i], config, start(prior, i, bound=bound), bounds, critic))
+    expected = zip(*[kept(one, config.keep_best) for one in searches], strict=True)
+    for values, expected_values in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, np.array(expected_values), atol=3e-4, rtol=1e-3)
+    largest = max(abs(z).max() for search in searches for z, _, _ in search)
+    assert largest == 0.5 if config.latent_bound else largest >= 1
+
+
+def test_no_steps_give_the_start_and_he2018_clips_it():
+    config = dataclasses.replace(dj.InpaintConfig.preset("he2018"), num_steps=0)
+    latents, _, _ = run_searches(NORMAL, config)
+    starts = np.stack([start(NORMAL, i) for i in range(4)])
+    assert abs(starts).max() > 1  # something to clip
+    assert (np.asarray(latents) == np.clip(starts, -1, 1)).all()
+
+
+def test_presets_hold_the_published_settings():
+    he, yeh = dj.InpaintConfig.preset("he2018"), dj.InpaintConfig.preset("yeh2017")
+    assert (he.num_steps, he.latent_bound, he.clip, he.keep_best) == (200, 1.0, True, True)
+    assert (yeh.num_steps, yeh.prior_weight, yeh.window, yeh.clip, yeh.keep_best) == (1500, 0.003, 7, True, False)
+
+
+def test_restarts_keep_the_one_of_least_loss():
+    config = dataclasses.replace(CONFIG, restarts=3, num_steps=4)
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
+    expected, chosen = [], []
+    for i in range(4):
+        ends = [kept(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i, r), (-1, 1))) for r in range(3)]
+        chosen.append(int(np.argmin([context + prior for _, context, prior in ends])))
+        expected.append(ends[chosen[-1]])
+    assert len(set(chosen)) > 1  # not the same restart everywhere
+    check(result, expected)
+
+
+def test_search_recovers_a_generated_image():
+    truth = np.asarray(dj.generate(NO_CRITIC, draw_uniform(jax.random.key(5), 4)))
+    config = dj.InpaintConfig(num_steps=200, learning_rate=0.03, window=3, restarts=2)
+    hidden = np.where(HOLES[..., None], np.float32(0.123), truth)
+    result = dj.inpaint(NO_CRITIC, hidden, HOLES, KEY, config)
+    assert (np.asarray(result.prior_loss) == 0).all()
+    before = np.asarray(decode(PARAMS, jnp.asarray(np.stack([start(UNIFORM, i) for i in range(4)]))))
+    for i, hole in enumerate(HOLES):
+        error, error_before = (np.abs(x[i][hole] - truth[i][hole]).mean() for x in (np.asarray(result.images), before))
+        assert error < 0.2 * error_before and error < 0.1
+
+
+# ------------------------------------------------------------------------------------------ keys
+
+
+def test_image_i_uses_fold_in_i():
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(4)])
+    assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, HOLES, keys, CONFIG))
+    other = dj.inpaint(UNIFORM, IMAGES, HOLES, keys[::-1], CONFIG)
+    assert not np.allclose(result.latents, other.latents)
+
+
+def test_keys_of_the_older_kind():
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    old = jax.random.PRNGKey(11)
+    assert old.dtype == jnp.uint32
+    assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, HOLES, old, CONFIG))
+    many = jnp.stack([jax.random.fold_in(old, i) for i in range(4)])
+    assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, HOLES, many, CONFIG))
+
+
+# ------------------------------------------------------------------------------------------ transformations
+
+
+def test_batch_equals_loop():
+    batch = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    for i in range(4):
+        one = dj.inpaint(UNIFORM, IMAGES[i : i + 1], HOLES[i], jax.random.fold_in(KEY, i)[None], CONFIG)
+        assert_close(one, jax.tree.map(lambda x, i=i: x[i : i + 1], batch))
+
+
+def test_one_hole_for_all_equals_one_each():
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES[2], KEY, CONFIG)
+    assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, np.stack([HOLES[2]] * 4), KEY, CONFIG))
+
+
+def test_under_jit():
+    result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    jitted = quick_jit(lambda prior, *arrays: dj.inpaint(prior, *arrays, CONFIG))
+    assert_close(jitted(UNIFORM, IMAGES, HOLES, KEY), result)
+
+
+def test_under_vmap():
+    stacks = [np.stack([x, x[::-1]]) for x in (IMAGES, HOLES)]
+    keys = jax.random.split(KEY, 2)
+    mapped = quick_jit(jax.vmap(lambda *arrays: dj.inpaint(UNIFORM, *arrays, CONFIG)))(*stacks, keys)
+    assert mapped.images.shape == (2, 4, H, W, C)
+    for k in range(2):
+        alone = dj.inpaint(UNIFORM, stacks[0][k], stacks[1][k], keys[k], CONFIG)
+        assert_close(jax.tree.map(lambda x, k=k: x[k], mapped), alone)
+
+
+def test_gradients_against_finite_differences(float64):
+    # In float64: steps small enough to meet no jump of sign(G(z) - y).
+    config = dataclasses.replace(CONFIG, num_steps=3, learning_rate=0.05)
+    # Where nothing is known or nothing missing, no critic, the latent's gradient is 0: Adam's square root must not make
+    # NaN of it.
+    holes = np.stack([np.zeros((H, W), bool), np.ones((H, W), bool), HOLES[2], HOLES[3]])
+    rng = np.random.default_rng(3)
+    cotangent = rng.normal(size=IMAGES.shape)
+    point = jax.tree.map(lambda x: 0.5 * np.asarray(x, np.float64), (IMAGES, PARAMS))
+
+    def objective(point):
+        images, params = point
+        result = dj.inpaint(dataclasses.replace(NO_CRITIC, params=params), images, holes, KEY, config)
+        return jnp.sum(cotangent * (result.images + result.completions**2))
+
+    value_and_gradient = quick_jit(jax.value_and_grad(objective))
+    _, gradient = value_and_gradient(point)
+    assert (np.asarray(gradient[0])[holes] == 0).all()  # what lies in the hole has no influence
+    np.testing.assert_allclose(gradient[0][0], cotangent[0])
+    for i in range(2):
+        direction = jax.tree.map(lambda x: rng.normal(size=x.shape), point[i])
+
+        def value(t, i=i, direction=direction):
+            moved = list(point)
+            moved[i] = jax.tree.map(lambda x, y: x + t * y, point[i], direction)
+            return float(value_and_gradient(tuple(moved))[0])
+
+        slope = (value(1e-6) - value(-1e-6)) / 2e-6
+        expected = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient[i], direction)), strict=True))
+        np.testing.assert_allclose(slope, expected, rtol=1e-5)
+        assert abs(expected) > 0.1
+
+
+def test_a_second_call_compiles_nothing():
+    compiled = []
+
+    def listen(event, duration, **details):
+        if "backend_compile" in event:
+            compiled.append(details)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 3 + 1)(1.0)
+    assert compiled  # the counter counts
+    dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    other = dataclasses.replace(UNIFORM, params=jax.tree.map(lambda x: x / 2, PARAMS))
+    keys = jax.random.split(KEY, 4)
+    for images in (-IMAGES, jnp.asarray(IMAGES)):
+        for key in (jax.random.key(0), keys):
+            compiled.clear()
+            dj.inpaint(other, images, ~HOLES, key, dataclasses.replace(CONFIG))
+            assert not compiled
+
+
+def test_on_eight_devices(tmp_path):
+    # 11 images do not divide by 8, and 16 do: both take the program for 16.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, __file__, tmp_path / "results.npz"], check=True, env=environment)
+    with np.load(tmp_path / "results.npz") as found:
+        assert (found["devices"] == 8).all()
+        # As many slots as `inpaint` has rows, in whatever order images take them.
+        for name in ("latents", "images", "num_steps"):
+            assert (found[f"streamed_{name}"] == found[f"early_{name}"]).all(), name
+        assert len(set(found["early_num_steps"])) > 1
+        expected = dj.inpaint(UNIFORM, *many(16), KEY, CONFIG)
+        for n in (11, 16):
+            for name, value in arrays(expected).items():
+                assert found[f"{name}_{n}"].shape == (n, *value.shape[1:])
+                np.testing.assert_allclose(found[f"{name}_{n}"], value[:n], atol=1e-4, err_msg=name)
+
+
+def many(n):
+    """Images and holes; a search of `EARLY` stops early on some."""
+    return np.concatenate([IMAGES, -IMAGES, IMAGES / 2, -IMAGES / 2])[:n], np.concatenate([HOLES, ~HOLES] * 2)[:n]
+
+
+def write_results_on_all_devices(path):
+    values = {}
+    for n in (11, 16):
+        result = dj.inpaint(UNIFORM, *many(n), KEY, CONFIG)
+        values |= {f"{name}_{n}": np.asarray(value) for name, value in arrays(result).items()}
+    early = dj.inpaint(UNIFORM, *many(16), KEY, EARLY)
+    streamed = list(dj.inpaint_stream(UNIFORM, zip(*many(16), strict=True), KEY, EARLY, batch_size=16))
+    for name in ("latents", "images", "num_steps"):
+        values[f"early_{name}"] = np.asarray(getattr(early, name))
+        values[f"streamed_{name}"] = np.stack([getattr(item, name) for item in streamed])
+    values["devices"] = np.array([len(jax.local_devices()), len(result.images.sharding.device_set)])
+    np.savez(path, **values)
+
+
+# ------------------------------------------------------------------------------------------ values
+
+
+def test_uint8_in_uint8_out():
+    levels = np.random.default_rng(6).integers(0, 256, IMAGES.shape, np.uint8)
+    result = dj.inpaint(UNIFORM, levels, HOLES, KEY, CONFIG)
+    assert result.images.dtype == jnp.uint8 and result.completions.dtype == jnp.float32
+    assert (np.asarray(result.images)[~HOLES] == levels[~HOLES]).all()
+    floats = dj.inpaint(UNIFORM, (levels / np.float32(127.5) - 1), HOLES, KEY, CONFIG)
+    assert floats.images.dtype == jnp.float32
+    np.testing.assert_allclose(result.latents, floats.latents, atol=1e-5)
+    # The nearest level, but for float rounding on the way.
+    exact = (np.asarray(floats.images, np.float64)[HOLES] + 1) * 127.5
+    assert abs(np.asarray(result.images)[HOLES] - exact).max() < 0.51
+
+
+def test_half_precision_in_and_out():
+    halves = IMAGES.astype(jnp.bfloat16)
+    result = dj.inpaint(UNIFORM, halves, HOLES, KEY, CONFIG)
+    assert result.images.dtype == jnp.bfloat16 and (np.asarray(result.status) == result_module.OK).all()
+    assert (np.asarray(result.images)[~HOLES] == halves[~HOLES]).all()
+
+
+def test_uint8_reaches_both_ends_of_the_range():
+    # A completion far beyond the known pixels, shifted by the blend out of the range: clipped, not wrapped round.
+    for level, end in ((250, 255), (5, 0)):
+        sign = np.sign(level - 127)
+        params = PARAMS | {"matrix": 0 * PARAMS["matrix"], "offset": np.zeros((H, W, C), np.float32)}
+        params["offset"][1:3, 1:3] = sign * 2
+        images = np.full((4, H, W, C), level, np.uint8)
+        hole = np.zeros((H, W), bool)
+        hole[1:3, 1:3] = True
+        prior = dataclasses.replace(UNIFORM, params=params | {"offset": jnp.asarray(params["offset"].ravel())})
+        result = np.asarray(dj.inpaint(prior, images, hole, KEY, CONFIG).images)
+        assert (result[:, hole] == end).all() and (result[:, ~hole] == level).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_known_pixels_that_are_not_finite_are_refused(array, value):
+    spoilt = IMAGES.copy()
+    spoilt[(1, *np.argwhere(~HOLES[1])[0])] = value
+    with pytest.raises(ValueError, match="`images` has known pixels, in image 1 first, that are not finite"):
+        dj.inpaint(UNIFORM, array(spoilt), HOLES, KEY, CONFIG)
+
+
+def test_images_on_another_scale_are_refused():
+    levels = np.random.default_rng(6).integers(0, 256, IMAGES.shape).astype(np.float32)
+    with pytest.raises(ValueError, match=r"`images` has known pixels, in image 0 first, that reach .*: scale them"):
+        dj.inpaint(UNIFORM, levels, HOLES, KEY, CONFIG)
+    with pytest.raises(ValueError, match=r"image 0 of `pairs` has known pixels that reach .*: scale them to \[-1, 1\]"):
+        next(dj.inpaint_stream(UNIFORM, zip(levels, HOLES, strict=True), KEY, CONFIG))
+    # What lies in the hole may be anything.
+    dj.inpaint(UNIFORM, np.where(HOLES[..., None], 255, IMAGES).astype(np.float32), HOLES, KEY, CONFIG)
+
+
+def test_under_jit_a_nan_among_known_pixels_spoils_its_own_image_alone():
+    spoilt = IMAGES.copy()
+    place = tuple(np.argwhere(~HOLES[1])[0])
+    spoilt[(1, *place)] = np.nan
+    inpaint = jax.jit(lambda images: dj.inpaint(UNIFORM, images, HOLES, KEY, CONFIG))
+    result = inpaint(spoilt)
+    assert np.asarray(result.status).tolist() == [0, 1, 0, 0] and result_module.STATUS[1] == "not finite"
+    images = np.asarray(result.images)
+    assert (images[~HOLES].view(np.uint32) == spoilt[~HOLES].view(np.uint32)).all()
+    assert (images[1][HOLES[1]] == 0).all()
+    good = inpaint(IMAGES)
+    rest = np.array([0, 2, 3])
+    assert_same_bits(*(jax.tree.map(lambda x: np.asarray(x)[rest], r) for r in (result, good)))
+
+
+def test_a_broken_prior_gives_grey():
+    levels = np.full(IMAGES.shape, 7, np.uint8)
+    broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
+    result = dj.inpaint(broken, levels, HOLES, KEY, CONFIG)
+    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+    assert (np.asarray(result.images) == np.where(HOLES[..., None], 128, 7)).all()
+
+
+@pytest.mark.parametrize("blend", ["smooth", "sharp"])
+def test_a_blend_that_overflows_gives_grey(blend):
+    huge = dataclasses.replace(NO_CRITIC, generate=lambda params, z: 1e25 * decode(params, z))
+    result = dj.inpaint(huge, IMAGES, HOLES, KEY, dj.InpaintConfig(num_steps=0, blend=blend))
+    assert np.isfinite(result.completions).all() and np.isfinite(result.context_loss).all()
+    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+    assert (np.asarray(result.images) == np.where(HOLES[..., None], 0, IMAGES)).all()
+
+
+def test_everything_or_nothing_missing():
+    holes = np.stack([np.ones((H, W), bool), np.zeros((H, W), bool), HOLES[2], HOLES[3]])
+    result = dj.inpaint(UNIFORM, IMAGES, holes, KEY, CONFIG)
+    assert [result_module.STATUS[i] for i in result.status] == ["nothing known", "nothing missing", "ok", "ok"]
+    assert (result.context_loss[:2] == 0).all()
+    assert (result.images[0] == result.completions[0]).all()
+    assert (np.asarray(result.images[1]) == IMAGES[1]).all()
+    # Nothing known: the search follows the critic alone.
+    search = numpy_search(IMAGES[0], holes[0], CONFIG, start(UNIFORM, 0), (-1, 1))
+    np.testing.assert_allclose(result.latents[0], kept(search)[0], atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("argument", "change"),
+    [
+        ("images", {"images": IMAGES[0]}),
+        ("images", {"images": IMAGES[:, :, :, :1]}),
+        ("images", {"images": IMAGES[:, :-1]}),
+        ("images", {"images": IMAGES.astype(np.int32)}),
+        ("images", {"images": IMAGES > 0}),
+        ("images", {"images": IMAGES.astype(np.float64)}),  # which JAX would cut to float32
+        ("images", {"images": IMAGES[:0], "hole": HOLES[0]}),
+        ("hole", {"hole": HOLES.astype(np.float32)}),
+        ("hole", {"hole": HOLES.astype(np.uint8)}),
+        ("hole", {"hole": HOLES[:3]}),
+        ("hole", {"hole": HOLES[:1]}),
+        ("hole", {"hole": HOLES.transpose(0, 2, 1)}),
+        ("hole", {"hole": HOLES[..., None]}),
+        ("key", {"key": jax.random.split(KEY, 3)}),
+        ("key", {"key": jax.random.split(KEY, (4, 1))}),
+        ("key", {"key": jax.random.split(jax.random.PRNGKey(0), 3)}),
+    ],
+)
+def test_wrong_arguments_are_named(argument, change):
+    arguments = {"images": IMAGES, "hole": HOLES, "key": KEY} | change
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        dj.inpaint(UNIFORM, config=CONFIG, **arguments)
+    with pytest.raises(ValueError, match=f"`{argument}`"):  # before tracing, so under a transformation too
+        jax.jit(lambda: dj.inpaint(UNIFORM, config=CONFIG, **arguments))()
+
+
+def assert_same_bits(a, b):
+    for (name, x), y in zip(arrays(a).items(), arrays(b).values(), strict=True):
+        assert np.array_equal(x, y, equal_nan=True), name
+
+
+def assert_close(a, b):
+    for (name, x), y in zip(arrays(a).items(), arrays(b).values(), strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5, rtol=1e-5, err_msg=name)
+
+
+if __name__ == "__main__":
+    write_results_on_all_devices(sys.argv[1])
+
+
+def test_a_decoder_with_latents_of_half_precision():
+    def draw(key, n):
+        return jax.random.uniform(key, (n, LATENT), jnp.bfloat16, -1, 1)
+
+    prior = dataclasses.replace(UNIFORM, sample_latents=draw)
+    result = dj.inpaint(prior, IMAGES, HOLES, jax.random.key(0), CONFIG)
+    assert result.latents.dtype == jnp.bfloat16 and (np.asarray(result.status) == 0).all()

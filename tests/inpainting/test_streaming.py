@@ -1,0 +1,168 @@
+"""Any number of images, in order, in constant memory, each as `inpaint` completes it."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import arrays, tanh_prior
+
+import dcgan_jax as dj
+from dcgan_jax.inpainting import stream as stream_module
+
+SIZE, BATCH, COUNT = 4, 8, 20  # eight: where XLA's loops take several numbers at once
+KEY = jax.random.key(2)
+CONFIG = dj.InpaintConfig(num_steps=5, learning_rate=0.2, window=3)
+EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.05, patience=4)  # stops at different steps
+
+RNG = np.random.default_rng(0)
+PRIOR = tanh_prior((SIZE, SIZE, 1))
+IMAGES = RNG.uniform(-1, 1, (COUNT, SIZE, SIZE, 1)).astype(np.float32)
+HOLES = RNG.random((COUNT, SIZE, SIZE)) < 0.4
+KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(COUNT)])
+
+
+ROWS = [[*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]]  # batches of `inpaint`
+
+
+def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
+    return dj.inpaint_stream(PRIOR, pairs, key, config, batch_size)
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5, 2 * BATCH + 2])
+def test_every_image_in_order_as_inpaint_completes_it(count):
+    items = list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))
+    assert len(items) == count
+    for i, item in enumerate(items):
+        # In a batch of the stream's shape, beside images that the stream did not have there.
+        others = [j for j in range(COUNT) if j != i][: min(count, BATCH) - 1]
+        rows = np.array([*others, i])
+        expected = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], KEYS[rows], CONFIG)
+        for (name, value), row in zip(arrays(item).items(), arrays(expected).values(), strict=True):
+            assert isinstance(value, np.ndarray | np.generic) and value.shape == row.shape[1:], name
+            assert (value == np.asarray(row[-1])).all(), name
+
+
+def test_images_may_bring_their_own_keys():
+    pairs = [(IMAGES[0], HOLES[0], None), (IMAGES[1], HOLES[1], KEYS[7]), (IMAGES[2], HOLES[2])]
+    items = list(stream(pairs))
+    expected = dj.inpaint(PRIOR, IMAGES[:3], HOLES[:3], KEYS[np.array([0, 7, 2])], CONFIG)
+    assert all((item.latents == row).all() for item, row in zip(items, expected.latents, strict=True))
+
+
+def test_keys_of_the_older_kind():
+    old, new = (list(stream(zip(IMAGES[:4], HOLES[:4], strict=True), key=k)) for k in (jax.random.PRNGKey(2), KEY))
+    assert all((a.latents == b.latents).all() for a, b in zip(old, new, strict=True))
+
+
+def test_the_input_is_read_two_batches_ahead_at_most():
+    read = 0
+
+    def endless():
+        nonlocal read
+        for i in itertools.count():
+            read += 1
+            yield IMAGES[i % COUNT], HOLES[i % COUNT]
+
+    items = stream(endless())
+    assert read == 0
+    for i in range(4 * BATCH):
+        next(items)
+        # While the results of a batch are handed out, the next one is on the device, and no more than that.
+        assert read == (i // BATCH + 2) * BATCH
+
+
+def test_one_program_does_it_all():
+    before = stream_module._advance._cache_size()
+    list(stream(zip(IMAGES, HOLES, strict=True), config=dataclasses.replace(EARLY, num_steps=30)))
+    assert stream_module._advance._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"restarts": 2, "trace_every": 7}, {"patience": 1, "num_steps": 6}])
+def test_searches_that_stop_early_make_room(monkeypatch, changes):
+    config = dataclasses.replace(EARLY, **changes)
+    expected = []
+    for rows in ([*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]):
+        batch = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], KEYS[np.array(rows)], config)
+        expected += [jax.tree.map(lambda x, i=i: np.asarray(x[i]), batch) for i in range(BATCH)]
+    calls, advance = [], stream_module._advance
+    monkeypatch.setattr(stream_module, "_advance", lambda *arguments: calls.append(1) or advance(*arguments))
+    items = list(stream(zip(IMAGES, HOLES, strict=True), config=config))
+    assert len(items) == COUNT
+    for item, one in zip(items, expected[:COUNT], strict=True):
+        same = jax.tree.map(lambda x, row: (x == row).all(), item, one)
+        assert all(jax.tree.leaves(same)), same
+    if not changes:
+        # Each slot takes the next image when its own is done.
+        ends, steps = [0] * BATCH, [int(item.num_steps) for item in items]
+        for each in steps:
+            ends[int(np.argmin(ends))] += each
+        assert len(calls) == max(ends) // config.patience
+        fixed = sum(max(steps[i : i + BATCH]) for i in range(0, COUNT, BATCH)) // config.patience
+        assert len(calls) < fixed
+
+
+@pytest.mark.parametrize(
+    ("place", "item", "message"),
+    [
+        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16 and the first is float32"),
+        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8 and the first is float32"),
+        (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; it takes"),
+        (4, (IMAGES[0][:, :, 0], HOLES[0]), "image 4 "),
+        (0, (IMAGES[0][:2], HOLES[0]), "image 0 "),
+        (6, (IMAGES[0], HOLES[0][:2]), "hole 6 "),
+        (9, (IMAGES[0],), "item 9 of `pairs` has 1 parts"),
+        (1, (IMAGES[0], HOLES[0].astype(np.uint8)), "hole 1 "),
+        (5, (np.full_like(IMAGES[0], np.nan), HOLES[0]), "image 5 of `pairs` has known pixels that are not finite"),
+        (2, (IMAGES[0], HOLES[0], KEYS), "key 2 of `pairs` is .* it takes one like `key`"),
+        (3, (IMAGES[0], HOLES[0], jax.random.key(0, impl="rbg")), "key 3 of `pairs` is key<rbg>"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(place, item, message):
+    pairs = [(IMAGES[i % COUNT], HOLES[i % COUNT]) for i in range(11)]
+    pairs[place] = item
+    items = stream(pairs)
+    for i in range(place):
+        assert (next(items).images[~HOLES[i]] == IMAGES[i][~HOLES[i]]).all()
+    with pytest.raises(ValueError, match=message):
+        next(items)
+
+
+def test_what_the_row_itself_raises_comes_after_the_results_before_it():
+    def broken():
+        yield from zip(IMAGES[:4], HOLES[:4], strict=True)
+        raise OSError("the disk is gone")
+
+    items = stream(broken())
+    assert sum(1 for _ in itertools.islice(items, 4)) == 4
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(items)
+
+
+def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
+    monkeypatch.setattr(stream_module, "_WAITING", 1)
+    read = 0
+
+    def endless():
+        nonlocal read
+        for i in itertools.count():
+            read += 1
+            # The first image is all noise, the others are all known, so that their searches stop at once.
+            yield IMAGES[0], HOLES[0] if i == 0 else np.zeros_like(HOLES[0])
+
+    config = dataclasses.replace(EARLY, num_steps=400, tolerance=1e-7, patience=2, learning_rate=1e-3)
+    items = stream(endless(), config=config)
+    assert int(next(items).num_steps) > 100
+    assert read <= 4 * BATCH
+
+
+def test_bad_key():
+    with pytest.raises(ValueError, match="`key` holds"):
+        next(stream([], key=KEYS))
+
+
+def test_bad_batch_size():
+    with pytest.raises(ValueError, match="`batch_size`"):
+        list(stream([], batch_size=0))

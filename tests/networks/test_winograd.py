@@ -1,0 +1,87 @@
+"""Winograd's form of the convolutions against loops, in float64; its rounding; and where it takes over."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_convolution import draw, loop_down, loop_up, plain_down, plain_up
+
+from dcgan_jax.networks import winograd, winograd_rows
+from dcgan_jax.networks.convolution import conv_down, conv_up
+
+FORMS = [
+    (winograd, (4, 4, 1, 2)),
+    (winograd, (8, 12, 2, 3)),
+    (winograd, (16, 4, 3, 1)),
+    (winograd_rows, (8, 2, 1, 2)),
+    (winograd_rows, (16, 6, 2, 3)),
+    (winograd_rows, (24, 4, 3, 1)),
+]
+
+
+def loop_kernel(x, y):
+    """The derivative of ⟨down(x, kernel), y⟩, which is linear in the kernel, entry by entry."""
+    gradient = np.zeros((5, 5, x.shape[3], y.shape[3]))
+    for place in np.ndindex(gradient.shape):
+        unit = np.zeros_like(gradient)
+        unit[place] = 1
+        gradient[place] = np.sum(loop_down(x, unit) * y)
+    return gradient
+
+
+@pytest.mark.parametrize(("form", "shape"), FORMS)
+def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
+    x, y, kernel = draw(shape)
+    x64, y64, kernel64 = map(jnp.asarray, (x, y, kernel))
+    np.testing.assert_allclose(form.down(x64, kernel64), loop_down(x, kernel), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(form.up(y64, kernel64), loop_up(y, kernel), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(form.kernel_gradient(x64, y64), loop_kernel(x, y), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "tolerance"),
+    [(winograd, "float32", 2e-6), (winograd, "bfloat16", 1.5e-2), (winograd_rows, "float32", 5e-6)],
+)
+def test_rounding(form, dtype, tolerance):
+    """Of the largest value: in bfloat16 three times the rounding of a plain sum was measured."""
+    x, y, kernel = (jnp.asarray(a, dtype) for a in draw((16, 16, 24, 40)))
+    exact = [np.asarray(a, np.float64) for a in (x, y, kernel)]
+    for found, expected in (
+        (form.down(x, kernel), loop_down(exact[0], exact[2])),
+        (form.up(y, kernel), loop_up(exact[1], exact[2])),
+    ):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), expected, rtol=0, atol=tolerance * abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "operation", "count"), [((4, 8, 128, 256), "dot_general", 49), ((16, 8, 32, 64), "convolution", 11)]
+)
+def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operation, count):
+    """In the network's own functions: values, gradients, and gradients of gradients."""
+    x, y, kernel = (jnp.asarray(a, jnp.float32) for a in draw(shape))
+
+    def penalty(down, up):
+        def value(x, y, kernel):
+            slope = jax.grad(lambda x: jnp.sum(jnp.tanh(down(x, kernel))))(x)
+            return jnp.sum(slope**2) + jnp.sum(jnp.tanh(up(y, kernel)))
+
+        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+
+    scaled = kernel / 50
+    found, expected = penalty(conv_down, conv_up)(x, y, scaled), penalty(plain_down, plain_up)(x, y, scaled)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.max(abs(b)))), found, expected
+    )
+    text = jax.jit(conv_down).lower(x, kernel).as_text()
+    assert text.count(f"stablehlo.{operation}") == count
+
+
+def test_kernels_of_their_own_under_vmap():
+    x, _, kernel = (jnp.asarray(a, jnp.float32) for a in draw((8, 8, 128, 256), batch=3))
+    kernels = jnp.stack([kernel, 2 * kernel, -kernel])
+    found = jax.vmap(conv_down)(x[:, None], kernels)
+    for i in range(3):
+        np.testing.assert_allclose(found[i], plain_down(x[i : i + 1], kernels[i]), rtol=0, atol=2e-3)

@@ -1,0 +1,224 @@
+"""Several devices and several processes do what one does; processes stop together."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import processes
+import pytest
+from PIL import Image
+
+from dcgan_jax.data import feeding
+from dcgan_jax.errors import UserError
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.parallel import distributed, sharding
+from dcgan_jax.training.config import TrainConfig
+from dcgan_jax.training.gan import init_state, make_train_step
+
+LONG = pytest.mark.long
+CONFIG = TrainConfig(
+    model=ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8), batch_size=16, flip=True, noise=0.1
+)
+
+
+# ------------------------------------------------------------------------------------------ the step
+
+
+class Watched:
+    """Images that remember which of them were read."""
+
+    def __init__(self, images):
+        self.images, self.shape, self.read = images, images.shape, []
+
+    def __getitem__(self, indices):
+        self.read += list(indices)
+        return self.images[indices]
+
+
+def steps(dtype, count):
+    """State after some steps on all devices of all processes, in NumPy's arrays, from the same start."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(dtype == jnp.float64):
+        start = jax.device_get(jax.jit(lambda key: init_state(CONFIG, key))(jax.random.key(0)))
+        start = jax.tree.map(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x.astype(np.int32), start)
+        mesh = sharding.data_mesh()
+        everywhere, split = sharding.replicated(mesh), sharding.along_batch(mesh)
+        state = sharding.put_everywhere(mesh, start)
+        step = jax.jit(
+            make_train_step(CONFIG, split),
+            in_shardings=(everywhere, split, everywhere),
+            out_shardings=(everywhere, everywhere),
+        )
+        assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+        read = []
+
+        def make(_):
+            images, indices = rng.integers(0, 256, (20, 32, 32, 1), np.uint8), rng.permutation(20)[:16]
+            read.append((indices, watched := Watched(images)))
+            return sharding.put_batch(mesh, watched, indices)
+
+        with feeding.Feed() as feed:
+            feed.start(make, range(count))
+            for batch in feed:
+                assert {shard.data.shape[0] for shard in batch.addressable_shards} == {16 // jax.device_count()}
+                state, _ = step(state, batch, jax.random.key(1))
+        own = np.split(np.arange(16), jax.process_count())[jax.process_index()]
+        assert len(read) == count and all(watched.read == list(indices[own]) for indices, watched in read)
+        return jax.device_get(state)
+
+
+def write_results(path):
+    """The gradients of one step in float32, from Adam's first moments, and the state after five in float64."""
+    distributed.join(training=True)
+    state = steps(jnp.float32, 1)
+    gradients = jax.tree.leaves((state.discriminator_optimizer[0].mu, state.generator_optimizer[0].mu))
+    state = jax.tree.leaves(steps(jnp.float64, 5))
+    if distributed.is_first():
+        arrays = {f"gradients {i:03}": x for i, x in enumerate(gradients)}
+        arrays |= {f"state {i:03}": x for i, x in enumerate(state)}
+        shape = jax.process_count(), jax.device_count()
+        np.savez(path, shape=shape, **arrays)
+    if jax.device_count() > 1:
+        with pytest.raises(UserError, match=f"a batch of 15 images .* multiple of {jax.device_count()}"):
+            sharding.put_batch(sharding.data_mesh(), np.zeros((15, 2)), np.arange(15))
+
+
+def results_of(count, devices, folder):
+    statuses, _, errors = processes.finish(processes.start(count, [__file__, folder / "results.npz"], devices))
+    assert statuses == [0] * count, errors
+    with np.load(folder / "results.npz") as found:
+        assert found["shape"].tolist() == [count, count * devices]
+        return {name: found[name] for name in found.files if name != "shape"}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return results_of(1, 1, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, 8), pytest.param(2, 1, marks=LONG), pytest.param(4, 1, marks=LONG)])
+def test_processes_and_devices_agree_with_one(alone, tmp_path, count, devices):
+    found = results_of(count, devices, tmp_path)
+    assert found.keys() == alone.keys()
+    for name, expected in alone.items():
+        assert found[name].dtype == expected.dtype
+        error = np.abs(found[name] - expected).max()
+        assert error <= (1e-5 * np.abs(expected).max() if name.startswith("gradients") else 1e-8), name
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+def train(data, run, *more):
+    options = "--image-size 32 --channels 1 --base-width 2 --batch-size 8 --log-every 2 --sample-every 4 --quiet"
+    options += " --measure-every 0"
+    return ["-m", "dcgan_jax", "train", "--data", data, "--run", run, *options.split(), *more]
+
+
+def metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = "discriminator_loss", "swd", "swd_floor", "ms_ssim", "inversion_psnr"
+    return {line["step"]: {name: line[name] for name in names if name in line} for line in lines}
+
+
+@LONG
+def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
+    """SIGTERM reaches one process of two; the job goes on as one process, and as two that started together."""
+    run = tmp_path / "run"
+    job = processes.start(2, train(digits, run, "--num-steps", 1000))
+    while all(process.poll() is None for process in job) and not (run / "samples" / "0000004.png").is_file():
+        time.sleep(0.05)
+    job[1].send_signal(signal.SIGTERM)
+    statuses, _, errors = processes.finish(job, timeout=60)
+    assert statuses == [75, 75], errors
+    assert all("stopped by SIGTERM after step" in text for text in errors)
+    (saved,) = (run / "checkpoints").iterdir()
+    step = int(saved.stem)
+    assert errors[0].count(f"step {step}, which is saved") == 1
+    end = step + 4 - step % 4
+    last = "--num-steps", end, "--measure-every", end
+    statuses, _, errors = processes.finish(processes.start(2, train(digits, run, *last)))
+    assert statuses == [0, 0], errors
+    (alone,) = processes.start(1, train(digits, tmp_path / "alone", *last), DCGAN_JAX_DISTRIBUTED="")
+    assert processes.finish([alone])[0] == [0]
+    one, two = metrics(tmp_path / "alone"), metrics(run)
+    assert two.keys() >= one.keys() and max(one) == end
+    assert two[end].keys() == one[end].keys() >= {"swd", "inversion_psnr"}
+    for step, values in one.items():
+        assert two[step]["discriminator_loss"] == pytest.approx(values.pop("discriminator_loss"), abs=2e-3)
+        assert {name: two[step][name] for name in values} == pytest.approx(values, rel=0.01)
+    # What is wrong is said by all, and nobody waits for anybody.
+    start = time.monotonic()
+    statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end, "--seed", "5")))
+    assert statuses == [2, 2] and all("differs in seed (0 there, 5 here)" in text for text in errors)
+    assert time.monotonic() - start < 60
+
+
+@LONG
+def test_inpainting_is_shared_out(digits_run, tmp_path):
+    rng, images = np.random.default_rng(0), tmp_path / "images"
+    images.mkdir()
+    for name in "abcde":
+        Image.fromarray(rng.integers(0, 256, (32, 32), np.uint8)).save(images / f"{name}.png")
+    words = [
+        "-m",
+        "dcgan_jax",
+        "inpaint",
+        "--prior",
+        digits_run.run,
+        "--images",
+        images,
+        "--masks",
+        "center",
+        "--quiet",
+    ]
+    words += ["--num-steps", "5", "--batch-size", "2", "--out"]
+    (alone,) = processes.start(1, [*words, tmp_path / "alone"], DCGAN_JAX_DISTRIBUTED="")
+    assert processes.finish([alone])[0] == [0]
+    statuses, _, errors = processes.finish(processes.start(2, [*words, tmp_path / "out"]))
+    assert statuses == [0, 0], errors
+    names = []
+    for number, expected in enumerate(("ace", "bd")):
+        lines = (tmp_path / "out" / f"results-{number:05}-of-00002.jsonl").read_text().splitlines()
+        names.append("".join(json.loads(line)["name"] for line in lines))
+        assert names[-1] == expected
+    for name in "abcde":
+        assert (tmp_path / "out" / f"{name}.png").read_bytes() == (tmp_path / "alone" / f"{name}.png").read_bytes()
+
+
+def test_a_job_that_cannot_be_joined():
+    (process,) = processes.start(1, train("data", "run"), JAX_COORDINATOR_ADDRESS="")
+    (status,), _, (errors,) = processes.finish([process])
+    assert status == 2 and "the processes of this job cannot be joined" in errors
+
+
+def exchange_texts(path):
+    """Texts of different lengths, of which the second comes when a collective would long have given up."""
+    distributed.join(training=False)
+    text = "ünï\n" * (1 + jax.process_index())
+    if not distributed.is_first():
+        time.sleep(10)
+    texts = [distributed.from_each_text(text), distributed.from_each_text("")]
+    path.with_suffix(f".{jax.process_index()}").write_text(json.dumps(texts))
+
+
+@LONG
+def test_texts_of_all_reach_all_however_late(tmp_path):
+    options = {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=4"}
+    started = processes.start(2, [__file__, tmp_path / "texts", "exchange"], **options)
+    statuses, _, errors = processes.finish(started)
+    assert statuses == [0, 0], errors
+    for i in range(2):
+        assert json.loads((tmp_path / f"texts.{i}").read_text()) == [["ünï\n", "ünï\nünï\n"], ["", ""]]
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["exchange"]:
+        exchange_texts(Path(sys.argv[1]))
+    else:
+        write_results(sys.argv[1])

@@ -1,0 +1,353 @@
+"""The training step against one written out plainly, in float64; losses, augmentation, statistics."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import plain
+import pytest
+
+from dcgan_jax.inpainting.objective import context_loss, prior_loss
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.networks.dcgan import draw_latents, generator_statistics
+from dcgan_jax.networks.layers import STATISTICS_DECAY
+from dcgan_jax.training.augmentation import augment
+from dcgan_jax.training.config import TrainConfig
+from dcgan_jax.training.gan import init_state, make_train_step
+from dcgan_jax.training.losses import discriminator_loss, generator_loss
+
+MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
+# One update of the discriminator a step, and two; between them every option of the step.
+SINGLE = TrainConfig(model=MODEL, batch_size=4, learning_rate=1e-3)
+DOUBLE = TrainConfig(
+    model=dataclasses.replace(MODEL, channels=3, latent="normal"),
+    batch_size=4,
+    discriminator_steps=2,
+    loss="saturating",
+    flip=True,
+    noise=0.1,
+    beta1=0.7,
+    average_decay=0.15,
+)
+MODERN = TrainConfig(
+    model=dataclasses.replace(MODEL, channels=3),
+    batch_size=4,
+    loss="hinge",
+    r1=2.0,
+)
+CONDITIONAL = TrainConfig(
+    model=dataclasses.replace(MODEL, num_classes=3), batch_size=4, discriminator_steps=2, r1=2.0, flip=True
+)
+
+
+def draw_batch(config, seed=0, n=None):
+    n = n or config.batch_size * config.discriminator_steps
+    size, channels = config.model.image_size, config.model.channels
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, size, size, channels), np.uint8)
+    classes = config.model.num_classes
+    return (images, rng.integers(0, classes, n, np.int32)) if classes else images
+
+
+SINGLE_STEP = plain.quick_jit(make_train_step(SINGLE))
+
+
+def plain_step(config, state, batch, key):
+    """One step of Goodfellow's algorithm 1, from plain networks, plain losses and plain Adam."""
+    model, k = config.model, config.discriminator_steps
+    keys = jax.random.split(jax.random.fold_in(key, state["step"]), k + 2)
+    batch, labels = batch if model.num_classes else (batch, None)
+
+    def draw(key, labels):
+        """What goes into the first layer: latents, then labels of their length, a variance of 1/3 an entry."""
+        if labels is None:
+            return draw_latents(model, key, config.batch_size)
+        latents = jax.random.uniform(key, (config.batch_size, model.latent_dim), minval=-1.0, maxval=1.0)
+        return jnp.concatenate([latents, (model.latent_dim / 3) ** 0.5 * jnp.eye(model.num_classes)[labels]], axis=1)
+
+    images = augment(config, batch, keys[0]).astype(jnp.float64)
+
+    def adam(params, gradient, moments):
+        mu, nu, count = moments
+        settings = config.learning_rate, config.beta1, config.beta2
+        params, mu, nu = plain.adam(params, gradient, mu, nu, count + 1, *settings)
+        return params, (mu, nu, count + 1)
+
+    for i in range(k):
+        part = None if labels is None else labels[i::k]
+        generated, _ = plain.generator(state["generator"], draw(keys[2 + i], part))
+        due = 16 * (state["step"] % 16 == 0)
+
+        def loss(params, real=images[i::k], generated=generated, due=due, part=part):
+            real_logits, real_seen = plain.discriminator(params, real, labels=part)
+            generated_logits, generated_seen = plain.discriminator(params, generated, labels=part)
+            if config.loss == "hinge":
+                value = jnp.mean(jnp.maximum(1 - real_logits, 0)) + jnp.mean(jnp.maximum(1 + generated_logits, 0))
+            else:
+                value = -jnp.mean(jnp.log(jax.nn.sigmoid(real_logits)))
+                value -= jnp.mean(jnp.log(1 - jax.nn.sigmoid(generated_logits)))
+            slopes = jax.grad(lambda x: jnp.sum(plain.discriminator(params, x, labels=part)[0]))(real)
+            value += due * config.r1 / 2 * jnp.mean(jnp.sum(slopes**2, axis=(1, 2, 3)))
+            return value, (real_seen, generated_seen)
+
+        gradient, seen = jax.grad(loss, has_aux=True)(state["discriminator"])
+        statistics = state["statistics"]
+        for one in seen:
+            statistics = jax.tree.map(
+                lambda old, new: STATISTICS_DECAY * old + (1 - STATISTICS_DECAY) * new, statistics, one
+            )
+        params, moments = adam(state["discriminator"], gradient, state["discriminator_moments"])
+        state = state | {"discriminator": params, "discriminator_moments": moments, "statistics": statistics}
+
+    part = None if labels is None else labels[::k]
+    z = draw(keys[1], part)
+
+    def generator_objective(params):
+        generated, _ = plain.generator(params, z)
+        logits, _ = plain.discriminator(state["discriminator"], generated, labels=part)
+        if config.loss == "hinge":
+            return -jnp.mean(logits)
+        probability = jax.nn.sigmoid(logits)
+        return jnp.mean(jnp.log(1 - probability) if config.loss == "saturating" else -jnp.log(probability))
+
+    params, moments = adam(
+        state["generator"], jax.grad(generator_objective)(state["generator"]), state["generator_moments"]
+    )
+    t = state["step"]
+    decay = jnp.minimum(config.average_decay, (1 + t) / (10 + t))
+    average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state["average"], params)
+    return state | {"generator": params, "generator_moments": moments, "average": average, "step": t + 1}
+
+
+def as_plain(state):
+    def moments(optimizer):
+        adam = optimizer[0]
+        return adam.mu, adam.nu, adam.count
+
+    return {
+        "step": state.step,
+        "generator": state.generator,
+        "average": state.average,
+        "discriminator": state.discriminator,
+        "statistics": state.discriminator_statistics,
+        "generator_moments": moments(state.generator_optimizer),
+        "discriminator_moments": moments(state.discriminator_optimizer),
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    [SINGLE, DOUBLE, MODERN, CONDITIONAL],
+    ids=["non-saturating", "saturating, k = 2", "modern", "conditional, k = 2"],
+)
+def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
+    key = jax.random.key(4)
+    state = plain.some_state(config)
+    step = SINGLE_STEP if config is SINGLE else plain.quick_jit(make_train_step(config))
+    expected_step = plain.quick_jit(functools.partial(plain_step, config))
+    expected = as_plain(state)
+    for t in range(3):
+        batch = draw_batch(config, seed=t)
+        state, _ = step(state, batch, key)
+        expected = expected_step(expected, batch, key)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), as_plain(state), expected)
+    assert state.step == 3 and all(x.dtype != jnp.float32 for x in jax.tree.leaves(state))
+
+
+def test_a_step_is_a_pure_function_of_state_batch_and_key(float64):
+    step, state = SINGLE_STEP, plain.some_state(SINGLE)
+    batch, key = draw_batch(SINGLE), jax.random.key(1)
+    (one, metrics), (two, again) = step(state, batch, key), step(state, batch, key)
+    jax.tree.map(np.testing.assert_array_equal, (one, metrics), (two, again))
+    other_key, _ = step(state, batch, jax.random.key(2))
+    other_time, _ = step(state._replace(step=state.step + 1), batch, key)
+    other_batch, _ = step(state, draw_batch(SINGLE, seed=1), key)
+    for other in (other_key, other_time, other_batch):
+        assert not np.array_equal(one.generator["up_0"], other.generator["up_0"])
+
+
+def test_metrics_are_those_of_the_losses(float64):
+    state = plain.some_state(SINGLE)
+    batch, key = draw_batch(SINGLE), jax.random.key(1)
+    after, metrics = SINGLE_STEP(state, batch, key)
+    keys = jax.random.split(jax.random.fold_in(key, 0), 3)
+
+    @plain.quick_jit
+    def logits(discriminator, key):
+        images = plain.generator(state.generator, draw_latents(MODEL, key, 4))[0]
+        return (
+            plain.discriminator(discriminator, jnp.float64(batch) / 127.5 - 1)[0],
+            plain.discriminator(discriminator, images.astype(jnp.float64))[0],
+        )
+
+    real, generated = logits(state.discriminator, keys[2])
+    _, judged = logits(after.discriminator, keys[1])
+    expected = {
+        "discriminator_loss": np.mean(np.log1p(np.exp(-real))) + np.mean(np.log1p(np.exp(generated))),
+        "generator_loss": np.mean(np.log1p(np.exp(-judged))),
+        "real_probability": np.mean(1 / (1 + np.exp(-real))),
+        "generated_probability": np.mean(1 / (1 + np.exp(-generated))),
+    }
+    assert metrics.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("t", "decay"), [(0, 0.1), (8, 0.5), (100_000, 0.999)])
+def test_the_average_moves_by_its_decay(t, decay, float64):
+    step, state = SINGLE_STEP, plain.some_state(SINGLE)
+    state = state._replace(step=jnp.int32(t), average=jax.tree.map(lambda x: x + 1, state.average))
+    after, _ = step(state, draw_batch(SINGLE), jax.random.key(1))
+    jax.tree.map(
+        lambda average, old, new: np.testing.assert_allclose(average, decay * old + (1 - decay) * new, atol=1e-6),
+        after.average,
+        state.average,
+        after.generator,
+    )
+
+
+def test_bfloat16_keeps_weights_and_optimiser_in_float32():
+    config = dataclasses.replace(SINGLE, compute_dtype="bfloat16")
+    state = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
+    run = jax.make_jaxpr(make_train_step(config), return_shape=True)
+    jaxpr, (after, metrics) = run(state, draw_batch(config), jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert all(x.dtype == jnp.float32 for x in metrics.values())
+    assert "bf16" in str(jaxpr)
+
+
+@pytest.mark.parametrize(("config", "n"), [(SINGLE, 3), (SINGLE, 8), (DOUBLE, 4)])
+def test_a_batch_of_another_size_is_refused(config, n):
+    state = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
+    with pytest.raises(ValueError, match=f"`batch` holds {n} images; a step takes {4 * config.discriminator_steps}"):
+        jax.eval_shape(make_train_step(config), state, draw_batch(config, n=n), jax.random.key(0))
+
+
+def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
+    conditional, plain_state = (
+        jax.eval_shape(lambda key, config=config: init_state(config, key), jax.random.key(0))
+        for config in (CONDITIONAL, SINGLE)
+    )
+    images, labels = draw_batch(CONDITIONAL)
+    for batch in (images, (images, labels[1:]), (images,)):
+        with pytest.raises(ValueError, match=r"the model has 3 classes: give `batch` as \(images, labels\)"):
+            jax.eval_shape(make_train_step(CONDITIONAL), conditional, batch, jax.random.key(0))
+    with pytest.raises(ValueError, match="the model has no classes: give images alone"):
+        jax.eval_shape(make_train_step(SINGLE), plain_state, (images, labels), jax.random.key(0))
+
+
+def test_init_state_shares_no_array_and_starts_the_average_at_the_generator():
+    """An array that occurs twice could not be donated."""
+
+    @plain.quick_jit
+    def draw(key):
+        state = init_state(SINGLE, key)
+        arrays = jax.tree.leaves(state)
+        assert len({id(x) for x in arrays}) == len(arrays)
+        return state
+
+    state = draw(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, state.generator, state.average)
+    assert not np.array_equal(state.generator["up_0"], draw(jax.random.key(1)).generator["up_0"])
+
+
+def test_latents_follow_the_model_prior():
+    uniform = np.asarray(draw_latents(MODEL, jax.random.key(0), 5000))
+    assert uniform.shape == (5000, 6) and uniform.min() < -0.99 and 0.99 < uniform.max() <= 1 and uniform.min() >= -1
+    np.testing.assert_allclose(uniform.std(), 3**-0.5, rtol=0.02)
+    normal = np.asarray(draw_latents(DOUBLE.model, jax.random.key(0), 5000))
+    assert np.abs(normal).max() > 3
+    np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
+
+
+def test_latents_of_a_conditional_model_end_in_a_label():
+    model = CONDITIONAL.model
+    latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
+    assert latents.shape == (3000, 9)
+    np.testing.assert_array_equal(latents[:, :6], draw_latents(MODEL, jax.random.key(0), 3000))
+    assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
+    np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
+    given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
+    np.testing.assert_array_equal(given[:, 6:], np.eye(3)[[2, 0, 2]])
+    np.testing.assert_array_equal(draw_latents(model, jax.random.key(0), 3, 1)[:, 6:], np.eye(3)[[1, 1, 1]])
+
+
+def test_augmentation_scales_bytes_to_minus_one_to_one():
+    batch = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    images = augment(SINGLE, batch, jax.random.key(0))
+    assert images.dtype == jnp.float32
+    np.testing.assert_allclose(np.ravel(images), np.linspace(-1, 1, 256), atol=1e-6)
+    assert images.min() == -1 and images.max() == 1
+
+
+def test_augmentation_mirrors_half_of_the_images_left_to_right():
+    config = dataclasses.replace(SINGLE, flip=True)
+    batch = np.random.default_rng(0).integers(0, 256, (2000, 3, 4, 3), np.uint8)
+    images = np.asarray(augment(config, batch, jax.random.key(0)))
+    clean = np.asarray(augment(SINGLE, batch, jax.random.key(0)))
+    same = (images == clean).all(axis=(1, 2, 3))
+    mirrored = (images == clean[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same ^ mirrored).all()
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
+
+
+def test_augmentation_adds_noise_of_the_given_deviation():
+    config = dataclasses.replace(SINGLE, noise=0.05)
+    batch = draw_batch(SINGLE, n=20)
+    noise = np.asarray(augment(config, batch, jax.random.key(0)) - augment(SINGLE, batch, jax.random.key(0)))
+    np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), 0.05, rtol=0.1)
+    assert abs(noise.mean()) < 4 * 0.05 / np.sqrt(noise.size)
+    assert abs(np.corrcoef(noise.reshape(20, -1)) - np.eye(20)).max() < 0.2  # its own for each image
+
+
+def test_generator_statistics_are_the_mean_over_fresh_batches():
+    params = plain.some_state(SINGLE).average
+    found = jax.jit(lambda p: generator_statistics(MODEL, p, jax.random.key(1), batches=3, size=8))(params)
+
+    @plain.quick_jit
+    def batch_statistics(params, key):
+        return plain.generator(params, draw_latents(MODEL, key, 8))[1]
+
+    batches = [batch_statistics(params, key) for key in jax.random.split(jax.random.key(1), 3)]
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
+LOGITS = np.array([-3.0, 0.0, 0.5, 4.0])
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_losses_are_their_formulas(float64):
+    other = LOGITS[::-1] * 0.3 + 0.1
+    value = discriminator_loss(LOGITS, other)
+    np.testing.assert_allclose(value, -np.mean(np.log(sigmoid(LOGITS))) - np.mean(np.log(1 - sigmoid(other))))
+    np.testing.assert_allclose(generator_loss(LOGITS, "saturating"), np.mean(np.log(1 - sigmoid(LOGITS))))
+    np.testing.assert_allclose(generator_loss(LOGITS, "non_saturating"), -np.mean(np.log(sigmoid(LOGITS))))
+    hinge = np.mean([max(0, 1 - x) for x in LOGITS]) + np.mean([max(0, 1 + x) for x in np.asarray(other)])
+    np.testing.assert_allclose(discriminator_loss(LOGITS, other, "hinge"), hinge, rtol=1e-6)
+    np.testing.assert_allclose(generator_loss(LOGITS, "hinge"), -np.mean(LOGITS), rtol=1e-6)
+    np.testing.assert_allclose(prior_loss(LOGITS, 0.003), 0.003 * np.log(1 - sigmoid(LOGITS)))
+
+
+def test_losses_stay_finite_at_extreme_logits():
+    logits = jnp.array([-1e4, 1e4])
+    np.testing.assert_allclose(discriminator_loss(logits, logits), 1e4)
+    np.testing.assert_allclose(prior_loss(logits, 0.5), [0, -5e3])
+    for kind in ("saturating", "non_saturating"):
+        slope = jax.grad(lambda x, kind=kind: generator_loss(x, kind))(logits)
+        assert np.isfinite(slope).all() and (slope <= 0).all()  # both push the logits up
+
+
+def test_context_loss_is_the_weighted_sum_of_differences():
+    rng = np.random.default_rng(0)
+    completions, images = rng.uniform(-1, 1, (2, 3, 5, 4, 3)).astype(np.float32)
+    weights = rng.random((3, 5, 4)).astype(np.float32)
+    expected = np.zeros(3)
+    for n, i, j, c in np.ndindex(completions.shape):
+        expected[n] += weights[n, i, j] * abs(float(completions[n, i, j, c]) - float(images[n, i, j, c]))
+    np.testing.assert_allclose(context_loss(completions, images, weights), expected, rtol=1e-5)
