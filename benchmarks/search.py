@@ -7,7 +7,8 @@ import numpy as np
 import dcgan_jax as dj
 from benchmarks import networks
 from benchmarks.harness import Case, Ready
-from dcgan_jax.inpainting.search import init_search, search_step
+from dcgan_jax.inpainting.objective import Point, Problem
+from dcgan_jax.inpainting.search import init, step
 
 DTYPES = ("float32", "bfloat16")
 # After ten steps of Adam, which makes a step of any gradient and so magnifies rounding: 1.4e-3 was seen.
@@ -63,21 +64,22 @@ def problem(batch_size: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
 def ours(base_width: int, batch_size: int, dtype: str) -> Ready:
     prior, (images, holes, keys) = prior_of(base_width, dtype), problem(batch_size)
     weights = dj.importance_weights(jnp.asarray(holes), window=CONFIG.window)
-    searches = jax.vmap(lambda key: init_search(prior, CONFIG, key))(keys)
+    latents = jax.vmap(lambda key: prior.sample_latents(key, 1)[0])(keys)
+    problems, searches = Problem(images, weights), jax.vmap(lambda latent: init(CONFIG, Point(latent)))(latents)
 
     @jax.jit
-    def advance(prior, searches, images, weights):
-        def step(_, searches):
-            return jax.vmap(lambda x, w, s: search_step(prior, CONFIG, x, w, s))(images, weights, searches)
+    def advance(prior, problems, searches):
+        def move(_, searches):
+            return jax.vmap(lambda problem, search: step(prior, CONFIG, problem, search))(problems, searches)
 
-        return jax.lax.fori_loop(0, STEPS, step, searches)
+        return jax.lax.fori_loop(0, STEPS, move, searches)
 
-    program, seconds = networks.compiled(advance, prior, searches, images, weights)
-    answer = {"least loss": program(prior, searches, images, weights).best_loss}
+    program, seconds = networks.compiled(advance, prior, problems, searches)
+    answer = {"least loss": program(prior, problems, searches).best.loss}
     work = STEPS * batch_size * networks.gflop_search_step(networks.train_config(base_width, 64, dtype))
 
     def run():
-        jax.block_until_ready(program(prior, searches, images, weights))
+        jax.block_until_ready(program(prior, problems, searches))
 
     return Ready(run, batch_size * STEPS, work, steps=STEPS, compile_seconds=seconds, answer=answer)
 

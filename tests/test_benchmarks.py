@@ -8,7 +8,7 @@ import pytest
 import dcgan_jax as dj
 from benchmarks import data, harness, networks, poisson
 from benchmarks.harness import Case
-from dcgan_jax.networks.dcgan import Discriminator
+from dcgan_jax.networks.dcgan import Discriminator, draw_latents
 
 
 def test_the_arithmetic_is_counted_as_xla_counts_it():
@@ -78,9 +78,7 @@ def test_the_torch_peer_computes_the_same():
     state, batch, key = networks.state(config), networks.images(4), jax.random.key(1)
     _, metrics = jax.jit(dj.make_train_step(config))(state, batch, key)
     keys = jax.random.split(jax.random.fold_in(key, 0), 3)
-    first, second = (
-        torch.from_numpy(np.array(dj.training.draw_latents(config.model, k, 4))) for k in (keys[2], keys[1])
-    )
+    first, second = (torch.from_numpy(np.array(draw_latents(config.model, k, 4))) for k in (keys[2], keys[1]))
     weights = {"generator": state.generator, "discriminator": state.discriminator}
     step = torch_peer.train_step(config, weights, torch_peer.Mode("float32", "eager"))
     losses = step(torch_peer.mirrored(batch), first, second)

@@ -12,8 +12,8 @@ import pytest
 import dcgan_jax as dj
 from benchmarks import absent_devices, hlo, networks, programs
 from benchmarks.compiled import Counts, Kernel, Program
-from dcgan_jax.inpainting.search import init_search, search_step
-from dcgan_jax.inpainting.starts import Start
+from dcgan_jax.inpainting.objective import Point, Problem
+from dcgan_jax.inpainting.search import init, step
 
 
 def counted(body: str, others: str = "", platform: str = "cuda") -> Counts:
@@ -351,10 +351,10 @@ def test_what_a_search_step_asks_for(config):
     train = networks.train_config(8, 64, "float32")
     prior = jax.eval_shape(lambda key: dj.prior_from_state(dj.init_state(train, key), train), jax.random.key(0))
 
-    def step(prior, image, weights, latent):
-        return search_step(prior, config, image, weights, init_search(prior, config, Start(latent)))
+    def one_step(prior, image, weights, latent):
+        return step(prior, config, Problem(image, weights), init(config, Point(latent)))
 
-    found = asked_of(step, prior, jnp.zeros((64, 64, 3)), jnp.zeros((64, 64)), jnp.zeros(100))
+    found = asked_of(one_step, prior, jnp.zeros((64, 64, 3)), jnp.zeros((64, 64)), jnp.zeros(100))
     assert networks.gflop_search_step(train) == pytest.approx(found, rel=2e-3)
 
 

@@ -34,7 +34,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import check_config
 from dcgan_jax.inpainting.region import CROPS, Region, find_region, shrink
-from dcgan_jax.inpainting.result import NOT_FINITE, STATUS
+from dcgan_jax.inpainting.result import Status
 from dcgan_jax.inpainting.stream import inpaint_stream
 from dcgan_jax.priors.dcgan import fingerprint
 from dcgan_jax.priors.labels import check_label
@@ -127,7 +127,7 @@ def inpaint_folder(
     patterns = [*_PATTERNS[:2], *([_PATTERNS[2]] if gif else []), *([_PATTERNS[3], *choices] if choices else [])]
     before = _go_on(out, lines, tasks, patterns)
     tasks = [task for task in tasks if task.name not in before]
-    not_finite, notes = sum(status == STATUS[NOT_FINITE] for status in before.values()), {}
+    not_finite, notes = sum(status == Status.NOT_FINITE.words for status in before.values()), {}
     pending: deque[Task] = deque()
     # As many slots whatever is left to do, and to whom: in batches of one shape a result is always the same.
     slots = min(batch_size, len(found))
@@ -157,11 +157,11 @@ def inpaint_folder(
             line = _write(task, image, hole, result, out, complete)
             if gif:
                 _write_gif(prior, task, image, hole, result, out)
-            note = "; ".join(filter(None, (task.note, _NOTES.get(int(result.status)))))
+            note = "; ".join(filter(None, (task.note, _NOTES.get(Status(int(result.status))))))
             if note:
                 line["note"] = notes[task.name] = note
             write_line(line)
-            not_finite += int(result.status) == NOT_FINITE
+            not_finite += int(result.status) == Status.NOT_FINITE
             bar.update()
     return Report(len(tasks), not_finite, len(before), skipped, notes)
 

@@ -16,13 +16,13 @@ from dcgan_jax.images import figures, pixels
 from dcgan_jax.images.metrics import composite_scores, finite_or_none
 from dcgan_jax.inpainting.photograph import mean_image, restore, restore_each
 from dcgan_jax.inpainting.region import Region, enlarge, shrink
-from dcgan_jax.inpainting.result import NOTHING_KNOWN, NOTHING_MISSING, STATUS, InpaintResult
+from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.priors.prior import generate, image_shape
 from dcgan_jax.storage.files import whole_file
 
 _NOTES = {
-    NOTHING_MISSING: "nothing is missing, it is left as it was",
-    NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
+    Status.NOTHING_MISSING: "nothing is missing, it is left as it was",
+    Status.NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
 _SKIPPED = "skipped"  # status of an image that cannot be completed
 _PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif", "mean/{}.png")  # what is written for an image, at the most
@@ -110,7 +110,7 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
         "context_loss": finite_or_none(float(result.context_loss)),
         "prior_loss": finite_or_none(float(result.prior_loss)),
         "num_steps": int(result.num_steps),
-        "status": STATUS[int(result.status)],
+        "status": Status(int(result.status)).words,
     }
     if result.labels >= 0:
         line["label"] = int(result.labels)

@@ -18,7 +18,7 @@ from dcgan_jax.baselines.patch_match import applicable, patch_match
 from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.result import STATUS
+from dcgan_jax.inpainting.result import Status
 from dcgan_jax.inpainting.stream import inpaint_stream
 from dcgan_jax.priors.dcgan import fingerprint
 from dcgan_jax.priors.prior import Prior, image_shape
@@ -142,7 +142,7 @@ def _search(prior: Prior, config: InpaintConfig, batch_size: int, mean: bool) ->
         padded = [*range(len(images)), *([0] * (-len(images) % batch_size))]
         pairs = ((images[i], holes[i], keys[i]) for i in padded)
         results = list(inpaint_stream(prior, pairs, key, config, batch_size))[: len(images)]
-        notes = [{"num_steps": int(item.num_steps), "status": STATUS[int(item.status)]} for item in results]
+        notes = [{"num_steps": int(item.num_steps), "status": Status(int(item.status)).words} for item in results]
         return np.stack([np.asarray(item.mean if mean else item.images) for item in results]), notes
 
     settings = {"config": config.to_json(), "prior": fingerprint(prior)}

@@ -15,9 +15,10 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 from dcgan_jax.errors import UserError
 from dcgan_jax.images.inputs import check_type, image_keys
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.result import InpaintResult, complete, known_part
-from dcgan_jax.inpainting.search import search
-from dcgan_jax.inpainting.starts import draw_starts
+from dcgan_jax.inpainting.objective import Point, Problem
+from dcgan_jax.inpainting.result import InpaintResult, assemble
+from dcgan_jax.inpainting.search import Found, search
+from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
 from dcgan_jax.priors.prior import Prior, image_shape
@@ -125,14 +126,13 @@ def inpaint_batch(
     optimizer: optax.GradientTransformation | None,
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> InpaintResult:
-    """What `inpaint` does once it has checked its arguments."""
-    y, weights = known_part(config, images, hole)
+    """Inpaints a batch whose arguments are checked: one program for search and blend."""
+    problems, starts = set_up(prior, config, images, hole, keys, labels)
 
-    def one(image, weights, starts):
-        return jax.vmap(lambda start: search(prior, config, image, weights, start, optimizer))(starts)
+    def search_image(problem: Problem, starts: Point) -> Found:
+        return jax.vmap(lambda start: search(prior, config, problem, start, optimizer))(starts)
 
-    starts = draw_starts(prior, config, y, jnp.asarray(hole), keys, None if labels is None else jnp.asarray(labels))
-    return complete(prior, config, images, hole, y, jax.vmap(one)(y, weights, starts))
+    return assemble(prior, config, images, hole, problems.image, jax.vmap(search_image)(problems, starts))
 
 
 def _refuse_bad_values(images, hole):

@@ -1,42 +1,76 @@
-"""What a latent search minimises: context loss, prior loss, distance from the encoder's guess."""
+"""What a latent search minimises: context loss, prior loss, and the distance from the encoder's guess."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from dcgan_jax.inpainting.starts import Start
+from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.priors.prior import Prior
 
 
-def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Array, " n"]:
-    """λ log(1 − D(G(z))) = −λ softplus(logit), for each image (Yeh et al. 2017, equation 5)."""
-    return -weight * jax.nn.softplus(generated_logits)
+class Guess(NamedTuple):
+    """The encoder's Gaussian over latents."""
+
+    mean: Float[Array, "*b latent"]
+    deviation: Float[Array, "*b latent"]
+
+
+class Problem(NamedTuple):
+    """The search problem of one image."""
+
+    image: Float[Array, "*b h w c"]  # in [−1, 1], grey (0) in the hole
+    weights: Float[Array, "*b h w"]  # importance weights, 0 in the hole
+    guess: Guess | None = None  # the search is drawn to it; None without `encoder_weight`
+    labelled: Bool[Array, "*b"] | None = None  # whether the label is given and stays; None without classes
+
+
+class Point(NamedTuple):
+    """Where a search stands."""
+
+    latent: Float[Array, "*b latent"]
+    shifts: tuple[Float[Array, "*b _ _ _"], ...] = ()  # offsets of the generator's features; () for none
+
+
+class Losses(NamedTuple):
+    """The losses of a point."""
+
+    context: Float[Array, "*b"]
+    prior: Float[Array, "*b"]
 
 
 def context_loss(
     completions: Float[Array, "n h w c"], images: Float[Array, "n h w c"], weights: Float[Array, "n h w"]
 ) -> Float[Array, " n"]:
-    """Σ W |G(z) − y| over pixels and channels, for each image on the scale [−1, 1] (Yeh et al. 2017, equation 4)."""
+    """Returns Σ W |G(z) − y| over pixels and channels, for each image on [−1, 1] (Yeh et al. 2017, equation 4)."""
     return jnp.sum(weights[..., None] * jnp.abs(completions - images), axis=(1, 2, 3))
 
 
-def _losses(prior, config, image, weights, z, shifts=()):
-    completion = generate_one(prior, z, shifts)[None]
-    context = context_loss(completion, image[None], weights[None])[0]
+def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Array, " n"]:
+    """Returns λ log(1 − D(G(z))) = −λ softplus(logit), for each image (Yeh et al. 2017, equation 5)."""
+    return -weight * jax.nn.softplus(generated_logits)
+
+
+def losses(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) -> Losses:
+    """Returns the losses of a point, for one image. The prior loss is 0 without a discriminator or its weight."""
+    completion = generate_one(prior, point)[None]
+    context = context_loss(completion, problem.image[None], problem.weights[None])[0]
     if prior.discriminate is None or config.prior_weight == 0:
-        return context, jnp.zeros_like(context)
-    return context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0]
+        return Losses(context, jnp.zeros_like(context))
+    return Losses(context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0])
 
 
-def _distance(config, start: Start, z):
-    """The negative logarithm of the encoder's Gaussian, weighted, up to a constant."""
-    if start.mean is None:
+def distance(config: InpaintConfig, problem: Problem, latent: Float[Array, " latent"]) -> Float[Array, ""] | float:
+    """Returns the negative logarithm of the encoder's Gaussian, weighted, up to a constant; 0 without a guess."""
+    if problem.guess is None:
         return 0.0
-    return config.encoder_weight / 2 * jnp.sum(((z - start.mean) / start.deviation) ** 2)
+    mean, deviation = problem.guess
+    return config.encoder_weight / 2 * jnp.sum(((latent - mean) / deviation) ** 2)
 
 
-def generate_one(prior: Prior, z: Float[Array, " latent"], shifts: tuple[Array, ...]) -> Float[Array, "h w c"]:
-    """The image of a latent, with the features shifted if there are shifts."""
-    if not shifts:
-        return prior.generate(prior.params, z[None])[0]
-    return prior.generate(prior.params, z[None], tuple(x[None] for x in shifts))[0]
+def generate_one(prior: Prior, point: Point) -> Float[Array, "h w c"]:
+    """Returns the image of one point."""
+    if not point.shifts:
+        return prior.generate(prior.params, point.latent[None])[0]
+    return prior.generate(prior.params, point.latent[None], tuple(x[None] for x in point.shifts))[0]

@@ -12,7 +12,7 @@ from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.inpainting.region import Region, _bounds, enlarge, find_region, shrink
-from dcgan_jax.inpainting.result import NOT_FINITE, InpaintResult
+from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.priors.prior import Prior, image_shape
 
 # A factorisation takes memory and time that grow faster than the hole; multigrid on the device compiles once a size.
@@ -93,7 +93,7 @@ def restore(
     restored = image.copy()
     if not hole.any():
         return restored
-    if int(result.status) == NOT_FINITE:
+    if int(result.status) == Status.NOT_FINITE:
         restored[hole] = 128
         return restored
     rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in _bounds(hole))  # with the known neighbours

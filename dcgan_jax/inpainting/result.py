@@ -1,6 +1,6 @@
-"""The result of an inpainting: status, ranking, blended images."""
+"""The result of an inpainting: its status, the choice among restarts, and the blend into the hole."""
 
-import functools
+import enum
 from typing import NamedTuple
 
 import jax
@@ -10,77 +10,93 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.smooth import smooth_blend
-from dcgan_jax.images.pixels import composite, known_pixels
+from dcgan_jax.images.pixels import composite
 from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.objective import Losses, Point
 from dcgan_jax.inpainting.search import Found
 from dcgan_jax.inpainting.trace import Trace
-from dcgan_jax.masks import importance_weights
 from dcgan_jax.priors.prior import Prior
 
-OK, NOT_FINITE, NOTHING_MISSING, NOTHING_KNOWN = range(4)  # values of `InpaintResult.status`
-STATUS = ("ok", "not finite", "nothing missing", "nothing known")
+
+class Status(enum.IntEnum):
+    """How the completion of an image went."""
+
+    OK = 0
+    NOT_FINITE = 1  # a loss or a pixel is NaN or infinite
+    NOTHING_MISSING = 2
+    NOTHING_KNOWN = 3
+
+    @property
+    def words(self) -> str:
+        """The status in words, such as "not finite"."""
+        return self.name.lower().replace("_", " ")
 
 
 class InpaintResult(NamedTuple):
-    """Completed images and how their searches went; a row each."""
+    """Completed images and how their searches went. Each field has one row an image.
 
-    images: Shaped[Array, "b h w c"]  # blended, of the input's type; equal to the input where nothing is missing
-    completions: Float[Array, "b h w c"]  # G(ẑ), in [−1, 1]; with its features shifted where the search shifts them
-    latents: Float[Array, "b latent"]  # ẑ
+    Attributes:
+        images: blended, of the input's type; equal to the input where nothing is missing.
+        completions: G(ẑ) in [−1, 1], with the feature shifts of the search if it has any.
+        latents: ẑ.
+        context_loss: of ẑ.
+        prior_loss: of ẑ.
+        num_steps: updates of the restart that was kept.
+        status: a `Status`.
+        labels: the class that was given or found; −1 for a prior without classes, or a search that is not finite.
+        trace: of the restart that was kept; None unless `trace_every` is set.
+        alternatives: the `num_completions` best, [b, k, ...], this one first; None if there is one.
+        mean: the mean of the alternatives' images. It is usually nearer to the truth, and softer; None if there is one.
+    """
+
+    images: Shaped[Array, "b h w c"]
+    completions: Float[Array, "b h w c"]
+    latents: Float[Array, "b latent"]
     context_loss: Float[Array, " b"]
     prior_loss: Float[Array, " b"]
-    num_steps: Int[Array, " b"]  # updates of the latent, in the restart that was kept
-    status: Int[Array, " b"]  # index into `STATUS`
-    labels: Int[Array, " b"]  # class that is given or was found; −1 of an unconditional prior, or a search not finite
-    trace: Trace | None = None  # of the restart that was kept; None unless `trace_every` is set
-    alternatives: "InpaintResult | None" = None  # `num_completions` of them, [b, k, ...], this one first; None for one
-    mean: Shaped[Array, "b h w c"] | None = None  # of the alternatives' images: as a rule closer to the truth, and soft
+    num_steps: Int[Array, " b"]
+    status: Int[Array, " b"]
+    labels: Int[Array, " b"]
+    trace: Trace | None = None
+    alternatives: "InpaintResult | None" = None
+    mean: Shaped[Array, "b h w c"] | None = None
 
 
-def known_part(
-    config: InpaintConfig, images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w"]]:
-    """What a search is given: images in [−1, 1], grey in the hole, and their importance weights."""
-    return known_pixels(images, hole), importance_weights(jnp.asarray(hole), window=config.window)
-
-
-def complete(
+def assemble(
     prior: Prior,
     config: InpaintConfig,
     images: Shaped[Array | np.ndarray, "b h w c"],
     hole: Bool[Array | np.ndarray, "b h w"],
-    y: Float[Array, "b h w c"],
+    known: Float[Array, "b h w c"],
     found: Found,
 ) -> InpaintResult:
-    """Keeps the best of each image's searches and blends what they found into the hole.
+    """Keeps the best restarts of each image and blends their completions into the hole.
 
     Args:
-        y: of `known_part`.
-        found: of every restart of every image, two axes in front of each field.
+        prior: see `inpaint`.
+        config: see `inpaint`.
+        images: as they were given.
+        hole: True = missing.
+        known: the images in [−1, 1], grey in the hole.
+        found: by every restart of every image. Each field has these two leading axes.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
-    order = jnp.argsort(_judge(prior, config, hole, found), axis=1)[:, : config.num_completions]
+    order = jnp.argsort(_rank(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
-    completions = _completions(prior, kept)
-    blended = _blend(config, completions, y, hole)
-    finite = jnp.isfinite(kept.context_loss + kept.prior_loss)
+    completions = _completions(prior, kept.point)
+    blended = _blend(config, completions, known, hole)
+    finite = jnp.isfinite(_total(kept.losses))
     finite &= jnp.all(jnp.isfinite(completions) & jnp.isfinite(blended), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
-    labels = jnp.full(finite.shape, -1, jnp.int32)
-    if prior.num_classes:
-        label = jnp.argmax(kept.latent[..., -prior.num_classes :], axis=-1).astype(jnp.int32)
-        labels = jnp.where(finite, label, labels)
-    missing = jnp.sum(hole, axis=(1, 2))[:, None]
-    status = jnp.where(missing == 0, NOTHING_MISSING, jnp.where(missing == hole[0].size, NOTHING_KNOWN, OK))
     several = InpaintResult(
         images=jax.vmap(composite, (None, None, 1), 1)(images, hole, blended),
         completions=completions,
-        latents=kept.latent,
-        context_loss=kept.context_loss,
-        prior_loss=kept.prior_loss,
+        latents=kept.point.latent,
+        context_loss=kept.losses.context,
+        prior_loss=kept.losses.prior,
         num_steps=kept.num_steps,
-        status=jnp.where(finite, status, NOT_FINITE).astype(jnp.int32),
-        labels=labels,
+        status=_status(hole, finite),
+        labels=_labels(prior, kept.point.latent, finite),
         trace=kept.trace,
     )
     best = jax.tree.map(lambda x: x[:, 0], several)
@@ -91,21 +107,46 @@ def complete(
     return best._replace(alternatives=several, mean=mean)
 
 
-def _blend(config, completions, y, hole) -> Float[Array, "b k h w c"]:
-    """The completions in the holes, in float."""
-    if config.blend == "poisson":
-        blend = poisson_blend
-    else:
-        blend = functools.partial(smooth_blend, sharp=config.blend == "sharp")
-    return jax.vmap(blend, (1, None, None), 1)(completions.astype(y.dtype), y, hole)
+def _total(found: Losses) -> Float[Array, "b r"]:
+    return found.context + found.prior
 
 
-def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:
-    """The lower, the better; infinite where a loss is not finite."""
-    score = found.context_loss + found.prior_loss
+def _status(hole: Bool[Array, "b h w"], finite: Bool[Array, "b k"]) -> Int[Array, "b k"]:
+    missing = jnp.sum(hole, axis=(1, 2))[:, None]
+    status = jnp.where(missing == hole[0].size, Status.NOTHING_KNOWN, Status.OK)
+    status = jnp.where(missing == 0, Status.NOTHING_MISSING, status)
+    return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
+
+
+def _labels(prior: Prior, latents: Float[Array, "b k latent"], finite: Bool[Array, "b k"]) -> Int[Array, "b k"]:
+    none = jnp.full(finite.shape, -1, jnp.int32)
+    if not prior.num_classes:
+        return none
+    return jnp.where(finite, jnp.argmax(latents[..., -prior.num_classes :], axis=-1).astype(jnp.int32), none)
+
+
+def _blend(
+    config: InpaintConfig,
+    completions: Float[Array, "b k h w c"],
+    known: Float[Array, "b h w c"],
+    hole: Bool[Array, "b h w"],
+) -> Float[Array, "b k h w c"]:
+    """The images with the completions blended into their holes, not clipped."""
+
+    def blend(completion: Array, image: Array, hole: Array) -> Array:
+        if config.blend == "poisson":
+            return poisson_blend(completion, image, hole)
+        return smooth_blend(completion, image, hole, sharp=config.blend == "sharp")
+
+    return jax.vmap(blend, (1, None, None), 1)(completions.astype(known.dtype), known, hole)
+
+
+def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found: Found) -> Float[Array, "b r"]:
+    """A number for each restart: the lower, the better. It is infinite where a loss is not finite."""
+    score = _total(found.losses)
     finite = jnp.isfinite(score)
     if config.judge == "central" and config.restarts > 1:
-        completions = _completions(prior, found)
+        completions = _completions(prior, found.point)
         counted = (hole[:, None] & finite[..., None, None])[..., None]
         number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None, None]
         mean = jnp.sum(jnp.where(counted, completions, 0), axis=1, keepdims=True) / number
@@ -113,9 +154,9 @@ def _judge(prior, config, hole, found: Found) -> Float[Array, "b restarts"]:
     return jnp.where(finite, score, jnp.inf)
 
 
-def _completions(prior, found: Found) -> Float[Array, "b k h w c"]:
-    """The images of latents, with shifted features if there are shifts; two axes in front of each field."""
-    b, k = found.latent.shape[:2]
-    latents, shifts = jax.tree.map(lambda x: x.reshape(b * k, *x.shape[2:]), (found.latent, found.shifts))
+def _completions(prior: Prior, points: Point) -> Float[Array, "b k h w c"]:
+    """The images of points with two leading axes."""
+    b, k = points.latent.shape[:2]
+    latents, shifts = jax.tree.map(lambda x: x.reshape(b * k, *x.shape[2:]), points)
     images = prior.generate(prior.params, latents, *([shifts] if shifts else []))
     return images.reshape(b, k, *images.shape[1:])

@@ -3,20 +3,20 @@
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.images.inputs import check_type, typed_key
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import LARGEST, check_config, inpaint_batch
-from dcgan_jax.inpainting.result import InpaintResult, complete, known_part
-from dcgan_jax.inpainting.search import end_search, init_search, most_steps, search_step
-from dcgan_jax.inpainting.starts import draw_starts
+from dcgan_jax.inpainting.objective import Problem
+from dcgan_jax.inpainting.result import InpaintResult, assemble
+from dcgan_jax.inpainting.search import Found, Optimizer, Search, finish, init, step
+from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
 from dcgan_jax.priors.prior import Prior, image_shape
@@ -28,7 +28,7 @@ def inpaint_stream(
     key: PRNGKeyArray,
     config: InpaintConfig | None = None,
     batch_size: int = 64,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: Optimizer = None,
 ) -> Iterator[InpaintResult]:
     """Completes an endless or finite row of images, `batch_size` at a time, and yields a result for each in order.
 
@@ -71,7 +71,8 @@ def inpaint_stream(
     devices = len(jax.local_devices())
     ahead.read(_multiple(batch_size, devices))
     if ahead.waiting:
-        yield from _search_all(prior, config, optimizer, key, ahead, _multiple(len(ahead.waiting), devices))
+        search_all = _search_slots if config.tolerance else _search_batches
+        yield from search_all(prior, config, optimizer, key, ahead, _multiple(len(ahead.waiting), devices))
     if ahead.failure is not None:
         raise ahead.failure
 
@@ -153,50 +154,94 @@ class _Ahead:
         return _Item(np.asarray(i, np.int32), image, hole, data, np.asarray(has_key), np.asarray(label, np.int32))
 
 
-def _search_all(prior, config, optimizer, key, ahead: _Ahead, count) -> Iterator[InpaintResult]:
-    """Searches in `count` slots until nothing waits and every slot is empty."""
-    slots = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), ahead.waiting[0])
-    slots = slots._replace(number=np.full(count, _EMPTY, np.int32))
-    searches = None
-    if config.tolerance:
-        started = jax.eval_shape(lambda: _start(prior, config, optimizer, key, slots))
-        searches = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), started)
+class _Stopped(NamedTuple):
+    """An image whose search has stopped. It is still to be refined and blended."""
+
+    item: _Item
+    searches: Search  # of its restarts
+
+
+def _search_batches(
+    prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, ahead: _Ahead, count: int
+) -> Iterator[InpaintResult]:
+    """Searches one batch after the other, for searches that all take the same number of steps."""
+    last: list[InpaintResult] = []
+    while ahead.waiting:
+        images = min(count, len(ahead.waiting))
+        slots = _stack([ahead.waiting.popleft() for _ in range(images)], count)
+        prior, slots = spread(prior, slots)
+        labels = slots.label if prior.num_classes else None
+        output = inpaint_batch(prior, slots.image, slots.hole, _slot_keys(key, slots), config, optimizer, labels)
+        yield from last  # while the device is at work
+        ahead.read(count)
+        last = _rows(output, images)
+    yield from last
+
+
+def _search_slots(
+    prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, ahead: _Ahead, count: int
+) -> Iterator[InpaintResult]:
+    """Searches in `count` slots. A search that stops makes room for the next image.
+
+    Stopped searches are refined and blended together, as many at a time as there are slots.
+    """
+    slots = _empty_slots(ahead.waiting[0], count)
+    _, started = jax.eval_shape(lambda: _start(prior, config, optimizer, key, slots))
+    searches = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), started)
+    slots, fresh = _fill(slots, ahead.waiting)
+    stopped: deque[_Stopped] = deque()
+    finishing: tuple[InpaintResult, list[int]] | None = None
     finished: dict[int, InpaintResult] = {}
     following = 0
+    while True:
+        busy, running = slots.number != _EMPTY, None
+        if busy.any():
+            prior, (on_device, fresh, searches) = spread(prior, (slots, fresh, searches))
+            steps = min(config.patience, max(config.num_steps, 1))
+            searches, running = _advance(prior, config, optimizer, key, on_device, fresh, searches, steps)
+        if finishing is not None:  # while the device is at work
+            output, numbers = finishing
+            finished |= zip(numbers, _rows(output, len(numbers)), strict=True)
+            finishing = None
+            while following in finished:
+                yield finished.pop(following)
+                following += 1
+        if running is not None:
+            ahead.read(count)
+            gone = busy & ~np.asarray(running)
+            for place in np.flatnonzero(gone):
+                stopped.append(_Stopped(jax.tree.map(lambda x, i=place: x[i], slots), _row(searches, place)))
+            slots = slots._replace(number=np.where(gone, _EMPTY, slots.number))
+            full = len(finished) + len(stopped) >= _WAITING * count and (slots.number != _EMPTY).any()
+            slots, fresh = _fill(slots, deque() if full else ahead.waiting)
+        elif not stopped:
+            return
+        if len(stopped) >= count or (stopped and not (slots.number != _EMPTY).any()):
+            several = [stopped.popleft() for _ in range(min(count, len(stopped)))]
+            done = _stack([one.item for one in several], count)
+            rows = [one.searches for one in several]
+            ended = _stack_on_device([*rows, *rows[:1] * (count - len(rows))])
+            prior, (done, ended) = spread(prior, (done, ended))
+            finishing = _finish(prior, config, key, done, ended), [int(one.item.number) for one in several]
 
-    def hand_out(output, leaving):
-        nonlocal following
-        rows = jax.device_get(output) if leaving else None
-        for place, number in leaving:
-            finished[number] = jax.tree.map(lambda x, place=place: np.array(x[place]), rows)
-        while following in finished:
-            yield finished.pop(following)
-            following += 1
 
-    slots, fresh = _fill(slots, ahead.waiting)
-    last = None, []
-    while (slots.number != _EMPTY).any():
-        prior, (on_device, fresh, searches) = spread(prior, (slots, fresh, searches))
-        if searches is None:  # all stop together: they are a batch
-            keys = _slot_keys(key, on_device)
-            labels = on_device.label if prior.num_classes else None
-            output = inpaint_batch(prior, on_device.image, on_device.hole, keys, config, optimizer, labels)
-            running = False
-        else:
-            steps = min(config.patience, most_steps(config))
-            searches, output, running = _advance(prior, config, optimizer, key, on_device, fresh, searches, steps)
-        yield from hand_out(*last)  # while the device is at work
-        ahead.read(count)
-        gone = (slots.number != _EMPTY) & ~np.asarray(running)
-        last = output, [(place, int(slots.number[place])) for place in np.flatnonzero(gone)]
-        slots = slots._replace(number=np.where(gone, _EMPTY, slots.number))
-        full = len(finished) >= _WAITING * count and (slots.number != _EMPTY).any()
-        slots, fresh = _fill(slots, deque() if full else ahead.waiting)
-    yield from hand_out(*last)
+def _empty_slots(item: _Item, count: int) -> _Item:
+    slots = jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), item)
+    return slots._replace(number=np.full(count, _EMPTY, np.int32))
+
+
+def _stack(items: list[_Item], count: int) -> _Item:
+    """Items as slots, the last of which may be empty."""
+    slots, _ = _fill(_empty_slots(items[0], count), deque(items))
+    return slots
 
 
 def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, " b"]]:
-    """Puts waiting images into empty slots, of a copy: the device may still read the arrays; says which are fresh."""
+    """Puts waiting images into the empty slots of a copy, as the device may still read the arrays.
+
+    Returns:
+        The slots, and which of them are new.
+    """
     slots, fresh = jax.tree.map(np.copy, slots), np.zeros(len(slots.number), bool)
     for place in np.flatnonzero(slots.number == _EMPTY)[: len(waiting)]:
         for field, value in zip(slots, waiting.popleft(), strict=True):
@@ -205,39 +250,80 @@ def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, 
     return slots, fresh
 
 
-def _start(prior, config, optimizer, key, slots: _Item):
-    y, _ = known_part(config, slots.image, slots.hole)
-    labels = jnp.asarray(slots.label)
-    starts = draw_starts(prior, config, y, jnp.asarray(slots.hole), _slot_keys(key, slots), labels)
-    return jax.vmap(jax.vmap(lambda start: init_search(prior, config, start, optimizer)))(starts)
+def _rows(result: InpaintResult, count: int) -> list[InpaintResult]:
+    """The first results of a batch, each by itself, on the host."""
+    rows = jax.device_get(result)
+    return [jax.tree.map(lambda x, i=i: np.array(x[i]), rows) for i in range(count)]
 
 
 @jax.jit
-def _slot_keys(key, slots: _Item):
-    def one(slot):
-        own = jax.random.wrap_key_data(slot.own_key, impl=jax.random.key_impl(key))
+def _row(tree: Any, place: Int[Array | np.ndarray, ""]) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, place, keepdims=False), tree)
+
+
+@jax.jit
+def _stack_on_device(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *trees)
+
+
+def _start(
+    prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, slots: _Item
+) -> tuple[Problem, Search]:
+    """The problems of the slots, and searches for them that have done no step yet."""
+    labels = jnp.asarray(slots.label)
+    problems, starts = set_up(prior, config, slots.image, slots.hole, _slot_keys(key, slots), labels)
+    return problems, jax.vmap(jax.vmap(lambda start: init(config, start, optimizer)))(starts)
+
+
+@jax.jit
+def _slot_keys(key: PRNGKeyArray, slots: _Item) -> PRNGKeyArray:
+    def one(slot: _Item) -> PRNGKeyArray:
+        own = jax.random.wrap_key_data(jnp.asarray(slot.own_key), impl=jax.random.key_impl(key))
         return jnp.where(slot.has_key, own, jax.random.fold_in(key, slot.number))
 
     return jax.vmap(one)(slots)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="searches")
-def _advance(prior, config, optimizer, key, slots: _Item, fresh, searches, steps):
-    """Starts the searches of fresh slots, does `steps` steps of all, and completes what they have come to.
+def _advance(
+    prior: Prior,
+    config: InpaintConfig,
+    optimizer: Optimizer,
+    key: PRNGKeyArray,
+    slots: _Item,
+    fresh: Bool[Array | np.ndarray, " b"],
+    searches: Search,
+    steps: int,
+) -> tuple[Search, Bool[Array, " b"]]:
+    """Starts the searches of fresh slots, and does `steps` steps of all.
 
-    Their number is not static: XLA takes a loop of one step apart, and then rounds in another way than in `inpaint`.
+    `steps` is not static: XLA compiles a loop of one step in another way, which rounds otherwise than in `inpaint`.
+
+    Returns:
+        The searches, and which slots have one that runs.
     """
-    y, weights = known_part(config, slots.image, slots.hole)
+    problems, started = _start(prior, config, optimizer, key, slots)
 
-    def one(started, image, weights, fresh, searches):
+    def one(problem: Problem, started: Search, fresh: Array, searches: Search) -> Search:
         searches = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), started, searches)
-        step = jax.vmap(lambda search: search_step(prior, config, image, weights, search, optimizer))
-        searches = jax.lax.fori_loop(0, steps, lambda _, searches: step(searches), searches)
-        return searches, jax.vmap(lambda search: end_search(prior, config, image, weights, search))(searches)
+        advance = jax.vmap(lambda search: step(prior, config, problem, search, optimizer))
+        return jax.lax.fori_loop(0, steps, lambda _, searches: advance(searches), searches)
 
-    searches, found = jax.vmap(one)(_start(prior, config, optimizer, key, slots), y, weights, fresh, searches)
-    return searches, complete(prior, config, slots.image, slots.hole, y, found), jnp.any(searches.running, axis=1)
+    searches = jax.vmap(one)(problems, started, jnp.asarray(fresh), searches)
+    return searches, jnp.any(searches.running, axis=1)
 
 
-def _multiple(count, of):
+@functools.partial(jax.jit, static_argnames="config")
+def _finish(prior: Prior, config: InpaintConfig, key: PRNGKeyArray, slots: _Item, searches: Search) -> InpaintResult:
+    """Refines and blends the results of searches that have stopped."""
+    labels = jnp.asarray(slots.label)
+    problems, _ = set_up(prior, config, slots.image, slots.hole, _slot_keys(key, slots), labels)
+
+    def one(problem: Problem, searches: Search) -> Found:
+        return jax.vmap(lambda search: finish(prior, config, problem, search))(searches)
+
+    return assemble(prior, config, slots.image, slots.hole, problems.image, jax.vmap(one)(problems, searches))
+
+
+def _multiple(count: int, of: int) -> int:
     return -(-count // of) * of

@@ -1,4 +1,4 @@
-"""The trace of a latent search."""
+"""The trace of a latent search: some of its points, for plots and animations."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.objective import Losses
+
 
 class Trace(NamedTuple):
-    """How a search went: its iterates at the start, after every `trace_every` steps, and at the end.
+    """The points of a search at its start, after every `trace_every` steps, and at its end.
 
-    Where a search stopped early, its end fills the places that are left.
+    Where a search stopped early, its end fills the remaining places.
     """
 
     num_steps: Int[Array, "*b t"]  # updates done
@@ -19,19 +22,56 @@ class Trace(NamedTuple):
     latents: Float[Array, "*b t latent"]
 
 
-def _traced_steps(config):
+def empty(config: InpaintConfig, latent: Float[Array, " latent"], dtype: jnp.dtype) -> Trace | None:
+    """Returns a trace without points; None if `config.trace_every` is 0.
+
+    Args:
+        config: of the search.
+        latent: any of the search, for shape and type.
+        dtype: of the losses.
+    """
+    if not config.trace_every:
+        return None
+    count = len(_steps(config))
+    zeros = jnp.zeros(count, dtype)
+    return Trace(jnp.zeros(count, jnp.int32), zeros, zeros, jnp.zeros((count, *latent.shape), latent.dtype))
+
+
+def record(
+    config: InpaintConfig,
+    trace: Trace | None,
+    num_steps: Int[Array, ""],
+    found: Losses,
+    latent: Float[Array, " latent"],
+) -> Trace | None:
+    """Returns the trace with this point in it, if one is due after `num_steps` updates."""
+    if trace is None:
+        return None
+    place, rest = jnp.divmod(num_steps, config.trace_every)
+    place = jnp.where(rest == 0, place, len(_steps(config)))  # beyond the end: dropped
+    point = Trace(num_steps, found.context, found.prior, latent)
+    return jax.tree.map(lambda points, one: points.at[place].set(one, mode="drop"), trace, point)
+
+
+def close(
+    config: InpaintConfig,
+    trace: Trace | None,
+    num_steps: Int[Array, ""],
+    found: Losses,
+    latent: Float[Array, " latent"],
+) -> Trace | None:
+    """Returns the trace with its remaining places filled by the last point."""
+    if trace is None:
+        return None
+    recorded = jnp.asarray(_steps(config)) < num_steps
+
+    def fill(points: Array, last: Array) -> Array:
+        return jnp.where(recorded.reshape(-1, *[1] * (points.ndim - 1)), points, last)
+
+    return jax.tree.map(fill, trace, Trace(num_steps, found.context, found.prior, latent))
+
+
+def _steps(config: InpaintConfig) -> list[int]:
+    """The numbers of updates at which points are recorded."""
     last = config.num_steps + config.refine_steps
     return [*range(0, last, config.trace_every), last]
-
-
-def _record(config, search, losses):
-    """The trace with the iterate of `search` in it, if it is due."""
-    if search.trace is None:
-        return None
-    place, rest = jnp.divmod(search.num_steps, config.trace_every)
-    place = jnp.where(rest == 0, place, len(_traced_steps(config)))  # beyond the end: dropped
-    return jax.tree.map(
-        lambda points, point: points.at[place].set(point, mode="drop"),
-        search.trace,
-        Trace(search.num_steps, losses[0], losses[1], search.latent),
-    )

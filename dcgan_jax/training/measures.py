@@ -17,8 +17,8 @@ from dcgan_jax.images.inputs import check_type
 from dcgan_jax.images.metrics import psnr
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import search
-from dcgan_jax.inpainting.starts import Start
 from dcgan_jax.priors.labels import label_entries, with_label
 from dcgan_jax.priors.prior import Prior, generate, image_shape, sample_latents
 from dcgan_jax.training.recipe import Measure
@@ -144,7 +144,7 @@ def _inversions(prior, images, keys, config):
         latent = prior.sample_latents(key, 1)[0]
         if prior.num_classes:  # the label is found, as the rest of the latent
             latent = with_label(latent, label_entries(prior.num_classes, jnp.asarray(-1), latent.dtype))
-        return search(prior, config, image, weights, Start(latent))
+        return search(prior, config, Problem(image, weights), Point(latent))
 
     found = jax.vmap(one)(images, keys)
-    return prior.generate(prior.params, found.latent)
+    return prior.generate(prior.params, found.point.latent)

@@ -256,7 +256,7 @@ def test_shifts_for_a_decoder_that_takes_none_are_refused():
     with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's decoder takes no shifts"):
         dj.inpaint(prior, IMAGES, HOLES, KEY, config)
     without = dataclasses.replace(PRIOR, encode=lambda *args: (*encode(*args)[:2], ()))
-    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's encoder gives no shifts"):
+    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5, but this prior's encoder predicts no shifts"):
         dj.inpaint(without, IMAGES, HOLES, KEY, config)
 
 

@@ -15,9 +15,9 @@ from tiny import arrays
 
 import dcgan_jax as dj
 from dcgan_jax import masks
-from dcgan_jax.inpainting import result as result_module
+from dcgan_jax.inpainting.objective import Point, Problem
+from dcgan_jax.inpainting.result import Status
 from dcgan_jax.inpainting.search import search
-from dcgan_jax.inpainting.starts import Start
 
 H, W, C, LATENT = 4, 3, 2, 4  # not square: rows and columns cannot be mistaken for one another
 KEY = jax.random.key(11)
@@ -119,8 +119,8 @@ def run_searches(prior, config):
     def run(images, holes, starts):
         weights = masks.importance_weights(holes, config.window)
         images = jnp.where(holes[..., None], 0, images)
-        found = jax.vmap(lambda *one: search(prior, config, *one))(images, weights, Start(starts))
-        return found.latent, found.context_loss, found.prior_loss
+        found = jax.vmap(lambda *one: search(prior, config, *one))(Problem(images, weights), Point(starts))
+        return found.point.latent, found.losses.context, found.losses.prior
 
     bound = np.inf if config.latent_bound is None else config.latent_bound
     return run(IMAGES, HOLES, jnp.stack([start(prior, i, bound=bound) for i in range(4)]))
@@ -137,7 +137,7 @@ def check(result, expected, images=IMAGES, holes=HOLES):
     blended = dj.poisson_blend_sparse(completions, images, holes)
     np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
     assert (np.asarray(result.images)[~holes] == images[~holes]).all()
-    assert (np.asarray(result.status) == result_module.OK).all()
+    assert (np.asarray(result.status) == Status.OK).all()
 
 
 # ------------------------------------------------------------------------------------------ the search
@@ -187,7 +187,7 @@ def test_a_search_that_meets_nan_stops():
     broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
     result = dj.inpaint(broken, IMAGES, HOLES, KEY, EARLY)
     assert np.asarray(result.num_steps).tolist() == [EARLY.patience] * 4
-    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+    assert (np.asarray(result.status) == Status.NOT_FINITE).all()
 
 
 @pytest.mark.parametrize("every", [1, 5, 12, 20])
@@ -221,7 +221,7 @@ def test_any_optimiser():
     quick = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, smooth, optax.lbfgs(memory_size=4))
     slow = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, dataclasses.replace(smooth, num_steps=0))
     assert (quick.context_loss + quick.prior_loss < 0.9 * (slow.context_loss + slow.prior_loss)).all()
-    assert (np.asarray(quick.status) == result_module.OK).all()
+    assert (np.asarray(quick.status) == Status.OK).all()
 
 
 def test_search_against_numpy():
@@ -458,7 +458,7 @@ def test_uint8_in_uint8_out():
 def test_half_precision_in_and_out():
     halves = IMAGES.astype(jnp.bfloat16)
     result = dj.inpaint(UNIFORM, halves, HOLES, KEY, CONFIG)
-    assert result.images.dtype == jnp.bfloat16 and (np.asarray(result.status) == result_module.OK).all()
+    assert result.images.dtype == jnp.bfloat16 and (np.asarray(result.status) == Status.OK).all()
     assert (np.asarray(result.images)[~HOLES] == halves[~HOLES]).all()
 
 
@@ -501,7 +501,7 @@ def test_under_jit_a_nan_among_known_pixels_spoils_its_own_image_alone():
     spoilt[(1, *place)] = np.nan
     inpaint = jax.jit(lambda images: dj.inpaint(UNIFORM, images, HOLES, KEY, CONFIG))
     result = inpaint(spoilt)
-    assert np.asarray(result.status).tolist() == [0, 1, 0, 0] and result_module.STATUS[1] == "not finite"
+    assert np.asarray(result.status).tolist() == [0, 1, 0, 0] and Status(1).words == "not finite"
     images = np.asarray(result.images)
     assert (images[~HOLES].view(np.uint32) == spoilt[~HOLES].view(np.uint32)).all()
     assert (images[1][HOLES[1]] == 0).all()
@@ -514,7 +514,7 @@ def test_a_broken_prior_gives_grey():
     levels = np.full(IMAGES.shape, 7, np.uint8)
     broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
     result = dj.inpaint(broken, levels, HOLES, KEY, CONFIG)
-    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+    assert (np.asarray(result.status) == Status.NOT_FINITE).all()
     assert (np.asarray(result.images) == np.where(HOLES[..., None], 128, 7)).all()
 
 
@@ -523,14 +523,14 @@ def test_a_blend_that_overflows_gives_grey(blend):
     huge = dataclasses.replace(NO_CRITIC, generate=lambda params, z: 1e25 * decode(params, z))
     result = dj.inpaint(huge, IMAGES, HOLES, KEY, dj.InpaintConfig(num_steps=0, blend=blend))
     assert np.isfinite(result.completions).all() and np.isfinite(result.context_loss).all()
-    assert (np.asarray(result.status) == result_module.NOT_FINITE).all()
+    assert (np.asarray(result.status) == Status.NOT_FINITE).all()
     assert (np.asarray(result.images) == np.where(HOLES[..., None], 0, IMAGES)).all()
 
 
 def test_everything_or_nothing_missing():
     holes = np.stack([np.ones((H, W), bool), np.zeros((H, W), bool), HOLES[2], HOLES[3]])
     result = dj.inpaint(UNIFORM, IMAGES, holes, KEY, CONFIG)
-    assert [result_module.STATUS[i] for i in result.status] == ["nothing known", "nothing missing", "ok", "ok"]
+    assert [Status(i).words for i in np.asarray(result.status)] == ["nothing known", "nothing missing", "ok", "ok"]
     assert (result.context_loss[:2] == 0).all()
     assert (result.images[0] == result.completions[0]).all()
     assert (np.asarray(result.images[1]) == IMAGES[1]).all()

@@ -16,12 +16,12 @@ import processes
 import pytest
 
 import dcgan_jax as dj
-from dcgan_jax.baselines import context_encoder
+from dcgan_jax.baselines import context_encoder, context_encoder_training
 from dcgan_jax.inpainting import stream
 from dcgan_jax.inpainting.inpaint import inpaint_batch
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
-from dcgan_jax.training import encoder, loop
+from dcgan_jax.training import encoder, gan, loop
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.encoder import encoder_prior
 
@@ -49,7 +49,7 @@ SEARCHES = {
     "default": dj.InpaintConfig(num_steps=5),
     "tolerance": dj.InpaintConfig(num_steps=5, tolerance=0.05),
 } | {name: dj.InpaintConfig.preset(name) for name in ("yeh2017", "he2018", "best", "fast", "several")}
-MODULES = {TrainConfig: dj.training, encoder.EncoderConfig: encoder, type(CONTEXT_ENCODER): context_encoder}
+RECIPES = {recipe.config: recipe for recipe in (gan.RECIPE, encoder.RECIPE, context_encoder_training.RECIPE)}
 
 
 def with_batch(config, size):
@@ -69,14 +69,14 @@ def flops(function, mesh, *arguments):
 
 def training(config, mesh, told=True):
     """FLOPs of a training step on one device of the mesh."""
-    module, key = MODULES[type(config)], jax.random.key(0)
-    state = jax.eval_shape(lambda: module.init_state(config, key))
+    recipe, key = RECIPES[type(config)], jax.random.key(0)
+    state = jax.eval_shape(lambda: recipe.init(config, key))
     batch = jax.ShapeDtypeStruct((config.images_per_step, *config.image_shape), np.uint8)
     if config.num_classes:
         batch = batch, jax.ShapeDtypeStruct((config.images_per_step,), np.int32)
     if not told:
-        return flops(module.make_train_step(config), mesh, state, batch, jax.eval_shape(lambda: key))
-    step = loop.jit_step(module.make_train_step, config, mesh)
+        return flops(recipe.make_step(config), mesh, state, batch, jax.eval_shape(lambda: key))
+    step = loop.jit_step(recipe.make_step, config, mesh)
     return step.lower(state, batch, jax.eval_shape(lambda: key)).compile().cost_analysis()["flops"]
 
 
@@ -111,10 +111,11 @@ def refilling(mesh, size):
     number = jax.ShapeDtypeStruct((size,), np.int32)
     data = jax.eval_shape(lambda: jnp.zeros((size, *jax.random.key_data(key).shape), np.uint32))
     slots = stream._Item(number, images, hole, data, jax.ShapeDtypeStruct((size,), bool), number)
-    searches = jax.eval_shape(lambda slots: stream._start(prior(), config, None, key, slots), slots)
+    _, searches = jax.eval_shape(lambda slots: stream._start(prior(), config, None, key, slots), slots)
 
     def run(prior, slots, fresh, searches):
-        return stream._advance(prior, config, None, key, slots, fresh, searches, 5)
+        searches, _ = stream._advance(prior, config, None, key, slots, fresh, searches, 5)
+        return stream._finish(prior, config, key, slots, searches)
 
     return flops(run, mesh, prior(), slots, jax.ShapeDtypeStruct((size,), bool), searches)
 

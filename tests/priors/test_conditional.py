@@ -17,7 +17,7 @@ from dcgan_jax.command import main
 from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures, pixels
-from dcgan_jax.inpainting.starts import draw_starts
+from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Discriminator
 from dcgan_jax.priors.labels import check_label, project_onto_simplex
@@ -194,9 +194,9 @@ def test_an_encoder_guesses_the_label_too():
     @plain.quick_jit
     def guess(known):
         keys, labels = jax.random.split(KEY, 4), jnp.array([-1, -1, 2, 0])
-        return prior.encode(prior.params, known, hole), draw_starts(prior, search, known, hole, keys, labels)
+        return prior.encode(prior.params, known, hole), set_up(prior, search, known, hole, keys, labels)
 
-    (mean, deviation, shifts), starts = guess(known)
+    (mean, deviation, shifts), (problems, starts) = guess(known)
     assert mean.shape == deviation.shape == (4, 9)
     np.testing.assert_allclose(mean[:, 6:].sum(1), 1, rtol=1e-5)
     np.testing.assert_allclose(starts.latent[:2, 0], mean[:2], atol=1e-5)
@@ -204,7 +204,7 @@ def test_an_encoder_guesses_the_label_too():
     np.testing.assert_allclose(label.sum(-1), 1, rtol=1e-5)
     assert (label >= 0).all() and not np.allclose(label, mean[:2, 6:], atol=1e-3)
     np.testing.assert_array_equal(starts.latent[2:, :, 6:], np.eye(3)[[[2, 2], [0, 0]]])
-    np.testing.assert_array_equal(starts.labelled, [[False, False], [False, False], [True, True], [True, True]])
+    np.testing.assert_array_equal(problems.labelled, [False, False, True, True])
     for start, shift in zip(starts.shifts, shifts, strict=True):  # whether the label is told or found
         assert np.abs(shift).max() > 0.05
         np.testing.assert_allclose(start[:, 0], 0.5 * shift, rtol=1e-6)

@@ -20,8 +20,8 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.images import distances as distances_module
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import search
-from dcgan_jax.inpainting.starts import Start
 from dcgan_jax.training import measures
 from dcgan_jax.training.config import TrainConfig
 
@@ -159,9 +159,9 @@ def test_inversion_is_a_search_of_the_complete_image(monkeypatch):
     floats = images / 127.5 - 1
     expected = []
     for i, image in enumerate(floats.astype(np.float32)):
-        start = Start(prior.sample_latents(jax.random.fold_in(KEY, i), 1)[0])
-        found = search(prior, CONFIG, jnp.asarray(image), jnp.ones((8, 8)), start)
-        made = np.asarray(dj.generate(prior, found.latent[None]))[0]
+        start = Point(prior.sample_latents(jax.random.fold_in(KEY, i), 1)[0])
+        found = search(prior, CONFIG, Problem(jnp.asarray(image), jnp.ones((8, 8))), start)
+        made = np.asarray(dj.generate(prior, found.point.latent[None]))[0]
         expected.append(10 * np.log10(4 / np.mean((made - floats[i]) ** 2)))
     found = measures.inversion_psnr(prior, images, KEY, CONFIG)
     assert found.shape == (5,) and np.std(expected) > 0.1
