@@ -1,51 +1,104 @@
-"""Configuration: what a model, a training run and a search are made of, and the published presets.
+"""The base class of all configurations.
 
-Every class is a frozen dataclass whose fields carry one line of meaning, is checked when it is made, travels as JSON
-(`to_json`, `from_json`) and gives the command line its options.
+Every configuration is a frozen dataclass. Its fields carry their help text and their range. It checks itself when it
+is made, converts to and from JSON, and the command line makes an option of each field.
+
+No configuration imports JAX or NumPy, so that the command's help appears at once.
 """
 
 import dataclasses
 import math
+import types
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from dcgan_jax.errors import UserError
 
+T = TypeVar("T")
+Number = int | float
 
-def option(default: Any, help: str, choices: tuple | None = None) -> Any:
-    """A dataclass field with its line of meaning and, where they are few, its values."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+# Names that options offer. They stand here because the modules that use them import JAX.
+MASK_NAMES = ("center", "half", "random", "pattern")
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    choices: Sequence[T] | None = None,
+    min: Number | None = None,
+    max: Number | None = None,
+    above: Number | None = None,
+    below: Number | None = None,
+) -> T:
+    """Makes a dataclass field with its help text and the values that it takes.
+
+    Args:
+        default: the field's default.
+        help: one or two sentences, shown by `--help`.
+        choices: the only values that the field takes.
+        min: least value.
+        max: greatest value.
+        above: every value is greater than this.
+        below: every value is less than this.
+    """
+    metadata = {"help": help, "choices": choices, "min": min, "max": max, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the configurations share: checks of single fields, JSON, and presets."""
+    """Base class: checks each field by its type and its `option`, and converts to and from JSON."""
 
-    def _check(self, name: str, good: bool, takes: str) -> None:
-        if not good:
-            raise UserError(f"`{name}` of {type(self).__name__} is {getattr(self, name)!r}; it takes {takes}")
-
-    def _check_fields(self) -> None:
-        """Refuses values of another type and values outside a field's choices."""
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            self._check_type(field)
             value = getattr(self, field.name)
-            if field.type is float and type(value) is int:
-                object.__setattr__(self, field.name, float(value))
-            elif isinstance(field.type, type) and type(value) is not field.type:
-                self._check(field.name, False, f"a value of type {field.type.__name__}")
-            if field.type is float:
-                self._check(field.name, math.isfinite(getattr(self, field.name)), "a finite number")
+            if isinstance(value, float):
+                self._check(field.name, math.isfinite(value), "a finite number")
             choices = field.metadata.get("choices")
             if choices:
                 self._check(field.name, value in choices, "one of " + ", ".join(map(repr, choices)))
+            if value is not None:
+                self._check_range(field)
+
+    def _check(self, name: str, good: bool, takes: str) -> None:
+        """Raises UserError with the field's value and the values that it takes, unless `good`."""
+        if not good:
+            raise UserError(f"`{name}` of {type(self).__name__} is {getattr(self, name)!r}; it takes {takes}")
+
+    def _check_type(self, field: dataclasses.Field) -> None:
+        """Checks a value's type. Makes a float of an integer where the field takes a float."""
+        kinds: tuple[Any, ...] = typing.get_args(field.type) or (field.type,)
+        value = getattr(self, field.name)
+        if type(value) is int and int not in kinds and float in kinds:
+            object.__setattr__(self, field.name, float(value))
+        elif type(value) not in kinds:
+            names = " or ".join("none" if kind is types.NoneType else kind.__name__ for kind in kinds)
+            self._check(field.name, False, f"a value of type {names}")
+
+    def _check_range(self, field: dataclasses.Field) -> None:
+        value = getattr(self, field.name)
+        least, most, above, below = (field.metadata.get(name) for name in ("min", "max", "above", "below"))
+        good = (
+            (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+        if not good:
+            self._check(field.name, False, _range_text(least, most, above, below))
 
     def to_json(self) -> dict[str, Any]:
-        """The configuration as nested dictionaries of plain values."""
+        """Returns the configuration as nested dictionaries of plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_json`.
+        """Makes a configuration from the result of `to_json`. Absent fields take their defaults.
 
         Raises:
             UserError: a field is unknown or its value is refused.
@@ -60,8 +113,28 @@ class Config:
                 values[name] = kind.from_json(values[name])
         return cls(**values)
 
+    @classmethod
+    def preset_values(cls, presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+        """Returns the fields of a preset.
 
-def _preset(cls: type, presets: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    if name not in presets:
-        raise UserError(f"unknown preset {name!r} of {cls.__name__}; the presets are {', '.join(presets)}")
-    return presets[name]
+        Args:
+            presets: the fields of each preset of this class, by its name.
+            name: the preset to return.
+
+        Raises:
+            UserError: no preset has this name.
+        """
+        if name not in presets:
+            raise UserError(f"unknown preset {name!r} of {cls.__name__}; the presets are {', '.join(presets)}")
+        return presets[name]
+
+
+def _range_text(least: Number | None, most: Number | None, above: Number | None, below: Number | None) -> str:
+    """Says a range in words, such as "0 or more" or "a number from 0 to below 1"."""
+    if least is None and above is None:
+        return f"{most} or less" if below is None else f"a number below {below}"
+    if most is None and below is None:
+        return f"{least} or more" if above is None else f"a number above {above}"
+    start = f"{least}" if above is None else f"above {above}"
+    end = f"{most}" if below is None else f"below {below}"
+    return f"a number from {start} to {end}"

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 from PIL import Image, ImageOps
 
+from dcgan_jax.config import MASK_NAMES
 from dcgan_jax.errors import UserError
 
-NAMES = ("center", "half", "random", "pattern")
+NAMES = MASK_NAMES
 _PATTERN_CELLS = 0.06 * 128  # noise cells across the image: 0.06 a pixel on the paper's 128 x 128 images
 
 

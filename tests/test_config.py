@@ -3,13 +3,20 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+import dcgan_jax
+from dcgan_jax.baselines.config import ContextEncoderConfig
+from dcgan_jax.config import Config, option
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.training.config import TrainConfig
+from dcgan_jax.training.config import EncoderConfig, TrainConfig
 
 
 def test_presets_carry_the_published_settings():
@@ -149,6 +156,47 @@ def test_fields_left_out_of_json_take_their_defaults():
     assert TrainConfig.from_json({"model": {"channels": 1}}) == TrainConfig(model=ModelConfig(channels=1))
 
 
-@pytest.mark.parametrize("kind", [ModelConfig, TrainConfig, InpaintConfig])
+@pytest.mark.parametrize("kind", [ModelConfig, TrainConfig, InpaintConfig, EncoderConfig, ContextEncoderConfig])
 def test_every_field_says_what_it_means(kind):
     assert all(field.name == "model" or field.metadata["help"] for field in dataclasses.fields(kind))
+
+
+@dataclass(frozen=True)
+class Ranges(Config):
+    least: int = option(1, "help", min=1)
+    most: int = option(1, "help", max=3)
+    above: float | None = option(None, "help", above=0)
+    below: float = option(0.0, "help", below=1)
+    both: float = option(0.5, "help", min=0, max=1)
+    open: float = option(0.5, "help", above=0, below=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad", "takes"),
+    [
+        ("least", 1, 0, "1 or more"),
+        ("most", 3, 4, "3 or less"),
+        ("above", None, 0.0, "a number above 0"),
+        ("below", 0.99, 1.0, "a number below 1"),
+        ("both", 1.0, 1.1, "a number from 0 to 1"),
+        ("open", 0.01, 0.0, "a number from above 0 to below 1"),
+    ],
+)
+def test_ranges_stand_in_the_option(field, good, bad, takes):
+    assert getattr(Ranges(**{field: good}), field) == good
+    with pytest.raises(UserError) as error:
+        Ranges(**{field: bad})
+    assert str(error.value) == f"`{field}` of Ranges is {bad!r}; it takes {takes}"
+
+
+def test_configurations_import_nothing_heavy():
+    """The command's parser is built from them, and its help must appear at once."""
+    program = f"""
+import sys, types
+package = sys.modules["dcgan_jax"] = types.ModuleType("dcgan_jax")  # without what the real one imports
+package.__path__ = {[str(Path(dcgan_jax.__file__).parent)]}
+import dcgan_jax.config, dcgan_jax.errors, dcgan_jax.networks.config, dcgan_jax.inpainting.config
+import dcgan_jax.training.config, dcgan_jax.baselines.config
+print({{"jax", "numpy", "flax", "scipy", "PIL"}} & set(sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"

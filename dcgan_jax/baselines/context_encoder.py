@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,11 @@ from flax import linen as nn
 from jax.nn.initializers import normal
 from jaxtyping import Array, Bool, Float, Shaped
 
-from dcgan_jax import masks
+from dcgan_jax.baselines.config import ContextEncoderConfig
 from dcgan_jax.blending.poisson import poisson_blend
-from dcgan_jax.config import option
 from dcgan_jax.errors import UserError
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
-from dcgan_jax.networks.config import IMAGE_SIZES, ModelConfig
 from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
 from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY
 from dcgan_jax.networks.normalization import BatchNorm
@@ -29,51 +27,8 @@ from dcgan_jax.storage import mirror, remote
 from dcgan_jax.storage.checkpoints import read_newest
 from dcgan_jax.storage.runs import Run, read_run
 from dcgan_jax.storage.weights import check_shapes, read_weights, save_weights
-from dcgan_jax.training.config import RunConfig
 
 FORMAT = "dcgan_jax context encoder"
-
-
-@dataclass(frozen=True)
-class ContextEncoderConfig(RunConfig):
-    """A context encoder's training run: its size, and the two losses.
-
-    From the paper are the weights of the losses, and an adversary ten times slower than the encoder; from its released
-    code Adam's decay. Ours, for a network of this size: rate, batch, number of steps, and a rate that falls to 0 along
-    a half cosine, which takes the place of a choice among checkpoints.
-    """
-
-    KIND: ClassVar[str] = "context-encoder"
-
-    num_steps: int = option(4000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
-    learning_rate: float = option(1e-3, "Adam's rate at the start")
-    image_size: int = option(64, "side of the square images in pixels", IMAGE_SIZES)
-    channels: int = option(3, "1 for grey images, 3 for colour", (1, 3))
-    base_width: int = option(
-        32, "channels of the layer next to the image, even; each layer inwards doubles them, up to 8 times"
-    )
-    adversarial_weight: float = option(0.001, "of the adversarial loss; that of the squared error is the rest to 1")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("batch_size", self.batch_size % len(masks.NAMES) == 0, f"a multiple of {len(masks.NAMES)}")
-        self._check("base_width", self.base_width >= 2 and self.base_width % 2 == 0, "an even number")
-        self._check("adversarial_weight", 0 <= self.adversarial_weight < 1, "a number from 0 to below 1")
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images."""
-        return self.image_size, self.image_size, self.channels
-
-    @property
-    def adversary(self) -> ModelConfig:
-        """The model whose discriminator is the adversary, half as wide as the encoder."""
-        return ModelConfig(image_size=self.image_size, channels=self.channels, base_width=self.base_width // 2)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of the encoder's layers from the image inwards."""
-        return tuple(2 * width for width in self.adversary.widths)
 
 
 class Network(nn.Module):

@@ -11,7 +11,7 @@ import jax
 
 from dcgan_jax import data, masks
 from dcgan_jax.baselines import context_encoder_training
-from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.baselines.config import ContextEncoderConfig
 from dcgan_jax.command import demo, export, sample
 from dcgan_jax.command import options as options_module
 from dcgan_jax.command.evaluate import _evaluate, _report_failed
@@ -37,8 +37,7 @@ from dcgan_jax.priors.dcgan import with_compute_dtype
 from dcgan_jax.priors.files import load_prior
 from dcgan_jax.storage import remote
 from dcgan_jax.training import encoder, gan, loop, plot
-from dcgan_jax.training.config import DATASETS, RunConfig, TrainConfig
-from dcgan_jax.training.encoder import EncoderConfig
+from dcgan_jax.training.config import DATASETS, EncoderConfig, RunConfig, TrainConfig
 from dcgan_jax.training.recipe import Recipe
 
 

@@ -7,10 +7,9 @@ import types
 import typing
 from pathlib import Path
 
-from dcgan_jax.config import Config
+from dcgan_jax.config import COMPUTE_DTYPES, Config
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.priors.dcgan import COMPUTE_DTYPES
 from dcgan_jax.storage import remote
 
 

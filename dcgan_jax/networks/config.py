@@ -1,4 +1,4 @@
-"""What a DCGAN is made of."""
+"""The configuration of a DCGAN's networks."""
 
 import math
 from dataclasses import dataclass
@@ -10,32 +10,37 @@ IMAGE_SIZES = (32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """Generator and discriminator after Radford et al. 2016 (figure 1) in the sizes of He et al."""
+    """Size of generator and discriminator.
 
-    image_size: int = option(64, "side of the square images in pixels", IMAGE_SIZES)
-    channels: int = option(3, "1 for grey images, 3 for colour", (1, 3))
-    latent_dim: int = option(100, "dimension of the latent space")
+    The architecture is that of Radford et al. 2016 (figure 1), in the sizes of He et al.
+    """
+
+    image_size: int = option(64, "Side of the square images in pixels.", choices=IMAGE_SIZES)
+    channels: int = option(3, "Channels of the images: 1 for grey, 3 for colour.", choices=(1, 3))
+    latent_dim: int = option(100, "Dimension of the latent space.", min=1)
     base_width: int = option(
-        64, "channels of the layer next to the image; each layer inwards doubles them, up to 8 times"
+        64, "Channels of the layer next to the image. Each deeper layer has twice as many, up to 8 times.", min=1
     )
     latent: str = option(
-        "uniform", "prior of the latents: uniform on [-1, 1] or standard normal", ("uniform", "normal")
+        "uniform",
+        "Prior of the latents: uniform on [-1, 1] or standard normal.",
+        choices=("uniform", "normal"),
     )
-    num_classes: int = option(0, "classes of a conditional model, which is trained with labels from 0 on; 0 has none")
+    num_classes: int = option(
+        0, "Number of classes of a conditional model, whose labels start at 0. 0 trains without labels."
+    )
 
-    def __post_init__(self):
-        self._check_fields()
-        self._check("latent_dim", self.latent_dim >= 1, "1 or more")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._check("num_classes", self.num_classes >= 0 and self.num_classes != 1, "0, or 2 or more")
-        self._check("base_width", self.base_width >= 1, "1 or more")
 
     @property
     def latent_size(self) -> int:
-        """Entries of a latent: `latent_dim`, and behind them, in a conditional model, its label, one for each class."""
+        """Number of entries of a latent: `latent_dim`, followed by one for each class in a conditional model."""
         return self.latent_dim + self.num_classes
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of the hidden layers from the image inwards: one for each halving down to 4×4."""
+        """Channels of the hidden layers, from the image inwards. There is one layer for each halving down to 4×4."""
         depth = int(math.log2(self.image_size // 4))
         return tuple(self.base_width * min(2**i, 8) for i in range(depth))

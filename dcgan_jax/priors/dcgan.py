@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from dcgan_jax.config import COMPUTE_DTYPES
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Discriminator, Generator, draw_latents, generator_statistics
 from dcgan_jax.networks.encoder import Encoder
 from dcgan_jax.priors.prior import Prior
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)

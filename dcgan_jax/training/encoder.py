@@ -4,10 +4,8 @@ It learns for one generator, which stays as it is: from the generator's own imag
 real ones, of which it is to find the latent and the features whose image is nearest, under the hole as well.
 """
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +15,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax import masks
-from dcgan_jax.config import option
 from dcgan_jax.images.pixels import known_pixels
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
-from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Generator, draw_latents, init_gan
 from dcgan_jax.networks.encoder import Encoder, init_params
 from dcgan_jax.parallel.sharding import constrain
@@ -29,32 +25,8 @@ from dcgan_jax.priors.dcgan import prior_from_params
 from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.prior import Prior
 from dcgan_jax.training.augmentation import to_floats
-from dcgan_jax.training.config import RunConfig
+from dcgan_jax.training.config import EncoderConfig
 from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
-
-
-@dataclass(frozen=True)
-class EncoderConfig(RunConfig):
-    """An encoder's training run: whose latents it finds, and the weight of the two losses."""
-
-    KIND: ClassVar[str] = "encoder"
-
-    num_steps: int = option(6000, "training steps; the rate falls to 0 over them, so a run has a fixed number")
-    learning_rate: float = option(1e-3, "Adam's rate at the start")
-    beta1: float = option(0.9, "Adam's decay of the first moment")
-    prior: str = option("faces-64", "the prior whose latents it finds: see `inpaint`; an encoder that it has learns on")
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
-    latent_weight: float = option(0.1, "of the latents of generated images, beside the errors of real ones")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self._check("latent_weight", self.latent_weight > 0, "a number above 0")
-        self._check("batch_size", self.batch_size % 2 == 0, "an even number")
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images."""
-        return self.model.image_size, self.model.image_size, self.model.channels
 
 
 class EncoderState(NamedTuple):
