@@ -1,7 +1,4 @@
-"""Inpainting by latent search: the latent whose image agrees with what is known, blended into the hole.
-
-A batch is searched by the `vmap` of `search.search` over images and restarts, under one `jit` with the blend.
-"""
+"""Inpainting of a batch: a latent search for each image and restart by `vmap`, and the blend, in one program."""
 
 import functools
 
@@ -21,7 +18,7 @@ from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
-from dcgan_jax.priors.prior import Prior, image_shape
+from dcgan_jax.priors.prior import Prior
 
 LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
 
@@ -37,31 +34,32 @@ def inpaint(
 ) -> InpaintResult:
     """Completes masked images: a latent search for each, then a Poisson blend into its hole.
 
-    ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser, then `poisson_blend(G(ẑ), y, hole)`,
-    or `smooth_blend` where `config.blend` says so.
-    An image's result depends on the image, its hole and its key alone, bit for bit in batches of the same shape; what
-    lies in the hole has no influence, be it NaN.
+    The search finds ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser. The blend is
+    `poisson_blend(G(ẑ), y, hole)`, or `smooth_blend` if `config.blend` selects it.
+
+    The result of an image depends only on the image, its hole and its key: in batches of the same shape it is the same
+    bit for bit. Values in the hole have no influence, even NaN.
 
     Args:
-        prior: of `load_prior`, or any decoder.
+        prior: from `load_prior`, or any decoder.
         images: float in [−1, 1] or uint8, of the prior's size.
-        hole: True where a pixel is missing (the paper's M is its opposite); one for each image, or one [h, w] for all.
-        key: one key, of which image i uses fold_in(key, i), or an array of b keys.
-        config: by default `InpaintConfig()`. With a `tolerance` there is no gradient in reverse through the search.
-        optimizer: any of optax, line searches included, in place of Adam at `config.learning_rate`. Make it once:
-            optax's functions compare by identity, and a new one means a new compilation.
-        labels: of a conditional prior, each image's class, or one for all; −1, the default, where the search is to find
-            it, which it does among mixtures of the classes, from all alike.
+        hole: True where a pixel is missing (the opposite of the paper's M); one for each image, or one [h, w] for all.
+        key: one key, of which image i uses fold_in(key, i); or an array of b keys.
+        config: by default `InpaintConfig()`. With a `tolerance`, the search has no reverse derivative.
+        optimizer: an optimiser of optax, line searches included, in place of Adam at `config.learning_rate`. Make it
+            once: optax's functions are compared by identity, so a new one causes a new compilation.
+        labels: of a conditional prior: the class of each image, or one for all. With −1, the default, the search finds
+            the label, among mixtures of classes. It starts from equal shares of all.
 
     Returns:
-        `InpaintResult`. Missing pixels of `images` are clipped to the range of images, and grey (0, or 128 in uint8)
-        where the status is not finite. An image with nothing missing comes back as it is; one with nothing known is a
-        free sample, shaped by the discriminator alone; the status says so. On several local devices the batch is
-        spread over them.
+        `InpaintResult`. Missing pixels of `images` are clipped to the range of images. They are grey (0, or 128 in
+        uint8) if the status is not finite. An image with nothing missing is returned unchanged. An image with nothing
+        known becomes a free sample, which only the discriminator shapes. On several local devices, the batch is split
+        over them.
 
     Raises:
-        ValueError: shapes or types do not fit together, or a known pixel is not finite or far out of range (under
-            `jit`, where values cannot be looked at, the status tells of the former).
+        ValueError: shapes or types do not fit together, or a known pixel is not finite or far out of range. Under `jit`
+            values cannot be checked; the status then reports pixels that are not finite.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -74,7 +72,7 @@ def inpaint(
     """
     config = InpaintConfig() if config is None else config
     check_config(prior, config)
-    shape = image_shape(prior)
+    shape = prior.image_shape
     for name, array in (("images", images), ("hole", hole)):
         if not isinstance(array, jax.Array | np.ndarray):
             raise ValueError(f"`{name}` is a {type(array).__name__}; it takes an array of NumPy or JAX")
@@ -105,14 +103,21 @@ def inpaint(
 
 
 def check_config(prior: Prior, config: InpaintConfig) -> None:
-    """Raises UserError, a ValueError, where the configuration asks for what the prior has not."""
+    """Checks that the prior has what the configuration needs.
+
+    Raises:
+        UserError: `encoder_weight` or `start` need an encoder.
+        ValueError: `refine_steps` or `start_shifts` need a decoder that takes feature shifts.
+    """
     if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
-        asks = '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
-        raise UserError(f"{asks} and this prior has no encoder: `dcgan-jax train-encoder` makes one for it")
+        asked = (
+            '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
+        )
+        raise UserError(f"{asked}, but this prior has no encoder: train one with `dcgan-jax train-encoder`")
     for name in ("refine_steps", "start_shifts"):
         if getattr(config, name) and not prior.feature_shapes:
             raise ValueError(
-                f"`{name}` is {getattr(config, name)} and this prior's decoder takes no shifts of features: make it 0"
+                f"`{name}` is {getattr(config, name)}, but the decoder of this prior takes no feature shifts: use 0"
             )
 
 

@@ -1,4 +1,4 @@
-"""Photographs of any size: the region that a prior completes, scaled down with its hole, and the way back."""
+"""Photographs of any size: a region is scaled to the prior's size, completed, and blended back at its own size."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from dcgan_jax.blending.sparse import poisson_blend_sparse
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
-from dcgan_jax.inpainting.region import Region, _bounds, enlarge, find_region, shrink
+from dcgan_jax.inpainting.region import Region, bounds, enlarge, find_region, shrink
 from dcgan_jax.inpainting.result import InpaintResult, Status
-from dcgan_jax.priors.prior import Prior, image_shape
+from dcgan_jax.priors.prior import Prior
 
-# A factorisation takes memory and time that grow faster than the hole; multigrid on the device compiles once a size.
+# Memory and time of a factorisation grow faster than the hole. Multigrid on the device compiles once for each size.
 _SPARSE_MOST = 250_000  # missing pixels
 
 
@@ -30,25 +30,29 @@ def inpaint_photograph(
     optimizer: optax.GradientTransformation | None = None,
     label: int | None = None,
 ) -> InpaintResult:
-    """Completes a photograph of any size: a region of it at the prior's size, brought back and blended at its own.
+    """Completes a photograph of any size.
+
+    A region is scaled to the prior's size and completed. The completion is scaled back and blended at full size.
 
     Args:
         prior: see `inpaint`.
         image: uint8, with the prior's channels.
-        hole: True where a pixel is missing; all of them inside the region.
+        hole: True where a pixel is missing. All missing pixels must lie inside the region.
         key: of the search.
         config: of the search.
-        crop: the region: "center" (the largest of the prior's proportions, a square as a rule, nearest to the centre
-            among those that hold the hole), "face" (the face that OpenCV's cascade finds, cut as CelebA's are; extra
-            `photo`), "stretch" (the whole photograph, squeezed into the prior's proportions), or
-            "LEFT,TOP,WIDTH,HEIGHT" in pixels. By default what suits the images that the prior was trained on
-            (`prior.crop`), and the whole of an image that is of the prior's size already.
+        crop: the region. By default it fits the images that the prior was trained on (`prior.crop`); an image of the
+            prior's size is taken whole.
+
+            - "center": the largest region of the prior's proportions, as near to the centre as the hole allows.
+            - "face": the face that OpenCV's cascade finds, cropped as CelebA's faces are (extra `photo`).
+            - "stretch": the whole photograph, stretched to the prior's proportions.
+            - "LEFT,TOP,WIDTH,HEIGHT" in pixels.
         optimizer: see `inpaint`.
-        label: its class, for a conditional prior; by default the search finds it.
+        label: of a conditional prior, the class; by default the search finds it.
 
     Returns:
-        `InpaintResult` of one image, without the batch axis: `images` is the photograph at its own size, equal to
-        `image` bit for bit where `hole` is False; the rest belongs to the search at the prior's size.
+        `InpaintResult` of one image, without the batch axis. `images` is the photograph at full size; it equals `image`
+        bit for bit where `hole` is False. All other fields are at the prior's size.
 
     Raises:
         UserError: the region cannot be found or does not hold the hole.
@@ -59,7 +63,7 @@ def inpaint_photograph(
         >>> prior = dj.load_prior("faces-64")
         >>> result = dj.inpaint_photograph(prior, image, hole, jax.random.key(0))  # doctest: +SKIP
     """
-    shape = image_shape(prior)
+    shape = prior.image_shape
     image, hole = np.asarray(image), np.asarray(hole)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != shape[2]:
         raise ValueError(f"`image` is {image.dtype}{list(image.shape)}; it takes uint8 [h, w, {shape[2]}]")
@@ -81,12 +85,15 @@ def inpaint_photograph(
 def restore(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "h w c"]:
-    """The photograph with the enlarged completion blended into its hole; grey (128) where the search failed.
+    """Returns the photograph with the completion blended into its hole; grey (128) if the search failed.
 
-    What is enlarged is the image as it was blended at the prior's size, and its gradients are what it gives.
+    The image that was blended at the prior's size is enlarged, and its gradients are blended into the photograph.
 
     Args:
         result: of the region at the prior's size, without the batch axis.
+        image: the photograph.
+        hole: of the photograph.
+        region: that was completed.
     """
     if image.shape == result.completions.shape and (region.width, region.height) == hole.shape[::-1]:
         return np.asarray(result.images)
@@ -96,10 +103,10 @@ def restore(
     if int(result.status) == Status.NOT_FINITE:
         restored[hole] = 128
         return restored
-    rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in _bounds(hole))  # with the known neighbours
+    rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in bounds(hole))  # with the known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
     guide = enlarge(np.asarray(result.images) / np.float32(127.5) - 1, region)
-    # Beyond the region's edge the completion goes on as it ends there.
+    # Beyond the region, the completion repeats its edge.
     inside = np.ix_(
         np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)
     )
@@ -117,14 +124,15 @@ def restore(
 def restore_each(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "k h w c"]:
-    """`restore` of every alternative, the best first."""
+    """Returns `restore` of every alternative, the best first; of the result itself if it has none."""
     several = result.alternatives
-    assert several is not None
+    if several is None:
+        return restore(result, image, hole, region)[None]
     count = len(several.status)
     each = (jax.tree.map(lambda x, i=i: x[i], several) for i in range(count))
     return np.stack([restore(one, image, hole, region) for one in each])
 
 
 def mean_image(images: UInt8[np.ndarray, "k h w c"]) -> UInt8[np.ndarray, "h w c"]:
-    """The mean of images, in the nearest level."""
+    """Returns the mean of images, rounded."""
     return np.round(images.mean(axis=0)).astype(np.uint8)

@@ -7,18 +7,18 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from dcgan_jax.errors import UserError
-from dcgan_jax.priors.prior import Prior, image_shape
+from dcgan_jax.priors.prior import Prior
 
 CROPS = ("center", "face", "stretch")
-_SUITED = {"celeba": "face", "stretch": "stretch"}  # by the crop of the prior's training images
-# From the cascade's box to CelebA's crop: its side, and how far its centre lies above the box's, in sides of the box.
-# Medians over 382 faces found in 400 training images of CelebA; standard deviations 0.10 and 0.035.
+_SUITED = {"celeba": "face", "stretch": "stretch"}  # the default, by the crop of the training images
+# CelebA's crop relative to the box of the face cascade: its side, and how far its centre lies above that of the box, in
+# sides of the box. They are medians over 382 faces found in 400 training images (standard deviations 0.10 and 0.035).
 _FACE_SIDE, _FACE_RISE = 1.03, 0.137
-_DETECTION_SIDE = 1024  # larger photographs are searched for faces at this size
+_DETECTION_SIDE = 1024  # pixels; faces are searched in a photograph of at most this side
 
 
 class Region(NamedTuple):
-    """A part of a photograph, in pixels."""
+    """A rectangle of a photograph, in pixels."""
 
     left: int
     top: int
@@ -35,12 +35,16 @@ class Region(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "LEFT,TOP,WIDTH,HEIGHT"; `UserError` if it is anything else."""
+        """Parses "LEFT,TOP,WIDTH,HEIGHT".
+
+        Raises:
+            UserError: the text is something else.
+        """
         try:
             left, top, width, height = map(int, text.split(","))
         except ValueError:
             raise UserError(
-                f"`crop` is {text!r}; it is one of {', '.join(CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels"
+                f"`crop` is {text!r}; use one of {', '.join(CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels"
             ) from None
         return cls(left, top, width, height)
 
@@ -51,24 +55,30 @@ class Region(NamedTuple):
 def find_region(
     prior: Prior, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], crop: str | None
 ) -> Region:
-    """The part of a photograph to complete; `crop` as in `inpaint_photograph`.
+    """Returns the region of a photograph to complete.
+
+    Args:
+        prior: see `inpaint_photograph`.
+        image: the photograph.
+        hole: True = missing.
+        crop: see `inpaint_photograph`.
 
     Raises:
         UserError: there is no such region, or missing pixels lie outside it.
     """
     height, width = hole.shape
     if crop is None:
-        crop = "stretch" if image.shape == image_shape(prior) else _SUITED.get(prior.crop or "", "center")
+        crop = "stretch" if image.shape == prior.image_shape else _SUITED.get(prior.crop or "", "center")
     if crop == "stretch":
         return Region(0, 0, width, height)
     if crop == "center":
-        h, w, _ = image_shape(prior)
+        h, w, _ = prior.image_shape
         scale = min(height / h, width / w)
         region = _place(
             (height / 2, width / 2),
             (max(1, round(h * scale)), max(1, round(w * scale))),
             hole.shape,
-            _bounds(hole) if hole.any() else None,
+            bounds(hole) if hole.any() else None,
         )
     elif crop == "face":
         region = _find_face(image, hole)
@@ -81,8 +91,8 @@ def find_region(
             raise UserError(f"`crop` {crop} does not lie inside an image of {width}x{height} (width, height)")
     if outside := int(hole.sum() - hole[region.rows, region.columns].sum()):
         raise UserError(
-            f"{outside} missing pixels lie outside the region {region} (left, top, width, height): give `crop` as four "
-            'such numbers around all of them, or "stretch"'
+            f"{outside} missing pixels lie outside the region {region} (left, top, width, height): pass four such "
+            'numbers around all of them as `crop`, or "stretch"'
         )
     return region
 
@@ -90,13 +100,13 @@ def find_region(
 def shrink(
     image: UInt8[np.ndarray, "H W c"], hole: Bool[np.ndarray, "H W"], region: Region, shape: tuple[int, int]
 ) -> tuple[UInt8[np.ndarray, "h w c"], Bool[np.ndarray, "h w"]]:
-    """A region and its hole at the prior's size: a small pixel is known only if all the pixels it is made of are."""
+    """Scales a region and its hole to the prior's size. A small pixel is known only if all its source pixels are."""
     image, hole = image[region.rows, region.columns], hole[region.rows, region.columns]
     if hole.shape == shape:
         return image, hole
     shown = np.where(hole[..., None], np.uint8(0), image)
-    # Neither filter is negative anywhere, so what a missing pixel touches shows. A mean over the small pixel's own
-    # area loses the fewest of them; enlarging needs two neighbours.
+    # Neither filter has negative weights, so every pixel that a missing one touches is found. A mean over the area of
+    # the small pixel loses the fewest pixels; enlarging needs two neighbours.
     smaller = hole.shape[0] >= shape[0] and hole.shape[1] >= shape[1]
     resampling = Image.Resampling.BOX if smaller else Image.Resampling.HAMMING
     small = [_resize(channel, shape, resampling) for channel in np.moveaxis(shown, -1, 0)]
@@ -105,57 +115,65 @@ def shrink(
 
 
 def enlarge(completion: Float[np.ndarray, "h w c"], region: Region) -> Float[np.ndarray, "H W c"]:
-    """A completion at the region's size, by cubics."""
+    """Scales a completion to the region's size, by bicubic interpolation."""
     channels, shape = np.moveaxis(np.asarray(completion, np.float32), -1, 0), (region.height, region.width)
     return np.stack([_resize(channel, shape, Image.Resampling.BICUBIC) for channel in channels], axis=-1)
 
 
-def _bounds(hole):
-    """The rows and the columns that hold missing pixels, as slices."""
+def bounds(hole: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:
+    """Returns the rows and the columns that hold missing pixels."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def _place(centre, size, shape, bounds=None):
-    """The region of a size about a centre, moved no further than it must to hold the bounds and to lie in the image."""
+def _place(
+    centre: tuple[float, float],
+    size: tuple[int, int],
+    shape: tuple[int, ...],
+    inside: tuple[slice, slice] | None = None,
+) -> Region:
+    """A region of this size around a centre, moved as little as possible to hold `inside` and to lie in the image."""
     starts = []
     for axis in (0, 1):
         start = round(centre[axis] - size[axis] / 2)
-        if bounds is not None:
-            start = min(max(start, bounds[axis].stop - size[axis]), bounds[axis].start)
+        if inside is not None:
+            start = min(max(start, inside[axis].stop - size[axis]), inside[axis].start)
         starts.append(min(max(start, 0), shape[axis] - size[axis]))
     return Region(starts[1], starts[0], size[1], size[0])
 
 
-def _find_face(image, hole):
+def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]) -> Region:
+    """The face that holds most missing pixels, cropped as CelebA's faces are."""
     try:
         import cv2  # the extra `photo`
         import cv2.data
     except ImportError:
         raise UserError(
-            "finding faces takes OpenCV: install the extra `photo` (pip install 'dcgan-jax[photo]'), or give `crop` as "
+            "a search for faces needs OpenCV: install it with pip install 'dcgan-jax[photo]', or pass `crop` as "
             "LEFT,TOP,WIDTH,HEIGHT in pixels"
         ) from None
     if hole.all():
-        raise UserError("no face is to be seen in an image that is missing as a whole: give another `crop`")
+        raise UserError("the whole image is missing, so no face can be found: use another `crop`")
     scale = min(1.0, _DETECTION_SIDE / max(hole.shape))
     size = (max(1, round(hole.shape[1] * scale)), max(1, round(hole.shape[0] * scale)))
     grey = np.where(hole, 0, image.mean(axis=-1)).astype(np.uint8)
-    # What is missing is filled from around it, for the detector's eyes only.
+    # The hole is filled from its surroundings, for the detector only.
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     missing = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     grey = cv2.inpaint(grey, missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     detector = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
     faces = sorted(detector.detectMultiScale(grey, 1.1, 5), key=lambda face: -face[2])
     if not faces:
-        raise UserError("no face was found (hidden, turned or too small?): give `crop` as LEFT,TOP,WIDTH,HEIGHT")
+        raise UserError("no face was found (hidden, turned or too small?): pass `crop` as LEFT,TOP,WIDTH,HEIGHT")
     regions = []
     for left, top, width, height in faces:
         x, y = (left + width / 2) / scale, (top + height / 2 - _FACE_RISE * height) / scale
         side = min(round(_FACE_SIDE * width / scale), *hole.shape)
         regions.append(_place((y, x), (side, side), hole.shape))
-    return max(regions, key=lambda region: hole[region.rows, region.columns].sum())  # of equals the largest face
+    return max(
+        regions, key=lambda region: hole[region.rows, region.columns].sum()
+    )  # the first of equals is the largest face
 
 
-def _resize(channel, shape, resampling):
-    return np.asarray(Image.fromarray(np.ascontiguousarray(channel)).resize(shape[::-1], resampling))
+def _resize(channel: np.ndarray, shape: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(channel)).resize((shape[1], shape[0]), resampling))

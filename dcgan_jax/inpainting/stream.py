@@ -1,4 +1,4 @@
-"""Inpainting any number of images in constant memory: a batch whose slots are kept busy, results in order."""
+"""Inpainting of any number of images in constant memory: the slots of a batch stay busy, results come in order."""
 
 import functools
 from collections import deque
@@ -19,7 +19,7 @@ from dcgan_jax.inpainting.search import Found, Optimizer, Search, finish, init, 
 from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
-from dcgan_jax.priors.prior import Prior, image_shape
+from dcgan_jax.priors.prior import Prior
 
 
 def inpaint_stream(
@@ -30,31 +30,28 @@ def inpaint_stream(
     batch_size: int = 64,
     optimizer: Optimizer = None,
 ) -> Iterator[InpaintResult]:
-    """Completes an endless or finite row of images, `batch_size` at a time, and yields a result for each in order.
+    """Completes any number of images, `batch_size` at a time, and yields one result for each, in order.
 
-    Every slot of the batch is kept busy: where `config.tolerance` lets a search stop early, the next image takes its
-    slot, and nothing waits for the slowest. The device searches while the caller works on the results of before. One
-    program is compiled, which does all steps, or with a tolerance `config.patience` steps a call. What it finds is what
-    `inpaint` finds in a batch of the same number of slots, whatever else is in the batch.
+    Without a `config.tolerance`, whole batches are searched. With one, a search that stops early makes room for the
+    next image, and `config.patience` steps are done at a time. The device searches while the caller works on earlier
+    results. The result of an image is the same, bit for bit, as from `inpaint` with a batch of this many slots.
 
     Args:
         prior: see `inpaint`.
-        pairs: of (image [h, w, c], hole [h, w]), or (image, hole, key) to give an image a key of its own, or
-            (image, hole, key, label), of which key and label may be None, to tell its class; all images float in
-            [−1, 1] or all uint8. As many as there are slots are read ahead, and results that wait for a slow
-            image before them are at most four times as many.
-        key: image i uses fold_in(key, i) where it brings no key.
+        pairs: tuples (image [h, w, c], hole [h, w]), (image, hole, key) or (image, hole, key, label). Key and label may
+            be None. The images are all float in [−1, 1], or all uint8. One batch is read ahead. At most four batches of
+            results wait for a slow image before them.
+        key: image i uses fold_in(key, i) if its tuple has no key.
         config: see `inpaint`.
-        batch_size: slots; on several local devices, up to the next multiple of their number. A shorter row gets as many
-            as it has images.
+        batch_size: slots, rounded up to a multiple of the number of local devices. Fewer images take fewer slots.
         optimizer: see `inpaint`.
 
     Yields:
-        `InpaintResult` of one image: NumPy arrays without the batch axis.
+        The `InpaintResult` of one image: NumPy arrays without the batch axis.
 
     Raises:
-        ValueError: an image or a hole does not fit; the message gives its place in the row. The results of the images
-            before it are yielded first, as they are where `pairs` itself raises.
+        ValueError: an image or a hole does not fit; the message gives its position. The results of earlier images are
+            yielded first, also if `pairs` itself raises.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -78,27 +75,27 @@ def inpaint_stream(
 
 
 _EMPTY = -1
-_WAITING = 4  # batches of results that may wait for a slow image before them
+_WAITING = 4  # batches of results that may wait for a slow image
 
 
 class _Item(NamedTuple):
-    """An image to complete; as slots, with one axis more."""
+    """An image to complete. Slots are items with one more axis."""
 
-    number: Int[Array | np.ndarray, ""]  # its place in the row; `_EMPTY` in a slot that has none
+    number: Int[Array | np.ndarray, ""]  # its position; `_EMPTY` in an empty slot
     image: Shaped[Array | np.ndarray, "h w c"]
     hole: Bool[Array | np.ndarray, "h w"]
-    own_key: UInt32[Array | np.ndarray, " k"]  # the data of the key that it brings
-    has_key: Bool[Array | np.ndarray, ""]  # whether it brings one
-    label: Int[Array | np.ndarray, ""]  # −1 where it brings none
+    own_key: UInt32[Array | np.ndarray, " k"]  # the data of its own key
+    has_key: Bool[Array | np.ndarray, ""]  # whether it has one
+    label: Int[Array | np.ndarray, ""]  # −1 for none
 
 
 class _Ahead:
-    """Reads and checks items ahead. What goes wrong there is kept until those before it are done."""
+    """Reads and checks items ahead. An error is kept until the items before it are done."""
 
     def __init__(self, pairs, prior, key):
         self.waiting: deque[_Item] = deque()
         self.failure: Exception | None = None
-        self._rest, self._shape, self._key, self._type = enumerate(pairs), image_shape(prior), key, None
+        self._rest, self._shape, self._key, self._type = enumerate(pairs), prior.image_shape, key, None
         self._prior = prior
         self._no_key = np.zeros_like(jax.random.key_data(key))
 

@@ -22,7 +22,7 @@ from dcgan_jax.priors.prior import Prior
 
 @dataclass(frozen=True)
 class _DCGAN:
-    """A model's functions, computed in `dtype`, or in the weights' own type where it is None."""
+    """The functions of a model, computed in `dtype`; None is the type of the weights."""
 
     model: ModelConfig
     dtype: jnp.dtype | None
@@ -81,22 +81,23 @@ def prior_from_params(params: Any, model: ModelConfig) -> Prior:
         encode=dcgan.encode if "encoder" in params else None,
         feature_shapes=tuple((4 << i, 4 << i, width) for i, width in enumerate(reversed(model.widths))),
         num_classes=model.num_classes,
+        image_shape=(model.image_size, model.image_size, model.channels),
         model=model,
     )
 
 
 def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
-    """The same prior with its networks computed in another type, images and logits still in float32.
+    """Returns the same prior with its networks computed in another type. Images and logits stay in float32.
 
-    The latent and the optimiser of a search stay in float32. How much time it saves is a matter of the hardware: on two
-    cores with AVX512-BF16 hardly any.
+    The latent and the optimiser of a search stay in float32, too. What it saves depends on the hardware: almost
+    nothing on two cores with AVX512-BF16.
 
     Args:
-        prior: one made by `load_prior` or `prior_from_state`.
+        prior: from `load_prior` or `prior_from_state`.
         dtype: "float32" or "bfloat16".
 
     Raises:
-        UserError: the prior is not a DCGAN, or the type is another.
+        UserError: the prior is not a DCGAN, or `dtype` is neither.
 
     Example:
         >>> import dcgan_jax as dj
@@ -112,7 +113,7 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
 
 
 def fingerprint(prior: Prior) -> str:
-    """64 hexadecimal digits that tell priors apart by their parameters and, if they are DCGANs, their arithmetic."""
+    """Returns a hash of the parameters and, for a DCGAN, of its configuration and compute dtype: 64 hex digits."""
     dcgan = getattr(prior.generate, "__self__", None)
     digest = hashlib.sha256(f"{prior.model} {dcgan.dtype if isinstance(dcgan, _DCGAN) else None}".encode())
     for x in jax.tree.leaves(prior.params):
@@ -122,6 +123,6 @@ def fingerprint(prior: Prior) -> str:
 
 @functools.cache
 def _dcgan(model: ModelConfig, dtype: jnp.dtype | None) -> _DCGAN:
-    # Bound methods are equal only if their objects are identical: one object a model lets every prior of that model
+    # Bound methods are equal only if their objects are identical. With one object a model, all priors of that model
     # share compiled programs.
     return _DCGAN(model, dtype)

@@ -26,11 +26,11 @@ def load_prior(source: str | Path) -> Prior:
     """Loads a prior from a run's folder, from a file of `save_prior`, or by the name of one in the package.
 
     Args:
-        source: "faces-64", "digits-64" or "cars-64", a run's folder (its newest checkpoint), or a .safetensors file,
-            the latter two also in a bucket. Only arrays and JSON are read: loading runs no code.
+        source: "faces-64", "digits-64" or "cars-64"; a run's folder, of which the newest checkpoint is read; or a
+            .safetensors file. Folder and file may lie in a bucket. Loading reads arrays and JSON, and runs no code.
 
     Raises:
-        UserError: there is nothing of the kind, or it is damaged.
+        UserError: there is no such prior, or it is damaged.
 
     Example:
         >>> import dcgan_jax as dj
@@ -91,18 +91,20 @@ def packaged_priors() -> dict[str, Path]:
 
 
 def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
-    """Saves a DCGAN's weights, and its encoder's, as safetensors with the model's configuration inside.
+    """Saves the weights of a DCGAN and its encoder as one safetensors file, with the model's configuration inside.
 
     Args:
         prior: one made by `load_prior` or `prior_from_state`.
-        path: the file, .safetensors; replaced as a whole if it exists.
-        half: store kernels in float16 (half the size; biases, scales and statistics stay float32).
+        path: the file, .safetensors. A file that exists is replaced as a whole.
+        half: store kernels in float16, which halves the size. Biases, scales and statistics stay float32.
 
     Raises:
         UserError: the prior is not a DCGAN, or the name does not end in .safetensors.
     """
     if prior.model is None:
-        raise UserError("`prior` has a decoder of your own: its functions cannot be saved, save its `params` yourself")
+        raise UserError(
+            "`prior` has a decoder of your own, whose functions cannot be saved: save its `params` yourself"
+        )
     metadata = {"format": FORMAT, "model": json.dumps(prior.model.to_json())}
     if prior.crop is not None:
         metadata["crop"] = prior.crop

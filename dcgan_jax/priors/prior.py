@@ -14,30 +14,35 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.priors.labels import check_labels, label_entries, with_label
 
+_STATIC = {"static": True}  # part of the program, not of its arguments
+_UNKNOWN = (0, 0, 0)  # a shape to be found
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """What a latent search needs of a generative model: a pytree of arrays plus static functions.
+    """A generative model, as a latent search needs it: a pytree of arrays, and static functions.
 
-    Build one from any differentiable decoder; `load_prior` and `prior_from_state` build it from a DCGAN. Functions
-    compare by identity, so define them once, at module level: a new function means a new compilation.
+    Build one from any differentiable decoder. `load_prior` and `prior_from_state` build it from a DCGAN. Functions are
+    compared by identity, so define them once, at module level: a new function causes a new compilation.
 
     Attributes:
         params: arrays, any pytree.
-        generate: generate(params, z [n, latent_dim]) -> images [n, h, w, c] in [−1, 1], each from its own latent alone.
+        generate: generate(params, z [n, latent_dim]) -> images [n, h, w, c] in [−1, 1]. Each image depends on its own
+            latent only.
         sample_latents: sample_latents(key, n) -> [n, latent_dim].
-        latent_bounds: (lowest, highest) value of a latent's entries, or None; a label's have their own.
-        discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None where there is no critic.
+        latent_bounds: (lowest, highest) value of a latent's entries, or None. Labels have bounds of their own.
+        discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None without a discriminator.
         model: the configuration of a DCGAN; None for any other decoder.
-        crop: how the training images were cut out, a name in `data.CROPS`, or None where nobody said.
-        encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts): the latents that may
-            lie behind what is known (grey, 0, in the hole), as a Gaussian with mean and deviation [n, latent_dim], and
-            the shifts of features (see below) from which a search starts, () for none; None without an encoder.
-        feature_shapes: shapes of the decoder's intermediate features that a search may refine, if `generate` takes a
-            third argument: a tuple of arrays [n, *shape] that are added to them. () if it takes none.
-        num_classes: how many of a latent's entries, the last ones, are a label: 0 and 1 as `sample_latents` draws it,
-            0 or above and of sum 1 while a search looks for it; 0 where the prior knows no classes.
+        crop: how the training images were cropped, one of `data.CROPS`; None if unknown.
+        encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts); None without an
+            encoder. `known` is grey (0) in the hole. Mean and deviation [n, latent_dim] are a Gaussian over the
+            latents that fit the known pixels. `shifts` are feature offsets from which a search starts, or ().
+        feature_shapes: shapes of the decoder's intermediate features that a search may refine, or (). If there are
+            any, `generate` takes a third argument: a tuple of arrays [n, *shape] that are added to these features.
+        num_classes: number of classes; 0 for none. The last entries of a latent are then its label: one-hot from
+            `sample_latents`, 0 or more with the sum 1 in a search.
+        image_shape: height, width and channels of the images; found by tracing `generate` if it is not given.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -46,22 +51,32 @@ class Prior:
         >>> def draw(key, n):
         ...     return jax.random.normal(key, (n, 5))
         >>> prior = dj.Prior(params=jnp.ones((5, 64)), generate=decode, sample_latents=draw)
+        >>> prior.image_shape
+        (8, 8, 1)
         >>> dj.generate(prior, dj.sample_latents(prior, jax.random.key(0), 3)).shape
         (3, 8, 8, 1)
     """
 
     params: Any
-    generate: Callable[..., Array] = dataclasses.field(metadata={"static": True})
-    sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata={"static": True})
-    latent_bounds: tuple[float, float] | None = dataclasses.field(default=None, metadata={"static": True})
-    discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(default=None, metadata={"static": True})
-    model: ModelConfig | None = dataclasses.field(default=None, metadata={"static": True})
-    crop: str | None = dataclasses.field(default=None, metadata={"static": True})
+    generate: Callable[..., Array] = dataclasses.field(metadata=_STATIC)
+    sample_latents: Callable[[PRNGKeyArray, int], Array] = dataclasses.field(metadata=_STATIC)
+    latent_bounds: tuple[float, float] | None = dataclasses.field(metadata=_STATIC, default=None)
+    discriminate: Callable[[Any, Array], Array] | None = dataclasses.field(metadata=_STATIC, default=None)
+    model: ModelConfig | None = dataclasses.field(metadata=_STATIC, default=None)
+    crop: str | None = dataclasses.field(metadata=_STATIC, default=None)
     encode: Callable[[Any, Array, Array], tuple[Array, Array, tuple[Array, ...]]] | None = dataclasses.field(
-        default=None, metadata={"static": True}
+        metadata=_STATIC, default=None
     )
-    feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"static": True})
-    num_classes: int = dataclasses.field(default=0, metadata={"static": True})
+    feature_shapes: tuple[tuple[int, ...], ...] = dataclasses.field(metadata=_STATIC, default=())
+    num_classes: int = dataclasses.field(metadata=_STATIC, default=0)
+    image_shape: tuple[int, int, int] = dataclasses.field(metadata=_STATIC, default=_UNKNOWN)
+
+    def __post_init__(self) -> None:
+        if self.image_shape == _UNKNOWN:
+            images = jax.eval_shape(
+                lambda params, key: self.generate(params, self.sample_latents(key, 1)), self.params, jax.random.key(0)
+            )
+            object.__setattr__(self, "image_shape", images.shape[1:])
 
 
 def sample_latents(
@@ -73,25 +88,27 @@ def sample_latents(
         prior: any.
         key: of the draws.
         n: how many.
-        labels: of a conditional prior, the class of each, or one for all, from 0 on; by default they are drawn too.
+        labels: of a conditional prior, the class of each latent, or one for all, from 0. By default they are drawn.
 
     Raises:
-        ValueError: there is no such class, or the prior knows none.
+        ValueError: the prior has no such class, or no classes.
     """
     latents = prior.sample_latents(key, n)
     if labels is None:
         return latents
     labels = check_labels(prior.num_classes, labels, n)
     if not isinstance(labels, Tracer) and bool((labels < 0).any()):
-        raise ValueError(f"`labels` has {int(labels.min())}; it takes classes from 0 to {prior.num_classes - 1}")
+        raise ValueError(
+            f"`labels` contains {int(labels.min())}; the classes of this prior are 0 to {prior.num_classes - 1}"
+        )
     return with_label(latents, label_entries(prior.num_classes, labels, latents.dtype))
 
 
 def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c"]:
-    """Generates images in [−1, 1]; each depends on its own latent alone.
+    """Generates images in [−1, 1]. Each depends on its own latent only.
 
     Raises:
-        ValueError: `z` is not of shape [n, latent_dim] or not of floating point.
+        ValueError: `z` is not a floating-point array [n, latent_dim].
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -100,14 +117,16 @@ def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c
     """
     z = jnp.asarray(z)
     if z.ndim != 2 or not jnp.issubdtype(z.dtype, jnp.floating):
-        raise ValueError(f"`z` is {z.dtype}{list(z.shape)}; it takes floating point [n, latent_dim]")
+        raise ValueError(f"`z` is {z.dtype}{list(z.shape)}; pass a floating-point array [n, latent_dim]")
     if prior.model is not None and z.shape[1] != prior.model.latent_size:
-        raise ValueError(f"`z` has {z.shape[1]} entries a latent; this prior's latents have {prior.model.latent_size}")
+        raise ValueError(
+            f"`z` has latents of {z.shape[1]} entries; the latents of this prior have {prior.model.latent_size}"
+        )
     return _generate(prior, z)
 
 
 def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]:
-    """The discriminator's logits: above 0 where it takes the image for a real one, of whichever class.
+    """Returns the discriminator's logits: above 0 if it judges the image real, of any class.
 
     Args:
         prior: one with a discriminator.
@@ -117,26 +136,18 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
         ValueError: the prior has no discriminator, or `x` is not a batch of its images.
     """
     if prior.discriminate is None:
-        raise ValueError("`prior` has no discriminator: give `discriminate` to `Prior`, or do without the prior loss")
+        raise ValueError("`prior` has no discriminator: pass `discriminate` to `Prior`")
     x = jnp.asarray(x)
-    shape = image_shape(prior)
+    shape = prior.image_shape
     if x.ndim != 4 or x.shape[1:] != shape or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
-            f"`x` is {x.dtype}{list(x.shape)}; this prior takes floating point [n, {', '.join(map(str, shape))}]"
+            f"`x` is {x.dtype}{list(x.shape)}; pass a floating-point array [n, {', '.join(map(str, shape))}]"
         )
     return _discriminate(prior, x)
 
 
 def image_shape(prior: Prior) -> tuple[int, int, int]:
-    """Height, width and channels of the prior's images, without computing one."""
-    if prior.model is not None:
-        return prior.model.image_size, prior.model.image_size, prior.model.channels
-    images = jax.eval_shape(
-        lambda params, key: prior.generate(params, prior.sample_latents(key, 1)),
-        prior.params,
-        jax.random.key(0),
-    )
-    return images.shape[1:]
+    return prior.image_shape
 
 
 @jax.jit

@@ -1,6 +1,6 @@
 """The checkpoints of a training run: one safetensors file each, the newest three kept.
 
-A checkpoint appears whole or not at all and carries the SHA-256 of its content; reading one runs no code.
+A checkpoint appears as a whole or not at all, and holds the SHA-256 of its content. Reading one runs no code.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class CheckpointWriter:
-    """Saves a run's checkpoints while training goes on; as a context it waits at the end for what is being written."""
+    """Saves checkpoints while training continues. As a context, it waits at its end for the last one."""
 
     def __init__(self, run: Path, config: Settings):
         self._run, self._config = run, config
@@ -49,31 +49,35 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def save(self, state: Any) -> None:
-        """Starts to save a state; its arrays are copied before this returns, the disk is written after.
+        """Starts to save a state. It copies the arrays before it returns, and writes to disk afterwards.
 
         Raises:
-            UserError: the checkpoint before could not be written.
+            UserError: the previous checkpoint could not be written.
         """
         self.wait()
-        # Copies: on a CPU NumPy would look at the very buffers that the next step may reuse.
+        # Copies: on a CPU, NumPy would share the buffers that the next step may reuse.
         arrays = {name: np.array(x) for name, x in _named(state).items()}
         self._written = self._thread.submit(_write, self._run, int(state.step), arrays, self._config)
 
     def wait(self) -> None:
-        """Waits until the last checkpoint is on disk; `UserError` if it could not be written."""
+        """Waits until the last checkpoint is on disk.
+
+        Raises:
+            UserError: it could not be written.
+        """
         written, self._written = self._written, None
         if written is not None:
             written.result()
 
 
 def checkpoint_step(name: str) -> int | None:
-    """The step of a checkpoint by its name in the run's folder; None for any other file."""
+    """Returns the step of a checkpoint from its name in the run's folder; None for any other file."""
     found = re.fullmatch(rf"{FOLDER}/(\d+)\.safetensors", name)
     return int(found[1]) if found else None
 
 
 def checkpoint_files(run: Path) -> dict[int, Path]:
-    """A run's checkpoints by step, oldest first, damaged ones among them."""
+    """Returns the checkpoints of a run by step, oldest first; damaged ones are included."""
     found = {checkpoint_step(f"{FOLDER}/{path.name}"): path for path in (run / FOLDER).glob("*.safetensors")}
     return {step: found[step] for step in sorted(step for step in found if step is not None)}
 
@@ -150,7 +154,7 @@ def _newest(run: Path, parts: Collection[str] | None, parse: Callable[[Arrays, s
 
 
 class _Damaged(Exception):
-    """A file that is not what was written."""
+    """A checkpoint that differs from what was written."""
 
 
 def _named(state: Any) -> dict[str, Any]:
@@ -175,11 +179,13 @@ def _write(run: Path, step: int, arrays: Arrays, config: Settings) -> None:
         with whole_file(path) as partial, partial.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a machine that vanishes must not leave a name without its content
+            os.fsync(file.fileno())  # a crash of the machine must not leave a name without its content
     except OSError as error:
         kept = [other for other in checkpoint_files(run) if other < step]
         safe = f"the last one is of step {kept[-1]}" if kept else "there is none before it"
-        raise UserError(f"{path} cannot be written ({error.strerror}); {safe}: make room and start again") from error
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); {safe}: free some space and start again"
+        ) from error
     before = [path for other, path in checkpoint_files(run).items() if other < step]
     for path in before[: 1 - KEPT]:
         path.unlink()
@@ -212,5 +218,7 @@ def _build(path: Path, arrays: Arrays, config: S, init: Callable[[S, PRNGKeyArra
     for name in sorted({*names, *arrays}):
         here, there = ((x.shape, x.dtype) if (x := tree.get(name)) is not None else None for tree in (names, arrays))
         if here != there:
-            raise UserError(f"{path} holds {there} as {name}, not {here} as here: use the version that wrote it")
+            raise UserError(
+                f"{path} holds {there} as {name}, not {here} as here: read it with the version that wrote it"
+            )
     return jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])

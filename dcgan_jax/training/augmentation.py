@@ -1,4 +1,4 @@
-"""What is done to training images before a discriminator sees them."""
+"""Augmentation of training images, on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from dcgan_jax.training.config import TrainConfig
 
 
 def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales to [−1, 1] and, with `flip`, mirrors half of the images left to right."""
+    """Scales images to [−1, 1]. With `flip`, each is mirrored left to right with probability 1/2."""
     images = batch.astype(jnp.float32) / 127.5 - 1.0
     if flip:
         mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
@@ -17,7 +17,7 @@ def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> 
 
 
 def augment(config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales to [−1, 1], mirrors half of the images and adds Gaussian noise, as the configuration says."""
+    """Scales images to [−1, 1], mirrors some of them and adds Gaussian noise, as the configuration sets it."""
     flip_key, noise_key = jax.random.split(key)
     images = to_floats(batch, config.flip, flip_key)
     if config.noise > 0:

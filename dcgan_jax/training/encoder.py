@@ -1,7 +1,8 @@
-"""The encoder: from masked image and hole to where a search starts, and how it is trained.
+"""Training of the encoder, which predicts from a masked image where a search starts.
 
-It learns for one generator, which stays as it is: from the generator's own images, whose latents are known, and from
-real ones, of which it is to find the latent and the features whose image is nearest, under the hole as well.
+An encoder belongs to one generator, whose weights stay fixed. It learns from images of that generator, whose latents
+are known, and from real images. For a real image it learns to predict the latent and the feature shifts whose image is
+nearest to it, inside the hole too.
 """
 
 from collections.abc import Callable
@@ -30,17 +31,17 @@ from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
 
 class EncoderState(NamedTuple):
-    """All that a training run carries from step to step; arrays only."""
+    """The training state; arrays only."""
 
     step: Int[Array, ""]
     encoder: Any
     statistics: Any  # running batch statistics
     optimizer: optax.OptState
-    prior: Any  # generator and discriminator with their statistics; they stay as they are
+    prior: Any  # the fixed generator and discriminator, with their statistics
 
 
 def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
-    """Draws the weights of a new run; its prior is an untrained one, until `adopt` puts in that which it learns for."""
+    """Draws the weights of a new run. Its prior is untrained until `adopt` replaces it."""
     encoder = init_params(config.model, key)
     return EncoderState(
         step=jnp.zeros((), jnp.int32),
@@ -52,7 +53,12 @@ def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
 
 
 def adopt(state: EncoderState, params: Any) -> EncoderState:
-    """The state of a run that learns for the prior of these parameters (`Prior.params`), whose encoder learns on."""
+    """Loads a pretrained prior into a new state.
+
+    Args:
+        state: a new one.
+        params: `Prior.params`. If they include an encoder, its training continues.
+    """
     state = state._replace(prior={name: params[name] for name in state.prior})
     if "encoder" in params:
         state = state._replace(encoder=params["encoder"]["params"], statistics=params["encoder"]["batch_stats"])
@@ -62,21 +68,24 @@ def adopt(state: EncoderState, params: Any) -> EncoderState:
 def make_train_step(
     config: EncoderConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
-    """Builds the step: one update on real images and half as many generated ones, each with a hole of its own.
+    """Builds the training step: one update on real images and half as many generated ones, each with its own hole.
 
-    With N(m, s²) and shifts the encoder's for an image x under its hole, it descends, for real images, the root mean
-    square of G(m) − x over the hole and over what is known, and the same of G(m, shifts) − x; for generated ones
-    x = G(z), `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s. (A root's gradient does not
-    grow with the error: an image that nothing could complete does not drown the others.)
+    The encoder predicts a Gaussian N(m, s²) and shifts for an image x under its hole. The loss has these terms:
+
+    - For a real image: the root mean square of G(m) − x over the hole, and over the known pixels; and the same two
+      for G(m, shifts) − x.
+    - For a generated image x = G(z): `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s.
+
+    The gradient of a root does not grow with the error, so images that cannot be completed do not dominate.
 
     Args:
         config: of the run.
-        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
+        batch_sharding: how the batch lies on the devices; see `gan.make_train_step`.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`. Metrics: `hole_error` and `known_error`, of G(m, shifts) on [−1, 1], and
-        of G(m), `latent_hole_error` and `latent_known_error`; `latent_loss`.
+        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the key of the run: step t uses
+        fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `hole_error` and `known_error` of
+        G(m, shifts), `latent_hole_error` and `latent_known_error` of G(m); and `latent_loss`.
     """
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
@@ -87,7 +96,7 @@ def make_train_step(
         real = to_floats(batch, config.flip, flip_key)
         z = constrain(draw_latents(config.model, latent_key, n // 2), batch_sharding)
         generated: Any = generator.apply(state.prior["generator"], z, train=False)
-        # A generated image behind each two real ones: what a device holds of a batch stays there.
+        # One generated image after every two real ones, so that each device keeps its part of the batch.
         images = jnp.concatenate([real.reshape(n // 2, 2, *real.shape[1:]), generated[:, None]], axis=1)
         images = images.reshape(-1, *real.shape[1:])
         hole = constrain(draw_holes(hole_key, n + n // 2, config.model.image_size), batch_sharding)
@@ -127,9 +136,9 @@ def make_train_step(
 
 
 def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
-    """Holes for training: the paper's four kinds in turn, half of them shifted round the edges, so that any mask works.
+    """Draws training holes: the four published kinds in turn, half of them shifted around the edges.
 
-    A shifted centre is a box anywhere, also in two or four parts; a shifted half a band or two.
+    A shifted centre is a box anywhere; the edges may cut it into two or four parts. A shifted half is one or two bands.
     """
     hole_key, shift_key, whether_key = jax.random.split(key, 3)
     shift = jax.random.randint(shift_key, (n, 2), 0, size)
@@ -139,7 +148,7 @@ def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size
 
 def _root_mean(squares: Float[Array, "n h w"], where: Bool[Array, "n h w"]) -> Float[Array, " n"]:
     mean = jnp.sum(jnp.where(where, squares, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(where, axis=(1, 2)), 1)
-    return jnp.sqrt(mean + 1e-8)  # 0 has no derivative
+    return jnp.sqrt(mean + 1e-8)  # the root has no derivative at 0
 
 
 def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
@@ -148,7 +157,7 @@ def _optimizer(config: EncoderConfig) -> optax.GradientTransformation:
 
 
 def encoder_prior(state: EncoderState, config: EncoderConfig) -> Prior:
-    """The prior for which an encoder learns, with the encoder."""
+    """Returns the prior of a training state, with its encoder."""
     encoder = {"params": state.encoder, "batch_stats": state.statistics}
     return prior_from_params(jax.tree.map(jnp.copy, {**state.prior, "encoder": encoder}), config.model)
 

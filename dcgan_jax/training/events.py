@@ -1,4 +1,4 @@
-"""What a training run tells TensorBoard: curves, samples, and the networks as table and diagram."""
+"""TensorBoard events of a training run: curves, samples, and the networks as a table and a diagram."""
 
 import contextlib
 import time
@@ -20,9 +20,9 @@ FOLDER = "tensorboard"
 
 
 class EventLog:
-    """The events of one invocation of a run; each is on disk when the call returns."""
+    """Writes events. Each is on disk when the call returns."""
 
-    # Not tensorboardX's SummaryWriter: a killed process loses what stands in its queue.
+    # tensorboardX's SummaryWriter would lose its queue when the process is killed.
 
     def __init__(self, writer: EventsWriter):
         self._writer = writer
@@ -41,7 +41,7 @@ class EventLog:
         self._write(step, summary=summary.text(name, markdown))
 
     def restart(self, step: int) -> None:
-        """Makes TensorBoard forget what was written before of this step and later ones."""
+        """Makes TensorBoard drop the earlier points of this step and of later steps."""
         self._write(step, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
@@ -51,9 +51,9 @@ class EventLog:
 
 @contextlib.contextmanager
 def open_events(run: Path, config: RunConfig, start: int) -> Iterator[EventLog]:
-    """Opens the log of a run that goes on after `start` steps; a new log begins with the networks of a DCGAN.
+    """Opens the log of a run that continues after `start` steps. A new log begins with the networks of a DCGAN.
 
-    Points that an interrupted run wrote after its checkpoint are forgotten.
+    Points that an interrupted run wrote after its last checkpoint are dropped.
     """
     folder = run / FOLDER
     new = not folder.is_dir()

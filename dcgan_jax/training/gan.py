@@ -1,4 +1,4 @@
-"""The training step of Goodfellow's algorithm as a pure function of state, batch and key."""
+"""Training of a DCGAN: the step of Goodfellow's algorithm as a pure function of state, batch and key."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from dcgan_jax.training.recipe import SAMPLES, Measure, Metrics, Recipe
 
 
 class GANState(NamedTuple):
-    """All that a training run carries from step to step; arrays only."""
+    """The training state; arrays only."""
 
     step: Int[Array, ""]  # training steps done
     generator: Any
@@ -39,8 +39,8 @@ class GANState(NamedTuple):
     discriminator_optimizer: optax.OptState
 
 
-R1_EVERY = 16  # steps between those that penalise the discriminator's gradient
-# Of a training step: images, and for a conditional model their labels beside them.
+R1_EVERY = 16  # steps between two R1 penalties
+# Images; for a conditional model, images and their labels.
 Batch = UInt8[Array, "kb h w c"] | tuple[UInt8[Array, "kb h w c"], Int[Array, " kb"]]
 
 
@@ -74,25 +74,24 @@ def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
 def make_train_step(
     config: TrainConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[GANState, Batch, PRNGKeyArray], tuple[GANState, Metrics]]:
-    """Builds the step: k discriminator updates on k slices of the batch and fresh latents, then one of the generator.
+    """Builds the training step: k discriminator updates, then one generator update.
 
-    The discriminator sees real and generated images as separate batches, each with statistics of its own. Batch
-    statistics are those of the whole batch, over all devices when the step is jitted with a sharded batch. In a
-    conditional model, generated images have the labels of the real ones, so that each class is as frequent among them.
-    The discriminator is told the label.
+    Each discriminator update takes its own slice of the batch and fresh latents. The discriminator normalises real and
+    generated images as separate batches. Batch statistics cover the whole batch, over all devices if it is sharded. In
+    a conditional model, generated images have the labels of the real ones, and the discriminator is given the labels.
 
     Args:
-        config: k is `discriminator_steps`; the batch holds k · `batch_size` images, that of a conditional model
+        config: k is `discriminator_steps`. The batch holds k · `batch_size` images; for a conditional model it is
             (images, labels).
-        batch_sharding: how the batch lies on the devices (`sharding.along_batch`); what is generated then lies so too.
-            Give it wherever the batch is split over devices. Without it XLA computes the generated images, and all that
-            follows from them, whole on every device.
+        batch_sharding: how the batch lies on the devices (`sharding.along_batch`). Generated images then lie in the
+            same way. Pass it whenever the batch is split over devices: without it, XLA computes the generated images,
+            and everything that follows from them, in full on every device.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`. Metrics: `discriminator_loss` (of the last of the k updates),
-        `generator_loss`, and the mean probabilities `real_probability` and `generated_probability` the
-        discriminator gave.
+        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the key of the run: step t uses
+        fold_in(key, t), where t is `state.step`. Metrics: `discriminator_loss` of the last discriminator update,
+        `generator_loss`, and the mean probabilities that the discriminator gave, `real_probability` and
+        `generated_probability`.
 
     Source:
         Goodfellow et al. 2014, algorithm 1, as He et al. print it.
@@ -114,7 +113,7 @@ def make_train_step(
         return logits, updated["batch_stats"]
 
     def slope(params, statistics, x, labels):
-        """The mean square of the norm of the logits' gradient at images."""
+        """The mean squared norm of the logits' gradient with respect to the images."""
         gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
@@ -138,7 +137,7 @@ def make_train_step(
 
         gradient, (statistics, metrics) = jax.grad(objective, has_aux=True)(state.discriminator)
         if config.r1 > 0:
-            # Only every `R1_EVERY` steps, with so much more weight (Karras et al. 2020, section 3.1).
+            # Only every `R1_EVERY` steps, with a weight larger by that factor (Karras et al. 2020, section 3.1).
             def penalty(params):
                 weight = config.r1 / 2 * R1_EVERY
                 return weight * slope(params, state.discriminator_statistics, real, labels)
@@ -166,7 +165,7 @@ def make_train_step(
         loss, gradient = jax.value_and_grad(objective)(state.generator)
         updates, optimizer_state = optimizer.update(gradient, state.generator_optimizer)
         params = optax.apply_updates(state.generator, updates)
-        # The first steps are averaged over a shorter memory, or the initial weights would linger for 1 / (1 - decay).
+        # The first steps use a shorter memory; otherwise the initial weights would stay for 1 / (1 - decay) steps.
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.average_decay, (1 + step) / (10 + step))
         state = state._replace(
@@ -187,7 +186,7 @@ def make_train_step(
         images = augment(config, batch, augment_key)
         metrics: Metrics = {}
         for i, latent_key in enumerate(latent_keys):
-            # Slices with stride k stay on their device where the batch is sharded.
+            # With stride k, the slices of a sharded batch stay on their devices.
             part = None if labels is None else labels[i::k]
             state, metrics = update_discriminator(state, images[i::k], part, latent_key, state.step % R1_EVERY == 0)
         state, generator_metrics = update_generator(state, None if labels is None else labels[::k], generator_key)
@@ -197,13 +196,15 @@ def make_train_step(
 
 
 def _split_batch(model: ModelConfig, batch: Any) -> tuple[Any, Any]:
-    """Images, and labels or None."""
+    """Returns images, and labels or None."""
     if not model.num_classes:
         if isinstance(batch, tuple):
-            raise ValueError("`batch` is (images, labels) and the model has no classes: give images alone")
+            raise ValueError("`batch` is (images, labels), but the model has no classes: pass images alone")
         return batch, None
     if not isinstance(batch, tuple) or len(batch) != 2 or batch[1].shape != batch[0].shape[:1]:
-        raise ValueError(f"the model has {model.num_classes} classes: give `batch` as (images, labels), a label each")
+        raise ValueError(
+            f"the model has {model.num_classes} classes: pass `batch` as (images, labels), one label an image"
+        )
     return batch
 
 
@@ -212,9 +213,9 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def prior_from_state(state: GANState, config: TrainConfig) -> Prior:
-    """Makes the prior of a training state: the generator's moving average, with batch statistics of its own.
+    """Makes the prior of a training state: the moving average of the generator, with batch statistics of its own.
 
-    The statistics are computed anew from 1,024 latents of a fixed key, so the same state gives the same prior.
+    The statistics come from 1,024 latents of a fixed key, so the same state always gives the same prior.
     """
     params = averaged_params(config.model, state.average, state.discriminator, state.discriminator_statistics)
     # A training step may be handed its state's buffers to reuse; the prior keeps copies.

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 def discriminator_loss(
     real_logits: Float[Array, " n"], generated_logits: Float[Array, " n"], kind: str = "non_saturating"
 ) -> Float[Array, ""]:
-    """What the discriminator descends.
+    """Returns the discriminator's loss.
 
     Args:
         real_logits: its logits for real images.
@@ -22,7 +22,7 @@ def discriminator_loss(
 
 
 def generator_loss(generated_logits: Float[Array, " n"], kind: str) -> Float[Array, ""]:
-    """What the generator descends.
+    """Returns the generator's loss.
 
     Args:
         generated_logits: the discriminator's logits for generated images.

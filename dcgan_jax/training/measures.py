@@ -1,4 +1,4 @@
-"""How good a generator is, by measures that need no other network: distance, diversity, held-out inversion."""
+"""Measures of a generator that need no other network: distance, diversity, held-out inversion."""
 
 import functools
 import warnings
@@ -18,15 +18,15 @@ from dcgan_jax.images.metrics import psnr
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.objective import Point, Problem
-from dcgan_jax.inpainting.search import search
+from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.priors.labels import label_entries, with_label
-from dcgan_jax.priors.prior import Prior, generate, image_shape, sample_latents
+from dcgan_jax.priors.prior import Prior, generate, sample_latents
 from dcgan_jax.training.recipe import Measure
 
-COUNT = 1024  # images that training compares, generated and real, if the set has as many
-INVERTED = 16  # held-out images that training searches for
+COUNT = 1024  # images to compare, generated and real, if the set has as many
+INVERTED = 16  # held-out images to search for
 INVERSION = InpaintConfig(num_steps=200, prior_weight=0.0)
-HELD_OUT = ("validation", "test")  # splits, in the order in which they are asked for
+HELD_OUT = ("validation", "test")  # splits, by preference
 
 
 def inversion_psnr(
@@ -35,25 +35,25 @@ def inversion_psnr(
     key: PRNGKeyArray,
     config: InpaintConfig = INVERSION,
 ) -> Float[np.ndarray, " n"]:
-    """Returns how well the prior can represent images: the PSNR of what a search for each complete image finds.
+    """Returns how well the prior represents images: the PSNR of the best image that a search finds for each.
 
-    The library's own latent search, with every pixel known and of weight 1. It bounds what an inpainting from this
-    prior can look like before it is blended, so images that the prior was not trained on tell most.
+    It is the library's own latent search, with every pixel known and of weight 1. No completion of this prior, before
+    its blend, can be much better. Images that the prior was not trained on tell most.
 
     Args:
-        prior: of `load_prior`, or any decoder.
-        images: uint8, or floats in [-1, 1], of the prior's size.
+        prior: from `load_prior`, or any decoder.
+        images: uint8, or floats in [−1, 1], of the prior's size.
         key: image i starts at a latent drawn with fold_in(key, i).
         config: of the search; by default 200 steps without the prior loss. `restarts` and `window` are not used.
 
     Returns:
-        Decibels of the whole image.
+        PSNR of the whole image in dB.
 
     Raises:
         ValueError: `images` does not fit the prior.
     """
-    if images.ndim != 4 or images.shape[1:] != image_shape(prior):
-        raise ValueError(f"`images` is {list(images.shape)}; this prior makes images of {list(image_shape(prior))}")
+    if images.ndim != 4 or images.shape[1:] != prior.image_shape:
+        raise ValueError(f"`images` is {list(images.shape)}; this prior makes images of {list(prior.image_shape)}")
     check_type("`images`", images.dtype)
     images = images / np.float32(127.5) - 1 if images.dtype == np.uint8 else images
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
@@ -65,7 +65,7 @@ def inversion_psnr(
 
 
 def held_out(prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
-    """The images of a set that training on `split` does not see: its validation split, else its test split, or none."""
+    """Returns the images of a set that training on `split` does not see: the validation split, else the test split."""
     for name in HELD_OUT:
         if name != split and name in prepared.manifest["splits"] and len(prepared.split(name)):
             return prepared.split(name)
@@ -73,25 +73,25 @@ def held_out(prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Measure:
-    """Builds what measures a run's states, on real images that are the same for every run on this set.
+    """Builds the function that measures the states of a run. All runs on a set use the same real images.
 
     Args:
         prior_of: makes the prior of a state.
         prepared: the set of the run.
-        split: the images it is trained on.
-        key: of latents, patches and searches, the same ones for every state.
+        split: the training images.
+        key: of latents, patches and searches; all states use the same ones.
 
     Returns:
-        measure(state) -> numbers by name, those that the set is too small for left out; of the average generator on n
-        latents, n being 1,024 or as many as the set has images for:
+        measure(state) -> numbers by name. They compare n generated images with n real ones; n is 1,024, or as many as
+        the set allows. A number for which the set is too small is left out.
 
-        - `swd`: the mean of `sliced_wasserstein` to n training images, and `swd_floor`, that of the same n to n other
-          real ones: held-out images if there are n, else training images, n being half of those at the most;
-        - `ms_ssim`: `diversity` of the n, and `ms_ssim_real`, that of the n training images;
+        - `swd`: the mean of `sliced_wasserstein` to n training images. `swd_floor`: the same between these and n other
+          real images: held-out ones if there are n, else training images (n is then at most half of those).
+        - `ms_ssim`: the `diversity` of the generated images. `ms_ssim_real`: that of the training images.
         - `inversion_psnr`: the mean of `inversion_psnr` over 16 held-out images, or as many as there are.
 
     Warns:
-        UserWarning: the set has no held-out image, so there will be no `inversion_psnr`.
+        UserWarning: the set has no held-out image, so `inversion_psnr` is left out.
     """
     training, unseen = prepared.split(split), held_out(prepared, split)
     chosen, spare = permutation(len(training), 0), permutation(len(unseen), 0)
@@ -136,13 +136,13 @@ def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _inversions(prior, images, keys, config):
-    """G of the latent that a search finds for each image."""
+def _inversions(prior: Prior, images: Array, keys: PRNGKeyArray, config: InpaintConfig) -> Array:
+    """The best image that a search finds for each image."""
     weights = jnp.ones(images.shape[1:3], images.dtype)
 
-    def one(image, key):
+    def one(image: Array, key: PRNGKeyArray) -> Found:
         latent = prior.sample_latents(key, 1)[0]
-        if prior.num_classes:  # the label is found, as the rest of the latent
+        if prior.num_classes:  # the search finds the label, too
             latent = with_label(latent, label_entries(prior.num_classes, jnp.asarray(-1), latent.dtype))
         return search(prior, config, Problem(image, weights), Point(latent))
 

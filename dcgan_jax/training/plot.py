@@ -1,4 +1,4 @@
-"""What a training run shows of itself on demand: a plot of its metrics, a profile of some of its steps."""
+"""A plot of the metrics of a training run."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ PLOT = "losses.png"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Reads the lines of a run's metrics.jsonl; one that is still being written is left out.
+    """Reads the metrics of a run, one dictionary a line. A line that is still being written is left out.
 
     Raises:
-        UserError: there is no such run, or no line yet, or a line is damaged.
+        UserError: there is no such run, it has no line yet, or a line is damaged.
     """
     path = run / METRICS
     if not path.is_file():
@@ -22,7 +22,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         raise UserError(f"{run} is not a run's folder ({what}): make one with `dcgan-jax train`")
     lines = [values for _, values in journal.read_whole(path, _numbers)]
     if not lines:
-        raise UserError(f"{path} has no line yet: let the run reach its first `log_every` steps")
+        raise UserError(f"{path} has no line yet: wait until the run has done `log_every` steps")
     return lines
 
 
@@ -31,8 +31,10 @@ def _numbers(line: journal.Line) -> dict[str, float]:
 
 
 def plot(run: Path) -> Path:
-    """Draws the metrics of a run over its steps into RUN/losses.png: a panel each for losses, probabilities, speed,
-    and the measures of the generator, each beside that of real images.
+    """Draws the metrics of a run over its steps into RUN/losses.png.
+
+    Losses, probabilities, speed and measures of the generator have a panel each. Measures of real images are beside
+    those of generated ones.
 
     Returns:
         The path of the picture.
@@ -42,7 +44,7 @@ def plot(run: Path) -> Path:
     """
     lines = read_metrics(run)
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display is asked for
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("`plot` draws with Matplotlib: pip install 'dcgan-jax[plot]'") from error

@@ -253,7 +253,7 @@ def test_what_lies_in_the_hole_has_no_influence():
 def test_shifts_for_a_decoder_that_takes_none_are_refused():
     prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
     config = dj.InpaintConfig(start="encoder", start_shifts=0.5)
-    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5 and this prior's decoder takes no shifts"):
+    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5, but the decoder of this prior takes no feature shifts"):
         dj.inpaint(prior, IMAGES, HOLES, KEY, config)
     without = dataclasses.replace(PRIOR, encode=lambda *args: (*encode(*args)[:2], ()))
     with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5, but this prior's encoder predicts no shifts"):
@@ -276,9 +276,9 @@ def test_shifts_without_the_encoder_s_start_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start": "encoder"}, '`start` is "encoder" and this prior has no encoder'),
-        ({"encoder_weight": 2.0}, "`encoder_weight` is 2 and this prior has no encoder"),
-        ({"refine_steps": 3}, "`refine_steps` is 3 and this prior's decoder takes no shifts"),
+        ({"start": "encoder"}, '`start` is "encoder", but this prior has no encoder'),
+        ({"encoder_weight": 2.0}, "`encoder_weight` is 2, but this prior has no encoder"),
+        ({"refine_steps": 3}, "`refine_steps` is 3, but the decoder of this prior takes no feature shifts"),
     ],
 )
 def test_what_a_prior_cannot_do_is_refused(changes, message):

@@ -147,7 +147,7 @@ def test_the_square_that_holds_the_hole(rows, columns, expected):
 @pytest.mark.parametrize(
     ("crop", "message"),
     [
-        ("round", "`crop` is 'round'; it is one of center, face, stretch, or LEFT,TOP,WIDTH,HEIGHT"),
+        ("round", "`crop` is 'round'; use one of center, face, stretch, or LEFT,TOP,WIDTH,HEIGHT"),
         ("1,2,3", "`crop` is '1,2,3'"),
         ("1,2,50,3", "does not lie inside an image of 37x29"),
         ("1,2,0,3", "does not lie inside"),
@@ -212,7 +212,7 @@ def test_no_face():
         find_region(PRIOR, PHOTO.repeat(4, axis=0).repeat(4, axis=1), np.zeros((116, 148), bool), "face")
     with pytest.raises(UserError, match="no face was found"):
         find_region(PRIOR, np.zeros((1, 4000, 3), np.uint8), np.zeros((1, 4000), bool), "face")
-    with pytest.raises(UserError, match="missing as a whole"):
+    with pytest.raises(UserError, match="the whole image is missing"):
         find_region(PRIOR, ASTRONAUT, np.ones((512, 512), bool), "face")
     hole = NOSE.copy()
     hole[300:310, 50:60] = True
