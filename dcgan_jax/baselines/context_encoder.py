@@ -20,8 +20,7 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.errors import UserError
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
-from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
-from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY
+from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, convolve_down, convolve_up
 from dcgan_jax.networks.normalization import BatchNorm
 from dcgan_jax.storage import mirror, remote
 from dcgan_jax.storage.checkpoints import read_newest
@@ -40,11 +39,13 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool) -> Array:
         norm = functools.partial(BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
+        # He's initialisation makes the start of training fast: the network is deep and its loss the squared error.
+        init = nn.initializers.variance_scaling(2.0, "fan_avg", "normal")
         widths = self.config.widths
         # The hole as a channel is ours: the paper paints it in the mean colour and leaves the network to find it.
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
         for i, width in enumerate(widths):
-            x = self._convolution(f"down_{i}", conv_down, x, (x.shape[-1], width))
+            x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
             x = norm(name=f"down_norm_{i}")(x, LEAK)
         channel_wise = self.param("channel_wise", normal(0.1), (16, 16, widths[-1]))
         positions = x.reshape(-1, 16, widths[-1])
@@ -52,16 +53,9 @@ class Network(nn.Module):
         x = nn.Dense(widths[-1], use_bias=False, dtype=self.dtype, name="across_channels")(x)
         for i, width in enumerate((*widths[-2::-1], self.config.channels)):
             x = norm(name=f"up_norm_{i}")(x, leak=0)
-            x = self._convolution(f"up_{i}", conv_up, x, (width, x.shape[-1]))
+            x = convolve_up(self, f"up_{i}", x, width, init, self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
         return jnp.tanh(x.astype(bias.dtype) + bias)
-
-    def _convolution(self, name, convolve, x, channels):
-        # He's scale: the encoder is deep, and is to start fast under squared error.
-        init = nn.initializers.variance_scaling(2.0, "fan_avg", "normal")
-        kernel = self.param(name, init, (KERNEL_SIZE, KERNEL_SIZE, *channels))
-        dtype = self.dtype or kernel.dtype
-        return convolve(x.astype(dtype), kernel.astype(dtype))
 
 
 @jax.tree_util.register_dataclass

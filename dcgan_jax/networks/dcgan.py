@@ -1,7 +1,6 @@
-"""Generator and discriminator as Flax modules (Radford et al. 2016, figure 1), and the encoder that inverts them.
+"""Generator and discriminator as Flax modules (Radford et al. 2016, figure 1).
 
-Arithmetic runs in `dtype`, or in the weights' own type where it is None; images and logits come out in the weights'
-type.
+They compute in `dtype`, or in the weights' type if it is None. Images and logits have the weights' type.
 """
 
 import functools
@@ -16,20 +15,24 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
-from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, _BatchNorm
+from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, batch_norm, convolve_down, convolve_up
 
 
 class Generator(nn.Module):
-    """Latents to images: dense to 4×4, transposed convolutions that double the side, tanh.
+    """Maps latents to images: a dense layer to 4×4, transposed convolutions that double the side, tanh.
 
-    A conditional model's label is part of the latent, so the first layer gives it a pattern of its own over the 4×4
-    features, and a soft label the mixture of these. (What tells digits apart is where their strokes are: batch norm by
-    class scales and shifts whole channels.) The label is scaled to the length of a latent: as a one
-    among a hundred entries it has a 36th of their part in the first features, and 800 steps on digits left it there.
+    In a conditional model the label is part of the latent. The first layer so gives each class its own pattern over the
+    4×4 features, and a soft label the mixture of these patterns. Batch norm by class would be weaker: it only scales
+    and shifts whole channels, while digits differ in where their strokes are. The label is scaled to the length of a
+    latent. Unscaled, as a one among a hundred entries, it has 1/36 of their share in the first features, and still had
+    after 800 training steps on digits.
 
-    In training mode the statistics it stores are those of the batch alone; what `train=False` reads is made by
-    `training.generator_statistics`. `shifts`, if any, are added to the features in front of each ReLU.
+    In training mode the module stores the statistics of the current batch. `generator_statistics` makes those that
+    `train=False` reads.
+
+    Attributes:
+        config: size of the network.
+        dtype: of the arithmetic; None takes the weights' type.
     """
 
     config: ModelConfig
@@ -39,7 +42,14 @@ class Generator(nn.Module):
     def __call__(
         self, z: Float[Array, "n latent"], train: bool, shifts: Sequence[Float[Array, "n _ _ _"]] = ()
     ) -> Float[Array, "n h w c"]:
-        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
+        """Generates images.
+
+        Args:
+            z: latents, with the label behind them in a conditional model.
+            train: normalise by the batch's statistics rather than the stored ones.
+            shifts: offsets added to the features in front of each ReLU, or none.
+        """
+        norm = functools.partial(batch_norm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
         widths = self.config.widths
         dense = nn.Dense(16 * widths[-1], use_bias=False, kernel_init=normal(0.02), dtype=self.dtype, name="dense")
         if self.config.num_classes:
@@ -52,20 +62,21 @@ class Generator(nn.Module):
                 x = nn.relu(norm(name=f"norm_{i}")(x) + shifts[i].astype(x.dtype))
             else:
                 x = norm(name=f"norm_{i}")(x, leak=0)
-            kernel = self.param(f"up_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
-            x = conv_up(x, kernel.astype(self.dtype or kernel.dtype))
+            x = convolve_up(self, f"up_{i}", x, width, normal(0.02), self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.config.channels,))
         return jnp.tanh(x.astype(bias.dtype) + bias)
 
 
 class Discriminator(nn.Module):
-    """Images to logits: convolutions that halve the side, LeakyReLU, a dense layer from 4×4.
+    """Maps images to logits: convolutions that halve the side, LeakyReLU, a dense layer from 4×4.
 
-    That of a conditional model adds the projection of the flattened 4×4 features, which go into the last layer, on the
-    embedding of the label (Miyato, Koyama 2018). Without a label it gives the logarithm of the odds' mean over the
-    classes: an image is real if it is a real one of some class.
+    A conditional model adds the projection of the flattened 4×4 features on the label's embedding (Miyato, Koyama
+    2018). Without a label it returns the logarithm of the mean odds over the classes: an image is real if it is a real
+    image of some class.
 
-    `groups` batches may lie in `x`, image i in batch i % groups: one pass then does what one pass each would do.
+    Attributes:
+        config: size of the network.
+        dtype: of the arithmetic; None takes the weights' type.
     """
 
     config: ModelConfig
@@ -79,13 +90,19 @@ class Discriminator(nn.Module):
         label: Float[Array, "n classes"] | None = None,
         groups: int = 1,
     ) -> Float[Array, " n"]:
-        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
+        """Returns one logit for each image.
+
+        Args:
+            x: images in [−1, 1].
+            train: normalise by the batch's statistics rather than the stored ones.
+            label: probabilities of the classes, in a conditional model.
+            groups: number of batches in `x`, each with its own statistics. Image i belongs to batch i % groups.
+        """
+        norm = functools.partial(batch_norm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
         for i, width in enumerate(self.config.widths):
-            kernel = self.param(f"down_{i}", normal(0.02), (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
-            dtype = self.dtype or kernel.dtype
-            x = conv_down(x.astype(dtype), kernel.astype(dtype))
+            x = convolve_down(self, f"down_{i}", x, width, normal(0.02), self.dtype)
             if i == 0:  # no batch norm at the input
-                x = nn.leaky_relu(x + self.param("bias", nn.initializers.zeros, (width,)).astype(dtype), LEAK)
+                x = nn.leaky_relu(x + self.param("bias", nn.initializers.zeros, (width,)).astype(x.dtype), LEAK)
             else:
                 x = norm(name=f"norm_{i}")(x, LEAK, groups)
         x = x.reshape(x.shape[0], -1)
@@ -101,7 +118,7 @@ class Discriminator(nn.Module):
 
 
 def init_gan(model: ModelConfig) -> dict[str, Any]:
-    """Weights and statistics of an untrained generator and discriminator, for the shapes of a prior's parameters."""
+    """Returns weights and statistics of an untrained generator and discriminator, in the structure of a prior's."""
     key = jax.random.key(0)
     z = jnp.zeros((1, model.latent_size))
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
@@ -116,10 +133,13 @@ def draw_latents(
 ) -> Float[Array, "n latent"]:
     """Draws n latents from the model's prior: uniform on [−1, 1] or standard normal.
 
-    In a conditional model a label stands behind them, as 0 and 1: the one that is given, or any, all as likely.
+    In a conditional model each latent is followed by its label, as zeros and a one.
 
     Args:
-        labels: one for each, or one for all; of conditional models alone.
+        model: the model.
+        key: random key.
+        n: number of latents.
+        labels: classes of a conditional model, one for each latent or one for all. None draws them, all equally likely.
     """
     shape = (n, model.latent_dim)
     if model.latent == "uniform":
@@ -135,13 +155,20 @@ def draw_latents(
 
 
 def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64) -> Any:
-    """Batch-norm statistics that belong to these generator weights: the mean of those of `batches` fresh batches.
+    """Computes the generator's batch-norm statistics: their mean over fresh batches.
 
-    Averaged weights need statistics of their own: with the raw network's the images fall apart.
+    Averaged weights need statistics of their own. With the raw network's statistics their images fall apart.
+
+    Args:
+        model: the model.
+        params: the generator's weights.
+        key: random key of the latents.
+        batches: number of batches.
+        size: latents in each batch.
     """
     generator = Generator(model)
 
-    def one(batch_key):
+    def one(batch_key: PRNGKeyArray) -> Any:
         z = draw_latents(model, batch_key, size)
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 

@@ -1,4 +1,4 @@
-"""The networks for people to look at: a table of layers, shapes and parameters, and a diagram."""
+"""Pictures of the networks: a table of layers, shapes and parameters, and a diagram."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from dcgan_jax.networks.dcgan import init_gan
 
 
 class Layer(NamedTuple):
-    """A layer of a network: its name among the parameters, what it does, what comes out of it, its parameters."""
+    """A layer of a network."""
 
-    name: str
+    name: str  # of its parameters
     operation: str
-    shape: tuple[int, ...]  # of one image's result
-    parameters: int
+    shape: tuple[int, ...]  # of its result for one image
+    parameters: int  # how many it has
 
 
 def layers(model: ModelConfig) -> dict[str, list[Layer]]:
-    """The layers of "generator" and "discriminator" in the order of computation; nothing is computed for it.
+    """Lists the layers of "generator" and "discriminator" in the order of computation. No network is run.
 
     Example:
         >>> import dcgan_jax as dj
@@ -47,7 +47,7 @@ def layers(model: ModelConfig) -> dict[str, list[Layer]]:
         discriminator.append((name, operation, (side, side, width)))
     discriminator.append(("dense", "dense", (1,)))
     if model.num_classes:
-        discriminator.append(("embedding", "projection on the label's", (1,)))
+        discriminator.append(("embedding", "projection on the label's embedding", (1,)))
 
     weights = jax.eval_shape(lambda: init_gan(model))
     networks = {
@@ -61,7 +61,7 @@ def layers(model: ModelConfig) -> dict[str, list[Layer]]:
 
 
 def table(model: ModelConfig) -> str:
-    """The layers of both networks as Markdown tables, with totals."""
+    """Returns the layers of both networks as Markdown tables, with totals."""
     text = []
     for network, rows in layers(model).items():
         text += [f"### {network}", "", "| layer | operation | output | parameters |", "|---|---|---|---:|"]
@@ -74,8 +74,10 @@ _GAP, _TOP, _BLOCK_WIDTH, _LINE = 20, 30, 150, 18  # pixels
 
 
 def draw(model: ModelConfig) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws both networks, a row each: a block for every shape on the way, as high as its side and as wide as its
-    channels (by their logarithms), and under it the layers that lead there with their numbers of parameters.
+    """Draws both networks, one in each row.
+
+    Each feature shape is a block. Its height grows with the logarithm of its side, its width with that of its number of
+    channels. The captions below it are the layers that lead to it, with their numbers of parameters.
     """
     inputs = {"generator": (model.latent_size,), "discriminator": (model.image_size, model.image_size, model.channels)}
     networks = layers(model)
@@ -109,7 +111,7 @@ def draw(model: ModelConfig) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _blocks(shape: tuple[int, ...], rows: Sequence[Layer]) -> list[tuple[tuple[int, ...], list[str]]]:
-    """Shapes on the way through a network, the input's first, each with captions of the layers that give it."""
+    """Lists the feature shapes of a network from its input on, each with captions of the layers that lead to it."""
     blocks: list[tuple[tuple[int, ...], list[str]]] = [(shape, ["input"])]
     for layer in rows:
         if layer.shape != blocks[-1][0]:
@@ -119,6 +121,7 @@ def _blocks(shape: tuple[int, ...], rows: Sequence[Layer]) -> list[tuple[tuple[i
 
 
 def _extent(n: int) -> int:
+    """Pixels of a block for a side or a number of channels."""
     return 8 + round(10 * math.log2(max(n, 1)))
 
 

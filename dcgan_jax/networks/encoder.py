@@ -9,26 +9,29 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
-from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, _BatchNorm
+from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, batch_norm, convolve_down, convolve_up
+
+ENCODED = 512  # width of the encoder's hidden dense layer
+NARROWEST = 0.01  # least standard deviation of the encoder's Gaussian
 
 
 def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
-    """Draws an encoder's weights and gives it statistics."""
+    """Draws an encoder's weights, and returns them with initial batch statistics."""
     known = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     return Encoder(model).init(key, known, jnp.zeros(known.shape[:3], bool), train=True)
 
 
-ENCODED = 512  # entries of the encoder's hidden dense layer
-NARROWEST = 0.01  # least deviation of an encoder's Gaussian
-
-
 class Encoder(nn.Module):
-    """What is known to what may lie behind it: a Gaussian over latents, and shifts of the generator's features.
+    """Maps a masked image to a Gaussian over latents and to offsets ("shifts") of the generator's features.
 
-    Convolutions that halve the side, as the discriminator's, then two dense layers for mean and deviation; and back up
-    again, at each size with what was there on the way down (Ronneberger et al. 2015), for the shifts, which carry what
-    no latent holds. As wide as the model. Untrained it shifts nothing.
+    Convolutions halve the side, as in the discriminator. Two dense layers then give mean and standard deviation of the
+    latent. Transposed convolutions go back up, and join at each size the features from the way down (Ronneberger et al.
+    2015). They give the shifts, which carry detail that no latent holds. The encoder is as wide as the model. Before
+    training all shifts are 0.
+
+    Attributes:
+        config: size of the generator.
+        dtype: of the arithmetic; None takes the weights' type.
     """
 
     config: ModelConfig
@@ -38,16 +41,25 @@ class Encoder(nn.Module):
     def __call__(
         self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool
     ) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"], tuple[Float[Array, "n _ _ _"], ...]]:
-        norm = functools.partial(_BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
-        # He's scale in place of 0.02: it learns by errors of pixels, and is to start fast.
+        """Encodes masked images.
+
+        Args:
+            known: images in [−1, 1], with 0 in the hole.
+            hole: True = missing.
+            train: normalise by the batch's statistics rather than the stored ones.
+
+        Returns:
+            The Gaussian's mean and standard deviation, and one shift for each ReLU of the generator. In a conditional
+            model the mean ends with the probabilities of the classes.
+        """
+        norm = functools.partial(batch_norm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
+        # He's initialisation, rather than deviation 0.02, makes the start of training fast: the loss is one of pixels.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         dense = functools.partial(nn.Dense, use_bias=False, kernel_init=init, dtype=self.dtype)
         widths, sides = self.config.widths, []
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
         for i, width in enumerate(widths):
-            kernel = self.param(f"down_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
-            dtype = self.dtype or kernel.dtype
-            x = conv_down(x.astype(dtype), kernel.astype(dtype))
+            x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
             x = norm(name=f"norm_{i}")(x, LEAK)
             sides.append(x)
         z = norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(len(x), -1)), LEAK)
@@ -62,8 +74,7 @@ class Encoder(nn.Module):
         for i, side in enumerate(reversed(sides)):
             if i:
                 width = side.shape[-1]
-                kernel = self.param(f"up_{i}", init, (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
-                x = conv_up(x, kernel.astype(x.dtype)) + dense(width, name=f"side_{i}")(side)
+                x = convolve_up(self, f"up_{i}", x, width, init, self.dtype) + dense(width, name=f"side_{i}")(side)
                 x = norm(name=f"norm_up_{i}")(x, LEAK)
             shift = nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name=f"shift_{i}")(x)
             shifts.append(shift.astype(mean.dtype))

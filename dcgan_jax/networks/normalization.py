@@ -1,10 +1,11 @@
-"""Batch norm and the activation behind it, with few passes over memory.
+"""Batch norm and the activation after it, with few passes over memory.
 
-The forward pass reads the features twice: for both sums, and for the result. So does the backward pass. A forward pass
-stores only its input for the backward pass. On several devices each pass exchanges its sums once.
+The forward pass reads the features twice: for their sums, and for the result. The backward pass does the same. Only the
+input is stored for the backward pass. On several devices each pass exchanges its sums once.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,15 +22,14 @@ class BatchNorm(nn.Module):
     """Normalises each channel over images and places, scales and shifts it (Ioffe, Szegedy 2015), and activates it.
 
     Parameters, statistics and results are those of `flax.linen.BatchNorm` and `flax.linen.leaky_relu`, up to rounding.
-    Sums are in float32 at least. In training mode it can be differentiated in reverse, as often as need be, but not
-    forward.
+    Sums are computed in float32 or better. In training mode only reverse differentiation works, to any order.
 
     Attributes:
-        use_running_average: normalise by the stored statistics; else by the batch's own, which then go into the
-            stored ones.
-        momentum: share of the stored statistics that a pass leaves.
-        dtype: of the result; None, that of the features.
-        scale_init: draws the scale.
+        use_running_average: normalise by the stored statistics. Otherwise normalise by the batch's own statistics, and
+            update the stored ones.
+        momentum: decay of the stored statistics at each update.
+        dtype: of the result; None takes the features' type.
+        scale_init: draws the scales.
     """
 
     use_running_average: bool
@@ -45,15 +45,15 @@ class BatchNorm(nn.Module):
 
         Args:
             x: features, channels last.
-            leak: slope of the activation below zero: 0 for ReLU, 1 for none.
-            groups: how many batches lie in `x`, each with statistics of its own. Image i belongs to batch i % groups,
-                and what is stored is as if the batches had come one after the other.
+            leak: slope of the activation below zero: 0 for ReLU, 1 for no activation.
+            groups: number of batches in `x`, each with its own statistics. Image i belongs to batch i % groups. The
+                stored statistics are updated as if the batches came one after the other.
 
         Raises:
-            ValueError: the images do not divide into so many batches.
+            ValueError: the number of images is 0 or no multiple of `groups`.
         """
         if not len(x) or len(x) % groups:
-            raise ValueError(f"`x` has {len(x)} images; it takes a multiple of `groups`, {groups}, and not 0")
+            raise ValueError(f"`x` has {len(x)} images; it takes a multiple of `groups`, {groups}, but not 0")
         exact = jnp.promote_types(x.dtype, jnp.float32)
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, exact))
@@ -62,13 +62,13 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", zeros, channels, exact)
         if self.use_running_average:
             factor = scale * lax.rsqrt(variance.value + EPSILON)
-            y = _activate((x - mean.value) * factor + bias, leak)
+            y = activate((x - mean.value) * factor + bias, leak)
         else:
             x32 = x.astype(exact)
-            means, squares = (s * (groups * channels[0] / x.size) for s in _sums(x32, x32 * x32, groups))
+            means, squares = (s * (groups * channels[0] / x.size) for s in sums(x32, x32 * x32, groups))
             variances = jnp.maximum(squares - means * means, 0)
             factors = scale * lax.rsqrt(variances + EPSILON)
-            y: Any = _affine(x, factors, bias - means * factors, leak)
+            y: Any = affine(x, factors, bias - means * factors, leak)
             if not self.is_initializing():
                 for i in range(groups):
                     mean.value = self.momentum * mean.value + (1 - self.momentum) * means[i]
@@ -77,17 +77,21 @@ class BatchNorm(nn.Module):
 
 
 def in_turn(*batches: Array) -> Array:
-    """Several batches as the groups of one: image i of it is of batch i % groups. So images stay on their device."""
+    """Joins several batches to one of as many groups: image i comes from batch i % groups.
+
+    In this order every image stays on its device.
+    """
     return jnp.stack(batches, axis=1).reshape(-1, *batches[0].shape[1:])
 
 
-def _activate(y, leak):
+def activate(y: Array, leak: float) -> Array:
+    """Applies LeakyReLU with this slope below zero: 0 for ReLU, 1 for no activation."""
     if leak == 1:
         return y
     return nn.relu(y) if leak == 0 else nn.leaky_relu(y, leak)
 
 
-def _grouped(x, groups):
+def _grouped(x: Array, groups: int) -> Float[Array, "n groups *places c"]:
     return x.reshape(-1, groups, *x.shape[1:])
 
 
@@ -95,71 +99,81 @@ _Sums = tuple[Float[Array, "groups c"], Float[Array, "groups c"]]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _sums(a: Float[Array, "n *places c"], b: Float[Array, "n *places c"], groups: int) -> _Sums:
-    """The sums of two arrays over images and places, for each group and channel."""
-    plain, together = (functools.partial(form, groups=groups) for form in (_plain_sums, _sums_together))
-    return lax.platform_dependent(a, b, cuda=together, default=plain)
+def sums(a: Float[Array, "n *places c"], b: Float[Array, "n *places c"], groups: int) -> _Sums:
+    """Sums two arrays over images and places, for each group and channel."""
+    plain, fused = (functools.partial(form, groups=groups) for form in (plain_sums, fused_sums))
+    return lax.platform_dependent(a, b, cuda=fused, default=plain)
 
 
-def _plain_sums(a, b, groups) -> _Sums:
-    """One sum after the other. A CPU does that well, and a TPU's compiler joins their exchanges between devices."""
+def plain_sums(a: Array, b: Array, groups: int) -> _Sums:
+    """Computes the two sums one after the other.
+
+    This is fast on CPUs. A TPU's compiler joins the exchanges of both between devices.
+    """
     first, second = (jnp.sum(_grouped(x, groups), (0, *range(2, x.ndim))) for x in (a, b))
     return first, second
 
 
-def _sums_together(a, b, groups) -> _Sums:
-    """Both in one pass over memory. Of plain sums XLA makes more kernels on a GPU."""
+def fused_sums(a: Array, b: Array, groups: int) -> _Sums:
+    """Computes both sums in one pass over memory. On a GPU, XLA makes more kernels of plain sums."""
 
-    def reduce(arrays: tuple[Any, ...], axes):
+    def reduce(arrays: tuple[Array, ...], axes: tuple[int, ...]) -> Sequence[Array]:
         start = tuple(jnp.zeros((), x.dtype) for x in arrays)
         return lax.reduce(arrays, start, lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)
 
     if groups == 1:
         first, second = reduce((a, b), tuple(range(a.ndim - 1)))
         return first[None], second[None]
-    # Over the places first. Over axes that are not neighbours, XLA sums in a slow loop.
+    # Places first: XLA sums over axes that are not neighbours in a slow loop.
     rows = reduce((a, b), tuple(range(1, a.ndim - 1)))
-    return reduce(tuple(_grouped(x, groups) for x in rows), (0,))
+    first, second = reduce(tuple(_grouped(x, groups) for x in rows), (0,))
+    return first, second
 
 
-@_sums.defjvp
-def _sums_tangents(groups, primals, tangents):
+@sums.defjvp
+def _sums_jvp(groups: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[_Sums, _Sums]:
     (a, b), (da, db) = primals, tangents
-    return _sums(a, b, groups), _plain_sums(da, db, groups)  # JAX can transpose plain sums
+    return sums(a, b, groups), plain_sums(da, db, groups)  # JAX can transpose plain sums
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _affine(x, factors: Float[Array, "groups c"], offsets: Float[Array, "groups c"], leak: float):
-    """Activates x · factors + offsets. Its backward pass takes both sums together, and needs no array but `x`."""
-    return _activate(_line(x, factors, offsets), leak)
+def affine(
+    x: Float[Array, "n *places c"], factors: Float[Array, "groups c"], offsets: Float[Array, "groups c"], leak: float
+) -> Float[Array, "n *places c"]:
+    """Computes `activate(x · factors + offsets)`.
+
+    Its backward pass computes both of its sums at once, and of the large arrays needs only `x`.
+    """
+    return activate(_line(x, factors, offsets), leak)
 
 
-def _line(x, factors, offsets):
+def _line(x: Array, factors: Array, offsets: Array) -> Array:
     return _times(x, factors) + _wide(offsets, x)
 
 
-def _times(x, factors):
+def _times(x: Array, factors: Array) -> Array:
     return x.astype(factors.dtype) * _wide(factors, x)
 
 
-def _wide(values: Float[Array, "groups c"], x) -> Float[Array, "n *_ c"]:
-    """The values of each image's group, to go with `x`."""
+def _wide(values: Float[Array, "groups c"], x: Float[Array, "n *places c"]) -> Float[Array, "n *_ c"]:
+    """Returns the values of each image's group, in a shape that broadcasts against `x`."""
     values = values.reshape(len(values), *[1] * (x.ndim - 2), -1)
     return jnp.tile(values, (len(x) // len(values), *[1] * (x.ndim - 1))) if len(values) > 1 else values
 
 
-def _affine_forward(x, factors, offsets, leak):
-    return _affine(x, factors, offsets, leak), (x, factors, offsets)
+def _affine_forward(x: Array, factors: Array, offsets: Array, leak: float) -> tuple[Array, tuple[Array, Array, Array]]:
+    return affine(x, factors, offsets, leak), (x, factors, offsets)
 
 
-def _affine_backward(leak, kept, dy):
+def _affine_backward(leak: float, kept: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array, Array]:
     x, factors, offsets = kept
     if leak != 1:
-        # Compared in another way than in the forward pass. Else XLA compares once, and keeps the result in memory.
+        # The comparison is written differently from the forward pass. Otherwise XLA compares once, and keeps the result
+        # in memory.
         y, zero = _times(x, factors), -_wide(offsets, x)
         dy = jnp.where(y > zero, dy, 0) if leak == 0 else jnp.where(y >= zero, dy, leak * dy)
     dx = _times(dy, factors).astype(x.dtype)
-    return dx, *_sums(dy * x.astype(dy.dtype), dy, len(factors))
+    return dx, *sums(dy * x.astype(dy.dtype), dy, len(factors))
 
 
-_affine.defvjp(_affine_forward, _affine_backward)
+affine.defvjp(_affine_forward, _affine_backward)

@@ -1,31 +1,38 @@
-"""The stride-2 convolutions of `convolution.py` with half the multiplications, for CPUs.
+"""The stride-2 convolutions of `convolution.py` by Winograd's algorithm, with half the multiplications, for CPUs.
 
-Split by parity, a 5-tap stride-2 convolution is a 3-tap and a 2-tap one of stride 1. Winograd's minimal filtering
-gives two outputs of these for 4 and 3 multiplications in place of 6 and 4, y = A (G w · B x), and over rows and columns
-49 in place of 100. Each of the 49 is a product of matrices, which is where a CPU is fastest; in bfloat16 it is the only
-product that XLA's CPU backend does not compute in float32. All factors are 0, ±1/2 or ±1, so that float32 loses no more
-than in a plain sum; in half precision the sums are rounded before the products, and the mean error is about twice that
-of a plain sum.
+Along one axis, a 5-tap convolution of stride 2 is the sum of two convolutions of stride 1: three taps over every second
+input, and two taps over the inputs between. Winograd's minimal filtering computes two outputs as y = A (G w · B x) with
+an elementwise product. It takes 4 multiplications rather than 6 for three taps, and 3 rather than 4 for two taps. Along
+both axes, a tile of 2×2 outputs takes (4 + 3)² = 49 multiplications rather than 100.
+
+Each of the 49 is, over all images and channels, a matrix product, and a CPU is fastest at these. In bfloat16 it is the
+only product that XLA's CPU backend does not compute in float32.
+
+All factors are 0, ±1/2 or ±1, so the float32 error is no larger than that of a plain sum. In half precision the sums
+are rounded before the products, and the mean error is about twice that of a plain sum.
 
 Source: Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
 """
 
+from collections.abc import Iterable, Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
-# F(2, 3) at the points 0, 1, -1, infinity, and F(2, 2) at 0, 1, infinity.
+# B, G and A of F(2, 3), two outputs of three taps, at the points 0, 1, -1, infinity.
 _B3 = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _G3 = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A3 = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+# The same of F(2, 2), two outputs of two taps, at the points 0, 1, infinity.
 _B2 = np.array([[1, -1, 0], [0, 1, 0], [0, -1, 1]])
 _G2 = np.array([[1, 0], [1, 1], [0, 1]])
 _A2 = np.array([[1, 1, 0], [0, 1, 1]])
 
 
-def block_matrix(rows, columns, *blocks):
-    """Zeros but for blocks, each given with its rows and columns."""
+def block_matrix(rows: int, columns: int, *blocks: tuple[np.ndarray, slice, slice]) -> np.ndarray:
+    """Makes a matrix of zeros with some blocks in it. Each block comes with the rows and the columns it fills."""
     matrix = np.zeros((rows, columns))
     for block, row, column in blocks:
         matrix[np.ix_(range(rows)[row], range(columns)[column])] = block
@@ -33,50 +40,61 @@ def block_matrix(rows, columns, *blocks):
 
 
 _THREE, _TWO, _EVEN, _ODD, _ALL = slice(4), slice(4, 7), slice(0, None, 2), slice(1, None, 2), slice(None)
-# Down: two outputs from a window of 7 inputs, whose 1st, 3rd, ... meet the taps 0, 2, 4 and the others the taps 1, 3.
+# Down: two outputs from a window of 7 inputs. Its 1st, 3rd, ... inputs meet the taps 0, 2, 4, the others the taps 1, 3.
 _B_DOWN = block_matrix(7, 7, (_B3, _THREE, _EVEN), (_B2, _TWO, _ODD))
 _G_DOWN = block_matrix(7, 5, (_G3, _THREE, _EVEN), (_G2, _TWO, _ODD))
 _A_DOWN = block_matrix(2, 7, (_A3, _ALL, _THREE), (_A2, _ALL, _TWO))
-# Up: four outputs from a window of 4 inputs; odd ones meet the taps 4, 2, 0 and even ones the taps 3, 1.
+# Up: four outputs from a window of 4 inputs. Odd outputs use the taps 4, 2, 0, even ones the taps 3, 1.
 _B_UP = block_matrix(7, 4, (_B3, _THREE, _ALL), (_B2, _TWO, slice(3)))
 _G_UP = block_matrix(7, 5, (_G3[:, ::-1], _THREE, _EVEN), (_G2[:, ::-1], _TWO, _ODD))
 _A_UP = block_matrix(4, 7, (_A3, _ODD, _THREE), (_A2, _EVEN, _TWO))
 
 
 def down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
-    """`convolution.conv_down`, for sides that are multiples of 4."""
+    """Computes `convolution.conv_down`. Height and width must be multiples of 4."""
     inputs = _mix(_B_DOWN, _windows(x, 7, 4, (1, 2), axis=1), x.dtype)
     kernels = _mix(_G_DOWN, _taps(kernel), x.dtype)
     return _interleave(_mix(_A_DOWN, _products(inputs, kernels, (3,), (0,)), x.dtype))
 
 
 def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
-    """`convolution.conv_up`, for even sides."""
+    """Computes `convolution.conv_up`. Height and width must be even."""
     inputs = _mix(_B_UP, _windows(y, 4, 2, (1, 1), axis=1), y.dtype)
     kernels = _mix(_G_UP, _taps(kernel), y.dtype)
     return _interleave(_mix(_A_UP, _products(inputs, kernels, (3,), (1,)), y.dtype))
 
 
 def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
-    """The gradient of ⟨down(x, kernel), y⟩ in the kernel, for sides of x that are multiples of 4."""
-    # Axes in the order in which a matrix product reads them, moved once and not for each of the 49.
+    """Computes the gradient of ⟨down(x, kernel), y⟩ by the kernel. Height and width of `x` must be multiples of 4."""
+    # A matrix product reads the axes in this order. They are moved once here, rather than for each of the 49.
     inputs = _mix(_B_DOWN, _windows(x.transpose(3, 1, 2, 0), 7, 4, (1, 2), axis=1), x.dtype)
     outputs = _mix(_A_DOWN.T, _windows(y.transpose(1, 2, 0, 3), 2, 2, (0, 0), axis=0), x.dtype)
     kernel = _mix(_G_DOWN.T, _products(inputs, outputs, (1, 2, 3), (0, 1, 2)), x.dtype)
     return jnp.stack([jnp.stack(row) for row in kernel])
 
 
-_Grid = list[list[Array]]
+_Grid = list[list[Array]]  # one array for each place of a small square
 
 
 def _windows(x: Array, size: int, stride: int, padding: tuple[int, int], axis: int) -> _Grid:
-    """The values at each place of a window that strides over two axes, zeros beyond the border."""
+    """Slides a square window over two axes of `x`, and collects the values at each place of the window.
+
+    Args:
+        x: four axes.
+        size: side of the window.
+        stride: step between windows.
+        padding: zeros before and behind each of the two axes.
+        axis: the first of the two axes.
+
+    Returns:
+        Entry [i][j] holds the values at row i and column j of all windows.
+    """
     widths = [padding if i in (axis, axis + 1) else (0, 0) for i in range(4)]
     counts = [(n + sum(padding) - size) // stride for n in x.shape[axis : axis + 2]]
-    # Fused into the slices, the padding would be tested for at every element of each.
+    # The barrier stops XLA from fusing the padding into the slices, where it tests every element for the border.
     x = lax.optimization_barrier(jnp.pad(x, widths))
 
-    def every(x, start, i):
+    def every(x: Array, start: int, i: int) -> Array:
         return lax.slice_in_dim(x, start, start + stride * counts[i] + 1, stride, axis + i)
 
     return [[every(every(x, row, 0), column, 1) for column in range(size)] for row in range(size)]
@@ -86,15 +104,16 @@ def _taps(kernel: Array) -> _Grid:
     return [[kernel[i, j] for j in range(kernel.shape[1])] for i in range(kernel.shape[0])]
 
 
-def _mix(matrix: np.ndarray, grid: _Grid, dtype) -> _Grid:
-    """The linear combinations matrix · grid · matrixᵀ, computed in float32 at least."""
+def _mix(matrix: np.ndarray, grid: _Grid, dtype: DTypeLike) -> _Grid:
+    """Computes matrix · grid · matrixᵀ in float32 or better, and returns it in `dtype`."""
     exact = jnp.promote_types(dtype, jnp.float32)
     columns = [[combine(row, [x.astype(exact) for x in entries]) for row in matrix] for entries in grid]
     mixed = [[combine(row, column) for column in zip(*columns, strict=True)] for row in matrix]
     return [[x.astype(dtype) for x in row] for row in mixed]
 
 
-def combine(factors, arrays):
+def combine(factors: Iterable[float], arrays: Sequence[Array]) -> Array:
+    """Computes Σ factor · array without multiplications by 0, 1 and −1."""
     terms = [
         x if factor == 1 else -x if factor == -1 else factor * x
         for factor, x in zip(factors, arrays, strict=True)
@@ -104,7 +123,14 @@ def combine(factors, arrays):
 
 
 def _products(a: _Grid, b: _Grid, a_axes: tuple[int, ...], b_axes: tuple[int, ...]) -> _Grid:
-    """A product of matrices at each place, summed in float32 at least."""
+    """Multiplies the arrays at each place as matrices, with sums in float32 or better.
+
+    Args:
+        a: left factors.
+        b: right factors.
+        a_axes: axes of the left factors to sum over.
+        b_axes: axes of the right factors to sum over.
+    """
     exact = jnp.promote_types(a[0][0].dtype, jnp.float32)
     dimensions = ((a_axes, b_axes), ((), ()))
     return [
@@ -114,8 +140,8 @@ def _products(a: _Grid, b: _Grid, a_axes: tuple[int, ...], b_axes: tuple[int, ..
 
 
 def _interleave(grid: _Grid) -> Float[Array, "b h w c"]:
-    """Puts the value at place (i, j) of m × m of every tile [b, h, w, c] into row m · h + i, column m · w + j."""
-    # Fused, the sums would be computed element by element behind a test for the place.
+    """Assembles an image from tiles of m × m pixels. Entry [i][j] holds the pixels (i, j) of all tiles."""
+    # The barriers stop XLA from fusing the sums into the stack, where it tests every element for its place.
     rows = [lax.optimization_barrier(jnp.stack(lax.optimization_barrier(row), axis=3)) for row in grid]
     b, h, w, m, c = rows[0].shape
     return jnp.stack(rows, axis=2).reshape(b, m * h, m * w, c)

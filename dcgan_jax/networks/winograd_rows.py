@@ -1,12 +1,21 @@
-"""The stride-2 convolutions of `convolution.py` with Winograd's form over the rows alone, for CPUs.
+"""The stride-2 convolutions of `convolution.py` by Winograd's algorithm along the height only, for CPUs.
 
-Split by parity, the 5 taps over the rows are 3 and 2 taps of stride 1. Four outputs of these take 6 and 5
-multiplications in place of 12 and 8, so that 11 convolutions along the columns do the work of 20. `winograd.py` does
-this over rows and columns and multiplies a tenth less, but it writes and reads the large image 3 times over and the
-small one 12 times. Here it is 1.4 times and 2.8 times, and a fifth of the operations to compile. That is faster where
-the sums between the products count: on large images, and on processors with fast products.
+Along the height, the 5 taps of stride 2 are the sum of 3 taps and 2 taps of stride 1, as in `winograd.py`. Four outputs
+of these take 6 and 5 multiplications rather than 12 and 8. So 11 convolutions along the width do the work of 20.
 
-The factors reach 8 and the float32 error 4e-6 of the largest value, about four times that of a plain sum.
+`winograd.py` does this along both axes. It takes a tenth fewer multiplications, but moves more data and has more
+operations to compile:
+
+| | here | `winograd.py` |
+|---|---|---|
+| times the large image is written and read | 1.4 | 3 |
+| times the small image is written and read | 2.8 | 12 |
+| operations to compile | 1/5 | 1 |
+
+The form here is faster where the sums between the products take most of the time: on large images, and on processors
+with fast products.
+
+The factors reach 8. The float32 error is 4e-6 of the largest value, about four times that of a plain sum.
 
 Source: Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
 """
@@ -14,12 +23,13 @@ Source: Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
+from dcgan_jax.networks.direct import DIMENSIONS, UP_TAPS
 from dcgan_jax.networks.winograd import block_matrix, combine
 
 ROWS = 4  # rows of the small image in a tile
-# F(4, 3) at the points 0, 1, -1, 2, -2, infinity, and F(4, 2) at 0, 1, -1, 2, infinity.
+# B, G and A of F(4, 3), four outputs of three taps, at the points 0, 1, -1, 2, -2, infinity.
 _B3 = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -32,6 +42,7 @@ _B3 = np.array(
 )
 _G3 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _A3 = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+# The same of F(4, 2), four outputs of two taps, at the points 0, 1, -1, 2, infinity.
 _B2 = np.array([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]])
 _G2 = np.array([[3, 0], [-3, -3], [-1, 1], [1, 2], [0, 6]]) / 6
 _A2 = np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]])
@@ -43,13 +54,10 @@ _A_DOWN = block_matrix(4, 11, (_A3, _ALL, _THREE), (_A2, _ALL, _TWO))
 _B_UP = block_matrix(11, 6, (_B3, _THREE, _ALL), (_B2, _TWO, slice(5)))
 _G_UP = block_matrix(11, 5, (_G3[:, ::-1], _THREE, _EVEN), (_G2[:, ::-1], _TWO, _ODD))
 _A_UP = block_matrix(8, 11, (_A3, _ODD, _THREE), (_A2, _EVEN, _TWO))
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# By parity of the output column: the taps it meets, from the earliest input to the latest, and the padding.
-_COLUMNS = ((slice(3, None, -2), (1, 0)), (slice(4, None, -2), (1, 1)))
 
 
 def down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[Array, "b h/2 w/2 o"]:
-    """`convolution.conv_down`, for a height that is a multiple of 8."""
+    """Computes `convolution.conv_down`. The height must be a multiple of 8."""
     inputs = _mix(_B_DOWN, _windows(x, 11, 8, (1, 2)), x.dtype)
     kernels = _mix(_G_DOWN, list(kernel), x.dtype)
     products = [_convolve(a, k, (1, 2), (1, 2)) for a, k in zip(inputs, kernels, strict=True)]
@@ -57,11 +65,11 @@ def down(x: Float[Array, "b h w i"], kernel: Float[Array, "5 5 i o"]) -> Float[A
 
 
 def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
-    """`convolution.conv_up`, for a height that is a multiple of 4."""
+    """Computes `convolution.conv_up`. The height must be a multiple of 4."""
     inputs = _mix(_B_UP, _windows(y, 6, 4, (1, 1)), y.dtype)
     kernels = _mix(_G_UP, list(kernel), y.dtype)
     columns = []
-    for taps, padding in _COLUMNS:
+    for taps, padding in UP_TAPS:
         products = [_convolve(a, k[taps].swapaxes(1, 2), (1, 1), padding) for a, k in zip(inputs, kernels, strict=True)]
         columns.append(_mix(_A_UP, products, y.dtype))
     rows = [_stack(list(row), axis=3) for row in zip(*columns, strict=True)]
@@ -70,7 +78,7 @@ def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Arr
 
 
 def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
-    """The gradient of ⟨down(x, kernel), y⟩ in the kernel, for a height of x that is a multiple of 8."""
+    """Computes the gradient of ⟨down(x, kernel), y⟩ by the kernel. The height of `x` must be a multiple of 8."""
     exact = jnp.promote_types(x.dtype, jnp.float32)
     inputs = _mix(_B_DOWN, _windows(x, 11, 8, (1, 2)), x.dtype)
     outputs = _mix(_A_DOWN.T, _windows(y, ROWS, ROWS, (0, 0)), x.dtype)
@@ -84,31 +92,31 @@ def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) 
 
 
 def _windows(x: Array, size: int, stride: int, padding: tuple[int, int]) -> list[Array]:
-    """The rows at each place of a window that strides over them, zeros beyond the border."""
-    # Fused into the slices, the padding would be tested for at every element of each.
+    """Slides a window of `size` rows down `x`. Entry i holds the i-th rows of all windows; zeros pad the border."""
+    # The barrier stops XLA from fusing the padding into the slices, where it tests every element for the border.
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))))
     length = x.shape[1] - size + 1
     return [lax.slice_in_dim(x, start, start + length, stride, axis=1) for start in range(size)]
 
 
-def _mix(matrix: np.ndarray, arrays: list[Array], dtype) -> list[Array]:
-    """The linear combinations matrix · arrays, computed in float32 at least."""
+def _mix(matrix: np.ndarray, arrays: list[Array], dtype: DTypeLike) -> list[Array]:
+    """Computes matrix · arrays in float32 or better, and returns it in `dtype`."""
     exact = jnp.promote_types(dtype, jnp.float32)
     return [combine(row, [x.astype(exact) for x in arrays]).astype(dtype) for row in matrix]
 
 
 def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: tuple[int, int]) -> Array:
-    """Along the columns, with a kernel [taps, i, o]."""
-    return lax.conv_general_dilated(x, kernel[None], strides, ((0, 0), padding), dimension_numbers=_DIMENSIONS)
+    """Convolves along the width with a kernel [taps, i, o]."""
+    return lax.conv_general_dilated(x, kernel[None], strides, ((0, 0), padding), dimension_numbers=DIMENSIONS)
 
 
 def _stack(arrays: list[Array], axis: int) -> Array:
-    # Fused, the sums would be computed element by element behind a test for the place.
+    # The barriers stop XLA from fusing the sums into the stack, where it tests every element for its place.
     return lax.optimization_barrier(jnp.stack(lax.optimization_barrier(arrays), axis=axis))
 
 
 def _interleave(rows: list[Array]) -> Float[Array, "b h w c"]:
-    """Puts row i of every tile [b, h, w, c] into row m · h + i."""
+    """Assembles an image from tiles of m rows. Entry i holds the i-th rows of all tiles, [b, h, w, c]."""
     stacked = _stack(rows, axis=2)
     b, h, m, w, c = stacked.shape
     return stacked.reshape(b, h * m, w, c)

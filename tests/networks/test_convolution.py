@@ -10,7 +10,7 @@ import plain
 import pytest
 from jax import lax
 
-from dcgan_jax.networks import convolution
+from dcgan_jax.networks import direct
 from dcgan_jax.networks.convolution import conv_down, conv_up
 
 # Height, width, channels towards the image, channels away from it.
@@ -87,7 +87,7 @@ def test_conv_up_is_its_transpose(shape, platform, float64):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_phases_are_the_transpose_too(shape, float64):
     _, y, kernel = draw(shape)
-    assert_close(convolution._up_in_phases(jnp.asarray(y), jnp.asarray(kernel)), loop_up(y, kernel))
+    assert_close(direct.up_in_phases(jnp.asarray(y), jnp.asarray(kernel)), loop_up(y, kernel))
 
 
 def test_each_platform_gets_its_form():

@@ -107,7 +107,7 @@ def test_several_batches_in_one_pass_are_one_pass_each(shape, groups, float64):
 def test_the_sums_of_gpus_are_the_plain_ones(shape, groups, float64):
     a, b = draw(shape)[0], draw(shape, 1)[0]
     expected = [np.stack([np.sum(x[i::groups], axis=tuple(range(x.ndim - 1))) for i in range(groups)]) for x in (a, b)]
-    for sums in (normalization._sums_together, normalization._plain_sums, normalization._sums):
+    for sums in (normalization.fused_sums, normalization.plain_sums, normalization.sums):
         assert_close(list(sums(a, b, groups)), expected)
 
 
@@ -125,9 +125,9 @@ def test_half_precision_is_normalised_in_float32():
 @pytest.mark.parametrize("leak", [0.0, 0.2])
 def test_activations_at_0_and_beyond_numbers_are_those_of_flax(leak):
     y = jnp.asarray([-jnp.inf, -1.0, -0.0, 0.0, 2.0, jnp.inf, jnp.nan])
-    np.testing.assert_array_equal(normalization._activate(y, leak), nn.leaky_relu(y, leak) if leak else nn.relu(y))
+    np.testing.assert_array_equal(normalization.activate(y, leak), nn.leaky_relu(y, leak) if leak else nn.relu(y))
     x, one, zero = y[2:5].reshape(-1, 1), jnp.ones((1, 1)), jnp.zeros((1, 1))
-    pull = jax.vjp(lambda x: normalization._affine(x, one, zero, leak), x)[1]
+    pull = jax.vjp(lambda x: normalization.affine(x, one, zero, leak), x)[1]
     expected = jax.vjp(lambda x: nn.leaky_relu(x, leak) if leak else nn.relu(x), x)[1]
     for slope in (1.0, jnp.inf):
         np.testing.assert_array_equal(pull(jnp.full_like(x, slope))[0], expected(jnp.full_like(x, slope))[0])
