@@ -1,11 +1,12 @@
-"""Holes: how they are drawn, read from files, and turned into the importance weights of the context loss.
+"""Holes: drawing them, reading them from files, and the importance weights of the context loss.
 
-A hole is a bool array [..., h, w], True = missing; the papers' M is its opposite.
+A hole is a bool array [..., h, w], True = missing. The papers' mask M is its opposite.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from os import PathLike
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,11 @@ from dcgan_jax.config import MASK_NAMES
 from dcgan_jax.errors import UserError
 
 NAMES = MASK_NAMES
-_PATTERN_CELLS = 0.06 * 128  # noise cells across the image: 0.06 a pixel on the paper's 128 x 128 images
+_PATTERN_CELLS = 0.06 * 128  # noise cells across an image: 0.06 per pixel on the paper's 128 x 128 images
 
 
 def center(size: int) -> Bool[Array, "size size"]:
-    """Returns the square hole of half the image's side in its centre: 32 x 32 of 64 x 64.
+    """Returns a square hole in the centre with half the image's side: 32 x 32 of 64 x 64.
 
     Args:
         size: side of the image in pixels.
@@ -49,7 +50,7 @@ def half(key: Key[Array, ""], size: int) -> Bool[Array, "size size"]:
 
     Args:
         key: random key; each half is equally likely.
-        size: side of the image in pixels; of an odd side the smaller part is missing.
+        size: side of the image in pixels. If it is odd, the smaller part is missing.
 
     Returns:
         True = missing.
@@ -71,7 +72,7 @@ def half(key: Key[Array, ""], size: int) -> Bool[Array, "size size"]:
 
 
 def random(key: Key[Array, ""], size: int, fraction: float = 0.8) -> Bool[Array, "size size"]:
-    """Draws each pixel missing or not, independently.
+    """Draws for each pixel independently whether it is missing.
 
     Args:
         key: random key.
@@ -96,18 +97,18 @@ def random(key: Key[Array, ""], size: int, fraction: float = 0.8) -> Bool[Array,
 
 
 def pattern(key: Key[Array, ""], size: int, fraction: float = 0.25) -> Bool[Array, "size size"]:
-    """Draws ragged blobs: the lowest part of a smooth random field.
+    """Draws ragged blobs: the lowest values of a smooth random field.
 
-    The field is uniform noise on a coarse lattice at a random place, interpolated by cubics; the missing
-    pixels are the `fraction` of least value, so every mask has the same number of them.
+    The field is uniform noise on a coarse grid, at a random offset, enlarged by cubic interpolation. The pixels with
+    the lowest values are missing, so every mask has the same number of missing pixels.
 
     Args:
         key: random key.
         size: side of the image in pixels.
-        fraction: part of the pixels in [0, 1] that is missing.
+        fraction: fraction of missing pixels, in [0, 1].
 
     Returns:
-        True = missing; `round(fraction * size * size)` pixels are.
+        True = missing, at `round(fraction * size * size)` pixels.
 
     Raises:
         ValueError: `size` or `fraction` is out of range.
@@ -117,12 +118,12 @@ def pattern(key: Key[Array, ""], size: int, fraction: float = 0.25) -> Bool[Arra
         1024
 
     Source: Pathak et al., "Context encoders", CVPR 2016, section 3.3, "random region": bicubic enlargement of
-    uniform noise, 0.06 cells a pixel, a quarter of it missing; used by Yeh et al., CVPR 2017, section 4.
+    uniform noise, 0.06 cells per pixel, a quarter missing. Used by Yeh et al., CVPR 2017, section 4.
     """
     _check_size(size)
     _check_fraction(fraction)
     noise_key, place_key = jax.random.split(key)
-    cells = int(np.ceil(_PATTERN_CELLS)) + 4  # one to slide by, and the cubic's reach
+    cells = int(np.ceil(_PATTERN_CELLS)) + 4  # one for the random offset, three for the reach of the cubic
     noise = jax.random.uniform(noise_key, (cells, cells))
     pixels = size / _PATTERN_CELLS
     field = jax.image.scale_and_translate(
@@ -139,11 +140,11 @@ def pattern(key: Key[Array, ""], size: int, fraction: float = 0.25) -> Bool[Arra
 
 
 def by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n size size"]:
-    """Draws a hole per key by the name of its kind, with the published fractions.
+    """Draws one hole for each key, with the published fraction of its kind.
 
     Args:
         name: one of `NAMES`: center, half, random (80 %) or pattern (25 %).
-        keys: a random key per image; `center` only counts them.
+        keys: one random key per image. `center` only uses their number.
         size: side of the images in pixels.
 
     Returns:
@@ -165,17 +166,17 @@ def by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n size
 
 
 @partial(jax.jit, static_argnames=("name", "size"))
-def _by_name(name, keys, size):
+def _by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n size size"]:
     draw = {"center": lambda key, size: center(size), "half": half, "random": random, "pattern": pattern}[name]
     return jax.vmap(lambda key: draw(key, size))(keys)
 
 
 def mixed(key: Key[Array, ""], n: int, size: int) -> Bool[Array, "n size size"]:
-    """Draws holes for n images, the kinds of `NAMES` in turn.
+    """Draws holes for n images, with the kinds of `NAMES` in turn.
 
     Args:
         key: random key.
-        n: how many.
+        n: number of images.
         size: side of the images in pixels.
 
     Returns:
@@ -193,14 +194,13 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
     """Reads a hole from an image file: white (luminance of at least 128) = missing.
 
     Args:
-        path: any 8-bit or 1-bit file that Pillow reads, without transparency; of an animation, the first
-            frame.
+        path: any 8-bit or 1-bit file that Pillow reads, without transparency. Of an animation the first frame counts.
 
     Returns:
         True = missing.
 
     Raises:
-        UserError: the file is absent, no image, transparent or grey of more than 8 bits.
+        UserError: the file is absent, is no image, is transparent, or has more than 8 bits per pixel.
 
     Example:
         >>> hole = read_hole("mask.png")  # doctest: +SKIP
@@ -209,9 +209,9 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
         with Image.open(path) as file:
             if "A" in file.getbands() or "a" in file.getbands() or "transparency" in file.info:
                 raise UserError(f"mask {path} has transparency; save it as black and white (white = missing)")
-            if file.mode[0] in "IF":  # Pillow would cut 16-bit values at 255, so that dark grey turned white
-                raise UserError(f"mask {path} has more than 8 bits a pixel ({file.mode}); save it as 8-bit greyscale")
-            return np.asarray(ImageOps.exif_transpose(file).convert("L")) >= 128  # upright, as images are read
+            if file.mode[0] in "IF":  # Pillow would clip 16-bit values to 255 and make dark grey white
+                raise UserError(f"mask {path} has more than 8 bits per pixel ({file.mode}); save it as 8-bit greyscale")
+            return np.asarray(ImageOps.exif_transpose(file).convert("L")) >= 128  # turned upright, as images are
     except UserError:
         raise
     except FileNotFoundError:
@@ -222,10 +222,10 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
 
 
 def importance_weights(hole: Bool[Array, "*b h w"], window: int = 7) -> Float[Array, "*b h w"]:
-    """Weighs each known pixel by the part of its surroundings that is missing.
+    """Computes the weight of each known pixel: the fraction of its neighbourhood that is missing.
 
-    W_i = sum over j in N(i) of (1 - M_j), divided by |N(i)|, at known pixels (M_i = 1, `hole` False); 0 at
-    missing ones. N(i) is the square window around pixel i, pixel i included, cut at the image's border.
+    W_i = sum over j in N(i) of (1 - M_j), divided by |N(i)|, at known pixels (M_i = 1, `hole` False). W_i = 0 at
+    missing pixels. N(i) is the square window around pixel i, without what lies outside the image; it includes pixel i.
 
     Args:
         hole: True = missing (M = 0).
@@ -251,24 +251,32 @@ def importance_weights(hole: Bool[Array, "*b h w"], window: int = 7) -> Float[Ar
 
 
 @partial(jax.jit, static_argnames="window")
-def _importance_weights(hole, window):
-    def band(side):
+def _importance_weights(hole: Bool[Array, "*b h w"], window: int) -> Float[Array, "*b h w"]:
+    def band(side: int) -> np.ndarray:
         place = np.arange(side)
         return (np.abs(place[:, None] - place) <= window // 2).astype(np.float32)
 
-    # Products with 0/1 bands, not `reduce_window`: XLA folds that over constants for seconds. Small integers
-    # are exact.
+    # Products with band matrices of 0 and 1, exact as the sums are small integers. XLA would take seconds to fold a
+    # `reduce_window` over constants.
     rows, columns = band(hole.shape[-2]), band(hole.shape[-1])
     missing = jnp.matmul(jnp.matmul(rows, hole.astype(jnp.float32), precision="highest"), columns, precision="highest")
     count = np.outer(rows.sum(axis=1), columns.sum(axis=1))
     return jnp.where(hole, 0, missing / count)
 
 
-def check_hole(hole, image_shape: Sequence[int] | None = None) -> None:
-    """Raises ValueError unless `hole` is bool [..., h, w] and broadcasts to `image_shape`, [..., h, w]."""
+def check_hole(hole: Any, image_shape: Sequence[int] | None = None) -> None:
+    """Checks that a hole is bool [..., h, w].
+
+    Args:
+        hole: what to check.
+        image_shape: [..., h, w], a shape that the hole must broadcast to, or None.
+
+    Raises:
+        ValueError: type or shape is another.
+    """
     shape, dtype = jnp.shape(hole), jnp.result_type(hole)
     if dtype != jnp.bool_:
-        raise ValueError(f"`hole` is {dtype}; it takes bool, True = missing, e.g. mask >= 128")
+        raise ValueError(f"`hole` is {dtype}; it takes bool, True where pixels are missing, e.g. mask >= 128")
     if len(shape) < 2:
         raise ValueError(f"`hole` has shape {shape}; it takes [..., h, w]")
     if image_shape is None:
@@ -281,11 +289,11 @@ def check_hole(hole, image_shape: Sequence[int] | None = None) -> None:
         raise ValueError(f"`hole` has shape {shape}; for these images it takes {image_shape} or {image_shape[-2:]}")
 
 
-def _check_size(size) -> None:
+def _check_size(size: Any) -> None:
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 2:
         raise ValueError(f"`size` is {size!r}; it takes the image's side in pixels, an integer of at least 2")
 
 
-def _check_fraction(fraction) -> None:
+def _check_fraction(fraction: float) -> None:
     if not 0 <= fraction <= 1:
         raise ValueError(f"`fraction` is {fraction!r}; it takes a number in [0, 1], e.g. 0.8")

@@ -1,25 +1,29 @@
 """Poisson's equation in a hole: conjugate gradients with a multigrid preconditioner."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 
 from dcgan_jax.masks import check_hole
 
 _DAMPING = 0.8  # of the Jacobi smoother
 _SWEEPS = 2  # must be at least 2, see `_smooth`
 _COARSEST = 4  # longest side of the coarsest grid
-# Never reached: Poisson's equation takes about ten, smoothness.py up to 150, in float64 each twice as many.
+# Never reached: Poisson's equation takes about 10 steps, `smooth.py` up to 150. In float64 both take twice as many.
 _MAX_STEPS = 500
 
 
-def check_blend(completion, image, hole) -> None:
-    """Raises ValueError where shapes and types are not those of a blend."""
+def check_blend(completion: Any, image: Any, hole: Any) -> None:
+    """Checks the arguments of a blend.
+
+    Raises:
+        ValueError: a shape or dtype does not fit.
+    """
     for name, array in (("completion", completion), ("image", image)):
         if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
             raise ValueError(f"`{name}` is {jnp.result_type(array)}; it takes floats, e.g. uint8 / 127.5 - 1")
@@ -33,14 +37,14 @@ def check_blend(completion, image, hole) -> None:
     check_hole(hole, jnp.shape(image)[:-1])
 
 
-# The hole's Laplacian is symmetric positive definite whenever one pixel is known: the grid is connected, so
-# each component of the hole touches a known pixel. Conjugate gradients, preconditioned by one multigrid
-# V-cycle, then need about ten steps whatever the mask and the size. The coarse grids are Galerkin products
-# over 2x2 cells, so ragged holes and single pixels are represented exactly; no geometry is assumed.
+# The hole's Laplacian is symmetric positive definite if one pixel is known: the grid is connected, so each component of
+# the hole touches a known pixel. Conjugate gradients, preconditioned by one multigrid V-cycle, take about ten steps for
+# every mask and size. The coarse grids are Galerkin products over 2x2 cells. They represent holes of any shape exactly,
+# single pixels included.
 
 
 class _Level(NamedTuple):
-    """A grid of the hierarchy: (A x)_i = diagonal_i x_i - sum_j weight_ij x_j; all zero outside the hole."""
+    """The matrix of one grid: (A x)_i = diagonal_i x_i - sum_j weight_ij x_j. All is 0 outside the hole."""
 
     vertical: Array  # [h - 1, w], weight of the edge between a pixel and the one below
     horizontal: Array  # [h, w - 1], weight of the edge between a pixel and the one to the right
@@ -48,17 +52,21 @@ class _Level(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Conjugate gradients for one image."""
+    """The state of conjugate gradients for one image."""
 
     solution: Array  # [c, h, w]
     residual: Array  # [c, h, w]
     direction: Array  # [c, h, w]
-    energy: Array  # residual . preconditioned residual, of the step before
+    energy: Array  # residual . preconditioned residual, of the last step
     steps: Array
 
 
-def _neighbours(x, vertical, horizontal):
-    """Weighted sum over the 4-neighbours inside the image."""
+def neighbour_sum(
+    x: Float[Array, "*b h w"],
+    vertical: Shaped[Array | np.ndarray, "h-1 w"],
+    horizontal: Shaped[Array | np.ndarray, "h w-1"],
+) -> Float[Array, "*b h w"]:
+    """Sums the 4-neighbours of each pixel inside the image, by the weights of the edges to them."""
     rows = [(0, 0)] * (x.ndim - 2)
     return (
         jnp.pad(vertical * x[..., 1:, :], [*rows, (0, 1), (0, 0)])
@@ -68,54 +76,56 @@ def _neighbours(x, vertical, horizontal):
     )
 
 
-def _apply(level: _Level, x):
-    return level.diagonal * x - _neighbours(x, level.vertical, level.horizontal)
+def _apply(level: _Level, x: Array) -> Array:
+    return level.diagonal * x - neighbour_sum(x, level.vertical, level.horizontal)
 
 
-def _pool(x, rows: int = 2, columns: int = 2):
-    """Sums over cells; the last ones may be cut by the border."""
+def _pool(x: Array, rows: int = 2, columns: int = 2) -> Array:
+    """Sums over cells of rows × columns pixels. The border may cut the last cells."""
     height, width = x.shape[-2:]
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -height % rows), (0, -width % columns)])
     cell = (1,) * (x.ndim - 2) + (rows, columns)
     return jax.lax.reduce_window(x, np.zeros((), x.dtype)[()], jax.lax.add, cell, cell, "VALID")
 
 
-def _hierarchy(hole, dtype) -> list[_Level]:
+def _hierarchy(hole: Bool[Array, "h w"], dtype: DTypeLike) -> list[_Level]:
+    """Builds the matrices of all grids, the finest first."""
     inside = hole.astype(dtype)
     vertical, horizontal = inside[1:] * inside[:-1], inside[:, 1:] * inside[:, :-1]
-    to_known = inside * _neighbours(1 - inside, *_all_edges(hole.shape, dtype))
-    # Without a known pixel the matrix would be singular (its right-hand side is 0 and so is e, but a
-    # derivative's is not): any positive diagonal keeps e = 0.
+    to_known = inside * neighbour_sum(1 - inside, *all_edges(hole.shape, dtype))
+    # Without a known pixel the matrix would be singular. The right-hand side is then 0, but that of a derivative is
+    # not. Any positive diagonal gives the solution 0.
     to_known = to_known + jnp.all(hole)
     levels = []
     while True:
-        diagonal = to_known + _neighbours(jnp.ones_like(to_known), vertical, horizontal)
+        diagonal = to_known + neighbour_sum(jnp.ones_like(to_known), vertical, horizontal)
         levels.append(_Level(vertical, horizontal, diagonal))
         if max(to_known.shape) <= _COARSEST:
             return levels
-        # Cell-wise constants overestimate the energy of smooth functions: twice between cells, 3/2 times
-        # between a cell's centre and a known pixel beyond its side.
+        # Functions that are constant on each cell overestimate the energy of smooth ones: by 2 between cells, and by
+        # 3/2 between a cell's centre and a known pixel beyond its side.
         vertical, horizontal = _pool(vertical[1::2], 1, 2) / 2, _pool(horizontal[:, 1::2], 2, 1) / 2
         to_known = _pool(to_known) * (2 / 3)
 
 
-def _all_edges(shape, dtype):
+def all_edges(shape: Sequence[int], dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weights of 1 for the vertical and the horizontal edges of an image."""
     height, width = shape
     return np.ones((height - 1, width), dtype), np.ones((height, width - 1), dtype)
 
 
-def _smooth(level: _Level, x, b):
-    """Damped Jacobi sweeps.
+def _smooth(level: _Level, x: Array, b: Array) -> Array:
+    """Applies damped Jacobi sweeps to A x = b.
 
-    Kept as a loop of two or more: XLA's CPU backend fuses straight-line stencils into one another, recomputes
-    the inner ones at every use, and the V-cycle takes twenty times as long.
+    This must stay a loop of two or more sweeps. Without a loop, XLA's CPU backend fuses each stencil into the next and
+    recomputes the inner one at every use. The V-cycle then takes twenty times as long.
     """
     inverse = jnp.where(level.diagonal > 0, _DAMPING / level.diagonal, 0)
     return jax.lax.fori_loop(0, _SWEEPS, lambda _, x: x + inverse * (b - _apply(level, x)), x)
 
 
-def _v_cycle(levels: list[_Level], b):
-    """A symmetric approximation of A^-1 b."""
+def _v_cycle(levels: list[_Level], b: Array) -> Array:
+    """Approximates A^-1 b by a symmetric multigrid V-cycle."""
     level, *coarser = levels
     x = _smooth(level, jnp.zeros_like(b), b)
     if coarser:
@@ -126,7 +136,7 @@ def _v_cycle(levels: list[_Level], b):
     return _smooth(level, x, b)
 
 
-def _init(b) -> _State:
+def _init(b: Array) -> _State:
     zero = jnp.zeros_like(b)
     return _State(zero, b, zero, jnp.ones((), b.dtype), jnp.zeros((), jnp.int32))
 
@@ -141,11 +151,11 @@ def _step(matrix: Callable[[Array], Array], levels: list[_Level], state: _State)
     return _State(solution, state.residual - length * product, direction, energy, state.steps + 1)
 
 
-def _run(matrix: Callable[[Array], Array], levels: list[_Level], b) -> _State:
-    """Steps until the residual is ten rounding units of the right-hand side."""
+def _run(matrix: Callable[[Array], Array], levels: list[_Level], b: Array) -> _State:
+    """Iterates until the residual is at most ten rounding units of the right-hand side."""
     goal = (10 * float(jnp.finfo(b.dtype).eps)) ** 2 * jnp.vdot(b, b)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         return (jnp.vdot(state.residual, state.residual) > goal) & (state.steps < _MAX_STEPS)
 
     return jax.lax.while_loop(unfinished, lambda state: _step(matrix, levels, state), _init(b))
@@ -156,35 +166,38 @@ def solve_in_hole(
     b: Float[Array, "c h w"],
     matrix: Callable[[Float[Array, "c h w"]], Float[Array, "c h w"]] | None = None,
 ) -> Float[Array, "c h w"]:
-    """Solves for what is 0 outside the hole, on the device, with the derivatives of the exact solution.
+    """Solves a linear system for the pixels of a hole, on the device. Derivatives are those of the exact solution.
 
     Args:
+        hole: True = missing.
         b: the right-hand sides, 0 outside the hole.
-        matrix: symmetric and positive definite in the hole, 0 outside; by default the hole's Laplacian, which
-            preconditions any other: the nearer it is, the fewer steps.
+        matrix: function that multiplies by the matrix, which is symmetric and positive definite in the hole and 0
+            outside. None stands for the hole's Laplacian, which also preconditions every other matrix. The closer the
+            matrix is to it, the fewer steps it takes.
 
     Returns:
-        The solutions, to ten rounding units of `b`; NaN where `b` is not finite.
+        The solutions, 0 outside the hole, with residuals of ten rounding units of `b`. If `b` is not finite, NaN in the
+        whole hole.
     """
     levels = _hierarchy(hole, b.dtype)
     own = functools.partial(_apply, levels[0]) if matrix is None else matrix
 
-    def solve(matrix, b):
-        # Squares of tiny values would be 0, and those of large ones infinite.
+    def solve(matrix: Callable[[Array], Array], b: Array) -> Array:
+        # Without the scale, squares of tiny values are 0 and squares of large ones infinite.
         largest = jnp.max(jnp.abs(b))
         scale = jnp.where(largest > 0, largest, 1)
-        # Comparisons with NaN are false: the loop stops at once, and the zeros it started from must not pass.
+        # Comparisons with NaN are false, so the loop ends at once. Its initial zeros must not pass as a solution.
         return jnp.where(jnp.isfinite(largest), scale * _run(matrix, levels, b / scale).solution, jnp.nan)
 
-    # Derivatives solve with the same matrix instead of going through the loop, and their right-hand sides too must be 0
-    # outside the hole.
+    # Derivatives solve a system with the same matrix rather than go through the loop. The outer `where` makes their
+    # right-hand sides 0 outside the hole too.
     return jnp.where(hole, jax.lax.custom_linear_solve(own, b, solve, symmetric=True), 0)
 
 
 def laplacian(x: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:
-    """Sum of the differences to the 4-neighbours inside the image, positive definite: -Delta with free borders."""
-    edges = _all_edges(x.shape[-2:], x.dtype)
-    return x * _neighbours(jnp.ones(x.shape[-2:], x.dtype), *edges) - _neighbours(x, *edges)
+    """Sums the differences of each pixel to its 4-neighbours: -Delta with free borders, positive semidefinite."""
+    edges = all_edges(x.shape[-2:], x.dtype)
+    return x * neighbour_sum(jnp.ones(x.shape[-2:], x.dtype), *edges) - neighbour_sum(x, *edges)
 
 
 @functools.partial(jax.jit, static_argnames="one")
@@ -194,10 +207,10 @@ def blend_each(
     image: Float[Array, "*b h w c"],
     hole: Bool[Array, "*#b h w"],
 ) -> Float[Array, "*b h w c"]:
-    """Blends each image of a batch by `one(completion, image, hole)`."""
+    """Blends each image of a batch by `one(completion, image, hole)`, a module-level function."""
     lead, shape = image.shape[:-3], image.shape[-3:]
     completion, image = completion.reshape(-1, *shape), image.reshape(-1, *shape)
-    if hole.ndim == 2:  # one mask, one hierarchy
+    if hole.ndim == 2:  # one mask needs one hierarchy
         blended = jax.vmap(one, in_axes=(0, 0, None))(completion, image, hole)
     else:
         holes = jnp.broadcast_to(hole, (*lead, *shape[:2])).reshape(-1, *shape[:2])

@@ -1,4 +1,6 @@
-"""Poisson blending on the host by sparse factorisation."""
+"""Poisson blending on the host, by sparse factorisation."""
+
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse
@@ -13,17 +15,17 @@ def poisson_blend_sparse(
     image: Float[np.ndarray, "*b h w c"],
     hole: Bool[np.ndarray, "*#b h w"],
 ) -> Float[np.ndarray, "*b h w c"]:
-    """Blends as `poisson_blend` does, on the host, by a sparse factorisation in float64.
+    """Computes `poisson_blend` on the host, by a sparse factorisation in float64.
 
-    Each distinct mask is factorised once; all channels of all images that have it are its right-hand sides.
+    Each distinct mask is factorised once, for all channels of all images that have it.
 
     Args:
         completion: any scale.
-        image: shape and dtype of `completion`. Values in the hole are never read.
-        hole: True = missing; leading axes broadcast against those of `completion`.
+        image: same shape and dtype as `completion`. Values in the hole are never read.
+        hole: True = missing. Leading axes broadcast against those of `completion`.
 
     Returns:
-        Shape and dtype of `image`: equal to it bit for bit where `hole` is False. Never clipped.
+        Same shape and dtype as `image`, and equal to it bit for bit where `hole` is False. The result is not clipped.
 
     Raises:
         ValueError: a shape or dtype does not fit.
@@ -58,8 +60,12 @@ def poisson_blend_sparse(
     return blended.reshape(image.shape)
 
 
-def _sparse_solver(hole):
-    """Factorises one hole: maps the correction at known pixels, [k, c], to missing ones, [m, c]."""
+def _sparse_solver(hole: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Factorises the matrix of one hole.
+
+    Returns:
+        A function from the correction at the known pixels, [k, c], to that at the missing ones, [m, c].
+    """
     index = np.arange(hole.size).reshape(hole.shape)
     first = np.concatenate([index[1:].ravel(), index[:, 1:].ravel()])
     second = np.concatenate([index[:-1].ravel(), index[:, :-1].ravel()])
@@ -69,7 +75,7 @@ def _sparse_solver(hole):
     from_missing = adjacency[missing]
     to_known = from_missing[:, ~missing]
     degree = scipy.sparse.diags(np.asarray(from_missing.sum(axis=1)).ravel())
-    # SuperLU's ordering and pivoting for a symmetric positive definite matrix.
+    # SuperLU's options for a symmetric positive definite matrix.
     factor = scipy.sparse.linalg.splu(
         (degree - from_missing[:, missing]).tocsc(),
         permc_spec="MMD_AT_PLUS_A",

@@ -1,1 +1,1 @@
-"""Devices and processes."""
+"""Devices and processes: placement of arrays, and jobs of several processes."""

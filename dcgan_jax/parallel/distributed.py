@@ -1,6 +1,6 @@
-"""The processes of a job on several hosts: how they find one another, what one does for all, and how all stop at once.
+"""The processes of a job on several hosts: joining, exchange of data, and stopping together.
 
-One process, which is what runs without the launch scripts, is the simplest case of each.
+Without the launch scripts there is one process. Every function here then does the obvious and exchanges nothing.
 """
 
 import contextlib
@@ -14,40 +14,39 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from dcgan_jax.errors import Preempted, UserError
 
 T = TypeVar("T")
-_waits = itertools.count()
-_HEARTBEAT = 30  # seconds without a sign of life after which a process counts as gone, and the others end
+_barriers = itertools.count()
+_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead, and the others end
 _START = 1800  # seconds to wait for the last process to start
-_END = 7 * 24 * 3600  # and for the last to end: those of `inpaint` may have very different amounts of work
+_END = 7 * 24 * 3600  # seconds to wait for the last process to end: processes of `inpaint` may have very unequal work
 
 
 def join(training: bool) -> None:
-    """Joins the other processes of the job, where `$DCGAN_JAX_DISTRIBUTED` is set; before anything asks for devices.
+    """Joins the other processes of the job if `$DCGAN_JAX_DISTRIBUTED` is set. Call it before anything uses a device.
 
-    JAX finds them by what SLURM, a TPU pod or Open MPI tell it, or by `JAX_COORDINATOR_ADDRESS` (host:port of the first
-    process), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID`.
+    JAX finds the processes through SLURM, a TPU pod or Open MPI. Otherwise `JAX_COORDINATOR_ADDRESS` (host:port of
+    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` must be set. If a process does not start, JAX ends this one.
 
     Args:
-        training: SIGTERM stops all processes after the same step; else it ends each at once.
+        training: SIGTERM stops all processes after the same step. Otherwise it ends each process at once.
 
     Raises:
-        UserError: the environment does not say where they are. (One that does not come up ends this one, by JAX.)
+        UserError: the environment does not say where the processes are.
     """
     if not os.environ.get("DCGAN_JAX_DISTRIBUTED"):
         return
     jax.config.update("jax_enable_preemption_service", training)
     try:
         count, number = (os.environ.get(name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
-        told = None not in (count, number, os.environ.get("JAX_COORDINATOR_ADDRESS"))
+        given = None not in (count, number, os.environ.get("JAX_COORDINATOR_ADDRESS"))
         jax.distributed.initialize(
             num_processes=None if count is None else int(count),
             process_id=None if number is None else int(number),
-            cluster_detection_method="deactivate" if told else None,
+            cluster_detection_method="deactivate" if given else None,
             initialization_timeout=_START,
             heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_END,
@@ -55,21 +54,24 @@ def join(training: bool) -> None:
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"the processes of this job cannot be joined ({reason}): set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
+            f"the processes of this job cannot be joined ({reason}); set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES "
             "and JAX_PROCESS_ID, or unset DCGAN_JAX_DISTRIBUTED"
         ) from error
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what there is one of."""
+    """Whether this is process 0, which writes the files that exist once per job."""
     return jax.process_index() == 0
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Does something on the first process alone; what is wrong there is raised on all, as `UserError`.
+    """Runs `action` on process 0; its error is raised on every process.
 
     Returns:
-        What `action` returned; None on the other processes.
+        The result of `action` on process 0, None on the others.
+
+    Raises:
+        UserError: `action` raised a UserError or an OSError. In a job of one process an OSError stays what it is.
     """
     result, wrong = None, ""
     if is_first():
@@ -85,17 +87,21 @@ def on_first(action: Callable[[], T]) -> T | None:
 
 
 def from_first(tree: Any) -> Any:
-    """NumPy's arrays of the first process, on all, bit for bit; the others give arrays of the same shapes and types."""
+    """Sends a tree of NumPy arrays from process 0 to all processes, bit for bit.
+
+    Args:
+        tree: on the other processes, arrays of the same shapes and types.
+    """
     if jax.process_count() == 1:
         return tree
-    # As bytes: what is sent are sums with the zeros of the others, and -0.0 + 0.0 is 0.0.
+    # As bytes: the broadcast is a sum with zeros of the other processes, and -0.0 + 0.0 is 0.0.
     data = jax.tree.map(lambda x: np.frombuffer(np.ascontiguousarray(x), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(data)
     return jax.tree.map(lambda x, y: np.asarray(y).view(x.dtype).reshape(x.shape), tree, sent)
 
 
 def from_first_text(text: str) -> str:
-    """The text of the first process, on all."""
+    """Sends the text of process 0 to all processes."""
     if jax.process_count() == 1:
         return text
     data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
@@ -106,13 +112,10 @@ def from_first_text(text: str) -> str:
 
 
 def from_each_text(text: str) -> list[str]:
-    """The texts of all processes, on all, in their order; waits for the last one, for days if need be."""
+    """Sends the texts of all processes to all processes, in their order. Waits for the last one, up to a week."""
     if jax.process_count() == 1:
         return [text]
-    # A collective gives up on those it waits for after half an hour; this is how Orbax waits.
-    client = global_state.client
-    assert client is not None
-    client.wait_at_barrier(f"dcgan_jax {next(_waits)}", timeout_in_ms=_END * 1000)
+    wait_for_all()  # a collective would give up after half an hour
     data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(data.size, np.int32))
     padded = np.zeros(max(1, sizes.max()), np.uint8)
@@ -121,31 +124,46 @@ def from_each_text(text: str) -> list[str]:
     return [bytes(row[:size]).decode(errors="surrogateescape") for row, size in zip(rows, sizes, strict=True)]
 
 
+def wait_for_all() -> None:
+    """Waits until every process of the job has called this, up to a week.
+
+    Raises:
+        RuntimeError: the program has not joined a job.
+    """
+    # The only private name of JAX in this package. JAX has no public barrier with a timeout of its own; Orbax waits in
+    # the same way.
+    from jax._src.distributed import global_state
+
+    if global_state.client is None:
+        raise RuntimeError("this program has not joined a job; call `join` first")
+    global_state.client.wait_at_barrier(f"dcgan_jax {next(_barriers)}", timeout_in_ms=_END * 1000)
+
+
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Within the block SIGTERM ends nothing; it is asked for after every step, and all processes hear the same.
+    """Within the block SIGTERM does not end the program. All processes agree on the step after which to stop.
 
     Yields:
-        Whether to stop after step t. In one process a handler of the program's own stays in place, and so does the
-        ignoring of the signal.
+        A function that says whether to stop after step t; call it after every step. In a job of one process, a SIGTERM
+        handler of the program's own stays in place, and an ignored SIGTERM stays ignored.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point
         return
-    came = threading.Event()
-    main = threading.current_thread() is threading.main_thread()  # Python lets no other install a handler
+    received = threading.Event()
+    main = threading.current_thread() is threading.main_thread()  # only the main thread may install a handler
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield lambda step: False
         return
-    signal.signal(signal.SIGTERM, lambda *_: came.set())
+    signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        yield lambda step: came.is_set()
+        yield lambda step: received.is_set()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def leave(status: int) -> int:
-    """Passes on an exit status. A process that fails ends at once, or those that wait for it would wait for minutes."""
+    """Returns an exit status, but ends a failed process of a job at once. Otherwise the others wait for minutes."""
     if jax.distributed.is_initialized() and jax.process_count() > 1 and status not in (0, 1, Preempted.exit_status):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""The mesh of devices and where arrays lie on it.
+"""The mesh of devices and the placement of arrays on it.
 
-One axis, "data": batches are split along it, weights are on every device. `jax.jit` with these shardings does what
-`jax.pmap` used to do, for all devices of all hosts, and its batch statistics are those of the global batch.
+The mesh has one axis, "data". Batches are split along it, weights are copied to every device. `jax.jit` with these
+shardings replaces `jax.pmap`, for all devices of all hosts. Batch statistics are those of the global batch.
 """
 
 from collections.abc import Sequence
@@ -18,40 +18,42 @@ W = TypeVar("W")
 B = TypeVar("B")
 
 
+# jax.Device comes from a compiled module, where pyright does not see that it is a class.
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
-    """A mesh with the one axis "data" over `devices`, by default all there are."""
+    """Returns a mesh of one axis, "data", over `devices`. The default is all devices."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Where weights lie: whole, on every device."""
+    """Returns the placement of weights: a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def along_batch(mesh: Mesh) -> NamedSharding:
-    """Where batches lie: the first axis split over the devices."""
+    """Returns the placement of batches: the first axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def constrain(array: jax.Array, sharding: NamedSharding | None) -> jax.Array:
-    """Tells the compiler how an array inside a program lies on the devices; None leaves it to the compiler.
+    """Tells the compiler the placement of an array inside a program. None leaves it to the compiler.
 
-    What is drawn inside a program has no placement of its own. Without this, XLA draws it whole on every device, and
-    then computes on every device all that follows from it.
+    Random arrays drawn inside a program have no placement. Without this, XLA draws them whole on every device, and
+    repeats on every device all that is computed from them.
     """
     return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
 
 
 def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
-    """Places the images of a global batch along the mesh; each process reads those of its own devices alone.
+    """Places a global batch along the mesh. Each process reads only the images of its own devices.
 
     Args:
-        images: all there are, in memory or on disk.
-        indices: which of them make the batch.
+        mesh: of `data_mesh`.
+        images: the whole set, in memory or on disk.
+        indices: the images of the batch.
 
     Raises:
-        UserError: the devices do not divide it evenly.
+        UserError: the batch does not divide evenly over the devices.
     """
     if len(indices) % mesh.size:
         raise UserError(
@@ -59,20 +61,23 @@ def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
             f"make `batch_size` a multiple of {mesh.size}"
         )
 
-    def read(index):
+    def read(index: Any) -> np.ndarray:
         return images[indices[index[0]]]
 
     return jax.make_array_from_callback((len(indices), *images.shape[1:]), along_batch(mesh), read)
 
 
 def put_everywhere(mesh: Mesh, tree: Any) -> Any:
-    """Places arrays that every process has whole onto every device."""
+    """Copies arrays to every device. Every process must hold the same arrays."""
     place = replicated(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, lambda index: x[index]), tree)
 
 
 def spread(weights: W, batch: B) -> tuple[W, B]:
-    """Pads a batch to a multiple of this process's devices and spreads it over them; one device changes nothing."""
+    """Splits a batch over this process's devices and copies the weights to each. One device changes nothing.
+
+    A batch that does not divide evenly is padded with copies of its first element.
+    """
     devices = jax.local_devices()
     if len(devices) == 1:
         return weights, batch

@@ -207,6 +207,31 @@ def exchange_texts(path):
     path.with_suffix(f".{jax.process_index()}").write_text(json.dumps(texts))
 
 
+def wait_alone():
+    """Waits in a job of one process, which `from_each_text` would not."""
+    with pytest.raises(RuntimeError, match="has not joined a job; call `join` first"):
+        distributed.wait_for_all()
+    distributed.join(training=False)
+    for _ in range(2):
+        distributed.wait_for_all()
+    print("waited")
+
+
+def test_the_private_name_of_jax_works():
+    statuses, outputs, errors = processes.finish(processes.start(1, [__file__, "", "wait"]))
+    assert statuses == [0] and outputs == ["waited\n"], errors
+
+
+def test_jax_has_one_private_name_here_in_one_function():
+    lines = [
+        (path.name, line.strip())
+        for path in Path(distributed.__file__).parents[1].rglob("*.py")
+        for line in path.read_text().splitlines()
+        if "jax._src" in line
+    ]
+    assert lines == [("distributed.py", "from jax._src.distributed import global_state")]
+
+
 @LONG
 def test_texts_of_all_reach_all_however_late(tmp_path):
     options = {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=4"}
@@ -220,5 +245,7 @@ def test_texts_of_all_reach_all_however_late(tmp_path):
 if __name__ == "__main__":
     if sys.argv[2:] == ["exchange"]:
         exchange_texts(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["wait"]:
+        wait_alone()
     else:
         write_results(sys.argv[1])
