@@ -8,6 +8,7 @@ import numpy as np
 
 import dcgan_jax as dj
 from benchmarks.harness import Case, Ready
+from dcgan_jax.images.pixels import to_float, to_uint8
 
 BATCH, SIDE, LARGE = 64, 64, 1000
 KINDS = ("center", "random", "half", "pattern")
@@ -86,9 +87,9 @@ def seamless_clone(completion, image, hole):
     rows, columns = np.nonzero(hole)
     centre = (int(columns.min() + columns.max() + 1) // 2, int(rows.min() + rows.max() + 1) // 2)
     for source, target in zip(completion, image, strict=True):
-        source, target = (np.uint8(np.round((x + 1) * 127.5)) for x in (source, target))
+        source, target = (to_uint8(x) for x in (source, target))
         blended.append(cv2.seamlessClone(source, target, mask, centre, cv2.NORMAL_CLONE))
-    return np.stack(blended) / 127.5 - 1
+    return to_float(np.stack(blended))
 
 
 def spsolve(completion, image, hole):

@@ -7,6 +7,7 @@ import numpy as np
 import dcgan_jax as dj
 from benchmarks import networks
 from benchmarks.harness import Case, Ready
+from dcgan_jax.images.pixels import to_float
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import init, step
 
@@ -57,7 +58,7 @@ def prior_of(base_width: int, dtype: str) -> dj.Prior:
 def problem(batch_size: int) -> tuple[np.ndarray, np.ndarray, jax.Array]:
     """Images in [−1, 1], holes and keys."""
     holes = np.broadcast_to(np.asarray(dj.masks.center(64)), (batch_size, 64, 64))
-    images = np.float32(networks.images(batch_size)) / 127.5 - 1
+    images = to_float(networks.images(batch_size))
     return np.where(holes[..., None], 0, images), holes, jax.random.split(jax.random.key(networks.SEED), batch_size)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from dcgan_jax.baselines.config import ContextEncoderConfig
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.errors import UserError
-from dcgan_jax.images.inputs import check_pairs
+from dcgan_jax.images.inputs import check_hole_fits, check_images
 from dcgan_jax.images.pixels import composite, known_pixels
 from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, convolve_down, convolve_up
 from dcgan_jax.networks.normalization import BatchNorm
@@ -92,12 +92,8 @@ def context_encoder(
     Source:
         Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context encoders: feature learning by inpainting", CVPR 2016.
     """
-    check_pairs(images, hole)
-    if images.shape[1:] != encoder.config.image_shape:
-        raise ValueError(
-            f"`images` is {list(images.shape)}; this context encoder paints images of "
-            f"{'x'.join(map(str, encoder.config.image_shape))}"
-        )
+    check_images(images, ("b", *encoder.config.image_shape), taker="this context encoder")
+    check_hole_fits(hole, images.shape[:3])
     return _complete(encoder, images, hole, blend)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dcgan_jax.errors import UserError
-from dcgan_jax.images.inputs import check_pairs
+from dcgan_jax.images.inputs import check_hole_fits, check_images
 
 
 def telea(
@@ -94,9 +94,8 @@ def _opencv(algorithm, images, hole, radius):
 
 def _each(one, images, hole):
     """Completes images one by one; those without anything missing stay, those without anything known are grey."""
-    check_pairs(images, hole)
-    if images.dtype != np.uint8:
-        raise ValueError(f"`images` is {images.dtype}; this method takes uint8")
+    check_images(images, only_uint8=True)
+    check_hole_fits(hole, images.shape[:3])
     completed = np.where(hole[..., None], np.uint8(128), images)
     for i in np.flatnonzero(hole.any(axis=(1, 2)) & ~hole.all(axis=(1, 2))):
         filled = one(completed[i], np.array(hole[i]))  # scikit-image takes no read-only arrays

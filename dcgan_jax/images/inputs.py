@@ -1,43 +1,146 @@
-"""Every check of images, holes and keys that functions are given."""
+"""Checks of the images, holes and keys that a function is given. Each raises `ValueError`."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, Shaped
 
-from dcgan_jax.masks import check_hole
+LARGEST = 2.0  # absolute value of a known pixel; larger ones mean images on another scale than [-1, 1]
+
+
+def check_images(
+    images: Shaped[Array | np.ndarray, "..."],
+    shape: Sequence[int | str] = ("b", "h", "w", "c"),
+    *,
+    name: str = "`images`",
+    taker: str = "it",
+    only_uint8: bool = False,
+) -> None:
+    """Checks the type, the shape and the dtype of one image or a batch.
+
+    Args:
+        images: what the caller gave.
+        shape: the length of each axis, or a letter where any length will do.
+        name: of the argument, for the message.
+        taker: of these images, for the message, such as "this prior".
+        only_uint8: refuse floats too.
+    """
+    _check_array(images, name)
+    fits = images.ndim == len(shape) and all(
+        isinstance(expected, str) or found == expected for found, expected in zip(images.shape, shape, strict=True)
+    )
+    if not fits:
+        remedy = ""
+        if images.ndim == len(shape) - 1:
+            remedy = ", for one image x[None]"
+        elif images.ndim == len(shape) and images.shape[-1] == shape[-1]:
+            remedy = ": resize the images"
+        raise ValueError(f"{name} has shape {list(images.shape)}; {taker} takes [{', '.join(map(str, shape))}]{remedy}")
+    # Known pixels must come back bit for bit, and JAX cuts float64 to float32.
+    held = jax.dtypes.canonicalize_dtype(images.dtype)
+    is_float = held == images.dtype and jnp.issubdtype(held, jnp.floating)
+    if images.dtype != np.uint8 and (only_uint8 or not is_float):
+        raise ValueError(f"{name} is {images.dtype}; pass uint8" + ("" if only_uint8 else ", or float32 in [-1, 1]"))
+
+
+def check_hole_fits(
+    hole: Bool[Array | np.ndarray, "..."], shape: Sequence[int], *, shared: bool = False, name: str = "`hole`"
+) -> None:
+    """Checks that a hole is a bool array.
+
+    Args:
+        hole: what the caller gave.
+        shape: that it must have: of the images, without the channels.
+        shared: whether one hole [h, w] may serve the whole batch.
+        name: of the argument, for the message.
+    """
+    _check_array(hole, name)
+    shapes = [tuple(shape), tuple(shape[-2:])] if shared else [tuple(shape)]
+    if hole.dtype != bool or hole.shape not in shapes:
+        raise ValueError(
+            f"{name} is {hole.dtype} {list(hole.shape)}; pass bool {' or '.join(str(list(one)) for one in shapes)}, "
+            "True where pixels are missing"
+        )
 
 
 def check_pairs(images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]) -> None:
-    """Refuses, by `ValueError`, images that are no batch of uint8 or floats, and holes that are not one for each."""
-    if jnp.ndim(images) != 4:
-        raise ValueError(f"`images` has shape {jnp.shape(images)}; it takes [b, h, w, c], for one image x[None]")
-    check_type("`images`", images.dtype)
-    check_hole(hole)
-    if jnp.shape(hole) != jnp.shape(images)[:3]:
-        raise ValueError(f"`hole` has shape {jnp.shape(hole)}; for these images it takes {jnp.shape(images)[:3]}")
+    """Checks a batch of images of any size, and one hole for each."""
+    check_images(images)
+    check_hole_fits(hole, images.shape[:3])
 
 
-def check_type(name: str, dtype: np.dtype) -> None:
-    """Refuses images whose known pixels would not come back bit for bit."""
-    held = jax.dtypes.canonicalize_dtype(dtype)  # JAX cuts float64 to float32
-    if dtype != np.uint8 and (held != dtype or not jnp.issubdtype(held, jnp.floating)):
-        raise ValueError(f"{name} is {dtype}; it takes uint8, or float32 (also a shorter float) in [-1, 1]")
+def check_known_values(
+    images: Shaped[Array | np.ndarray, "*b h w c"],
+    hole: Bool[Array | np.ndarray, "*b h w"],
+    *,
+    name: str = "`images`",
+) -> None:
+    """Checks that known pixels of floats are finite and not far outside [−1, 1].
+
+    Args:
+        images: one image or a batch.
+        hole: True = missing; the values there are not looked at.
+        name: of the argument, for the message.
+    """
+    if images.dtype == np.uint8:
+        return
+    if isinstance(images, jax.Array):
+        largest = np.asarray(_largest(images, hole), np.float32)
+    else:  # on the host: the device may be at work
+        known = np.where(np.asarray(hole)[..., None], 0, np.abs(images))
+        largest = known.max(axis=(-3, -2, -1), initial=0).astype(np.float32)
+    bad = np.flatnonzero(~(largest <= LARGEST))
+    if not bad.size:
+        return
+    value = largest.flat[bad[0]]
+    problem = f"reach {value:g}: scale them to [-1, 1]"
+    if not np.isfinite(value):
+        problem = "are not finite: mark them as missing in `hole`"
+    which = f"image {bad[0]} of {name}" if largest.ndim else name
+    raise ValueError(f"{which} has known pixels that {problem}")
 
 
-def typed_key(key: PRNGKeyArray | Array) -> PRNGKeyArray:
-    """A random key, or an array of them, given as such or in the older kind."""
+def typed_key(key: PRNGKeyArray | Array, name: str = "`key`") -> PRNGKeyArray:
+    """Returns a random key, or an array of them, as `jax.random.key` makes it; `jax.random.PRNGKey`'s are converted."""
     key = jnp.asarray(key)
     if key.dtype == jnp.uint32 and key.ndim:
         key = jax.random.wrap_key_data(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"`key` is {key.dtype}{list(key.shape)}; it takes a random key, such as jax.random.key(0)")
+        raise ValueError(f"{name} is {key.dtype}{list(key.shape)}; pass a random key, such as jax.random.key(0)")
+    return key
+
+
+def single_key(key: PRNGKeyArray | Array, like: PRNGKeyArray | None = None, *, name: str = "`key`") -> PRNGKeyArray:
+    """Returns one typed key.
+
+    Args:
+        key: what the caller gave.
+        like: another key; both must use the same random number generator.
+        name: of the argument, for the message.
+    """
+    key = typed_key(key, name)
+    if key.shape or (like is not None and key.dtype != like.dtype):
+        kind = "" if like is None else " of the same kind as `key`"
+        raise ValueError(f"{name} is {key.dtype}{list(key.shape)}; pass one key{kind}")
     return key
 
 
 def image_keys(key: PRNGKeyArray | Array, n: int) -> PRNGKeyArray:
-    """A typed key for each of n images: as many as are given, or fold_in(key, i)."""
+    """Returns a typed key for each of n images: the n given ones, or fold_in(key, i) of a single one."""
     key = typed_key(key)
     if key.shape not in ((), (n,)):
-        raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one key, or one for each of the {n} images")
+        raise ValueError(f"`key` holds {list(key.shape)} keys; pass one key, or one for each of the {n} images")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def _check_array(array: object, name: str) -> None:
+    if not isinstance(array, jax.Array | np.ndarray):
+        raise ValueError(f"{name} is a {type(array).__name__}; pass a NumPy or JAX array")
+
+
+@jax.jit
+def _largest(images: Array, hole: Array) -> Array:
+    """The largest absolute value of each image's known pixels; NaN or infinite if one of these is."""
+    return jnp.max(jnp.abs(jnp.where(hole[..., None], 0, images)), axis=(-3, -2, -1))

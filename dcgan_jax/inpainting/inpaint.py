@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax.errors import UserError
-from dcgan_jax.images.inputs import check_type, image_keys
+from dcgan_jax.images.inputs import check_hole_fits, check_images, check_known_values, image_keys
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.result import InpaintResult, assemble
@@ -19,8 +19,6 @@ from dcgan_jax.inpainting.starts import set_up
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
 from dcgan_jax.priors.prior import Prior
-
-LARGEST = 2.0  # of a known pixel on [-1, 1]; beyond lie images on another scale
 
 
 def inpaint(
@@ -72,31 +70,18 @@ def inpaint(
     """
     config = InpaintConfig() if config is None else config
     check_config(prior, config)
-    shape = prior.image_shape
-    for name, array in (("images", images), ("hole", hole)):
-        if not isinstance(array, jax.Array | np.ndarray):
-            raise ValueError(f"`{name}` is a {type(array).__name__}; it takes an array of NumPy or JAX")
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise ValueError(
-            f"`images` is {list(images.shape)}; this prior completes images of [b, {', '.join(map(str, shape))}]: "
-            "scale them to its size"
-        )
-    check_type("`images`", images.dtype)
-    n, (h, w, _) = images.shape[0], shape
-    if hole.dtype != bool or hole.shape not in ((h, w), (n, h, w)):
-        raise ValueError(
-            f"`hole` is {hole.dtype}{list(hole.shape)}; it takes bool [{h}, {w}] or [{n}, {h}, {w}], True where missing"
-        )
+    check_images(images, ("b", *prior.image_shape), taker="this prior")
+    check_hole_fits(hole, images.shape[:3], shared=True)
+    n = images.shape[0]
     keys = image_keys(key, n)
     if n == 0:
         raise ValueError("`images` holds no image")
-    hole = jnp.broadcast_to(hole, (n, h, w))
+    hole = jnp.broadcast_to(hole, images.shape[:3])
     if labels is not None or prior.num_classes:
         labels = check_labels(prior.num_classes, -1 if labels is None else labels, n)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((prior, images, hole, keys, labels))):
         return inpaint_batch(prior, images, hole, keys, config, optimizer, labels)
-    if images.dtype != np.uint8:
-        _refuse_bad_values(images, hole)
+    check_known_values(images, hole)
     prior, (images, hole, keys, labels) = spread(prior, (images, hole, keys, labels))
     result = inpaint_batch(prior, images, hole, keys, config, optimizer, labels)
     return jax.tree.map(lambda x: x[:n], result) if images.shape[0] > n else result
@@ -138,20 +123,3 @@ def inpaint_batch(
         return jax.vmap(lambda start: search(prior, config, problem, start, optimizer))(starts)
 
     return assemble(prior, config, images, hole, problems.image, jax.vmap(search_image)(problems, starts))
-
-
-def _refuse_bad_values(images, hole):
-    largest = np.asarray(_largest(images, hole), np.float32)
-    bad = np.flatnonzero(~(largest <= LARGEST))
-    if not bad.size:
-        return
-    what = f"reach {largest[bad[0]]:g}: scale them to [-1, 1]"
-    if not np.isfinite(largest[bad[0]]):
-        what = "are not finite: mark them as missing in `hole`"
-    raise ValueError(f"`images` has known pixels, in image {bad[0]} first, that {what}")
-
-
-@jax.jit
-def _largest(images, hole):
-    """The largest absolute value of each image's known pixels; NaN or infinite if one of these is."""
-    return jnp.max(jnp.abs(jnp.where(hole[..., None], 0, images)), axis=(1, 2, 3))

@@ -8,7 +8,8 @@ from jaxtyping import Bool, PRNGKeyArray, UInt8
 
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.sparse import poisson_blend_sparse
-from dcgan_jax.images.pixels import to_uint8
+from dcgan_jax.images.inputs import check_hole_fits, check_images
+from dcgan_jax.images.pixels import to_float, to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.inpainting.region import Region, bounds, enlarge, find_region, shrink
@@ -65,12 +66,8 @@ def inpaint_photograph(
     """
     shape = prior.image_shape
     image, hole = np.asarray(image), np.asarray(hole)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != shape[2]:
-        raise ValueError(f"`image` is {image.dtype}{list(image.shape)}; it takes uint8 [h, w, {shape[2]}]")
-    if hole.dtype != bool or hole.shape != image.shape[:2]:
-        raise ValueError(
-            f"`hole` is {hole.dtype}{list(hole.shape)}; it takes bool {list(image.shape[:2])}, True where missing"
-        )
+    check_images(image, ("h", "w", shape[2]), name="`image`", taker="this prior", only_uint8=True)
+    check_hole_fits(hole, image.shape[:2])
     region = find_region(prior, image, hole, crop)
     small, small_hole = shrink(image, hole, region, shape[:2])
     result = inpaint(prior, small[None], small_hole[None], key, config, optimizer, label)
@@ -105,13 +102,13 @@ def restore(
         return restored
     rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in bounds(hole))  # with the known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
-    guide = enlarge(np.asarray(result.images) / np.float32(127.5) - 1, region)
+    guide = enlarge(to_float(np.asarray(result.images)), region)
     # Beyond the region, the completion repeats its edge.
     inside = np.ix_(
         np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)
     )
     place = np.ix_(rows, columns)
-    known = image[place].astype(np.float32) / np.float32(127.5) - 1
+    known = to_float(image[place])
     arrays = guide[inside], known, hole[place]
     if hole.sum() <= _SPARSE_MOST:
         blended = poisson_blend_sparse(*arrays)

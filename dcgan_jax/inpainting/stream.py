@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
-from dcgan_jax.images.inputs import check_type, typed_key
+from dcgan_jax.images.inputs import check_hole_fits, check_images, check_known_values, single_key
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.inpaint import LARGEST, check_config, inpaint_batch
+from dcgan_jax.inpainting.inpaint import check_config, inpaint_batch
 from dcgan_jax.inpainting.objective import Problem
 from dcgan_jax.inpainting.result import InpaintResult, assemble
 from dcgan_jax.inpainting.search import Found, Optimizer, Search, finish, init, step
@@ -60,10 +60,8 @@ def inpaint_stream(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
-    config, key = InpaintConfig() if config is None else config, typed_key(key)
+    config, key = InpaintConfig() if config is None else config, single_key(key)
     check_config(prior, config)
-    if key.shape:
-        raise ValueError(f"`key` holds {list(key.shape)} keys; it takes one: an image may bring its own in `pairs`")
     ahead = _Ahead(pairs, prior, key)
     devices = len(jax.local_devices())
     ahead.read(_multiple(batch_size, devices))
@@ -116,31 +114,16 @@ class _Ahead:
                 "(image, hole, key, label)"
             )
         image, hole = np.asarray(pair[0]), np.asarray(pair[1])
-        if image.shape != self._shape:
-            raise ValueError(
-                f"image {i} of `pairs` is {list(image.shape)}; this prior completes images of {list(self._shape)}"
-            )
-        check_type(f"image {i} of `pairs`", image.dtype)
+        name = f"image {i} of `pairs`"
+        check_images(image, self._shape, name=name, taker="this prior")
         self._type = self._type or image.dtype
         if image.dtype != self._type:
-            raise ValueError(f"image {i} of `pairs` is {image.dtype} and the first is {self._type}: make them one type")
-        if hole.shape != self._shape[:2] or hole.dtype != bool:
-            raise ValueError(
-                f"hole {i} of `pairs` is {hole.dtype}{list(hole.shape)}; it takes bool {list(self._shape[:2])}, "
-                "True = missing"
-            )
-        largest = np.abs(image[~hole]).max(initial=0) if image.dtype != np.uint8 else 0
-        if not np.isfinite(largest):
-            raise ValueError(
-                f"image {i} of `pairs` has known pixels that are not finite: mark them as missing in its hole"
-            )
-        if largest > LARGEST:
-            raise ValueError(f"image {i} of `pairs` has known pixels that reach {largest:g}: scale them to [-1, 1]")
+            raise ValueError(f"{name} is {image.dtype} and the first is {self._type}: make them one type")
+        check_hole_fits(hole, self._shape[:2], name=f"hole {i} of `pairs`")
+        check_known_values(image, hole, name=name)
         data, has_key = self._no_key, len(pair) > 2 and pair[2] is not None
         if has_key:
-            own = typed_key(pair[2])
-            if own.shape or own.dtype != self._key.dtype:
-                raise ValueError(f"key {i} of `pairs` is {own.dtype}{list(own.shape)}; it takes one like `key`")
+            own = single_key(pair[2], self._key, name=f"key {i} of `pairs`")
             data = np.asarray(jax.random.key_data(own))
         label = -1
         if len(pair) > 3 and pair[3] is not None:

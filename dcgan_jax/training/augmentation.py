@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
+from dcgan_jax.images.pixels import to_float
 from dcgan_jax.training.config import TrainConfig
 
 
 def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> Float[Array, "n h w c"]:
     """Scales images to [−1, 1]. With `flip`, each is mirrored left to right with probability 1/2."""
-    images = batch.astype(jnp.float32) / 127.5 - 1.0
+    images = to_float(batch)
     if flip:
         mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
         images = jnp.where(mirrored, images[:, :, ::-1], images)

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 from dcgan_jax.data import PreparedSet
 from dcgan_jax.data.loading import permutation
 from dcgan_jax.images.distances import _BATCH, diversity, sliced_wasserstein
-from dcgan_jax.images.inputs import check_type
+from dcgan_jax.images.inputs import check_images
 from dcgan_jax.images.metrics import psnr
-from dcgan_jax.images.pixels import to_uint8
+from dcgan_jax.images.pixels import to_float, to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import Found, search
@@ -52,10 +52,8 @@ def inversion_psnr(
     Raises:
         ValueError: `images` does not fit the prior.
     """
-    if images.ndim != 4 or images.shape[1:] != prior.image_shape:
-        raise ValueError(f"`images` is {list(images.shape)}; this prior makes images of {list(prior.image_shape)}")
-    check_type("`images`", images.dtype)
-    images = images / np.float32(127.5) - 1 if images.dtype == np.uint8 else images
+    check_images(images, ("n", *prior.image_shape), taker="this prior")
+    images = to_float(images) if images.dtype == np.uint8 else images
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
     parts = []
     for i in range(0, len(images), _BATCH):

@@ -200,7 +200,7 @@ def test_wrong_settings_are_named(field, value, message):
 
 
 def test_images_of_another_size_are_refused(encoder):
-    with pytest.raises(ValueError, match="paints images of 32x32x1"):
+    with pytest.raises(ValueError, match=r"this context encoder takes \[b, 32, 32, 1\]"):
         ce.context_encoder(encoder, np.zeros((2, 64, 64, 1), np.uint8), np.zeros((2, 64, 64), bool))
 
 

@@ -53,7 +53,7 @@ def test_nothing_missing_and_nothing_known(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_wrong_input_is_named(method):
-    with pytest.raises(ValueError, match="`images` is float32; this method takes uint8"):
+    with pytest.raises(ValueError, match="`images` is float32; pass uint8"):
         method(IMAGES.astype(np.float32), HOLE)
-    with pytest.raises(ValueError, match="`hole` has shape"):
+    with pytest.raises(ValueError, match="`hole` is bool"):
         method(IMAGES, HOLE[:1])

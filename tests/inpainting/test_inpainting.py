@@ -481,13 +481,13 @@ def test_uint8_reaches_both_ends_of_the_range():
 def test_known_pixels_that_are_not_finite_are_refused(array, value):
     spoilt = IMAGES.copy()
     spoilt[(1, *np.argwhere(~HOLES[1])[0])] = value
-    with pytest.raises(ValueError, match="`images` has known pixels, in image 1 first, that are not finite"):
+    with pytest.raises(ValueError, match="image 1 of `images` has known pixels that are not finite"):
         dj.inpaint(UNIFORM, array(spoilt), HOLES, KEY, CONFIG)
 
 
 def test_images_on_another_scale_are_refused():
     levels = np.random.default_rng(6).integers(0, 256, IMAGES.shape).astype(np.float32)
-    with pytest.raises(ValueError, match=r"`images` has known pixels, in image 0 first, that reach .*: scale them"):
+    with pytest.raises(ValueError, match=r"image 0 of `images` has known pixels that reach .*: scale them"):
         dj.inpaint(UNIFORM, levels, HOLES, KEY, CONFIG)
     with pytest.raises(ValueError, match=r"image 0 of `pairs` has known pixels that reach .*: scale them to \[-1, 1\]"):
         next(dj.inpaint_stream(UNIFORM, zip(levels, HOLES, strict=True), KEY, CONFIG))

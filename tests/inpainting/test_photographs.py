@@ -182,7 +182,7 @@ def test_a_hole_wider_than_any_square():
     ],
 )
 def test_wrong_arrays(image, hole):
-    with pytest.raises(ValueError, match=r"`image` is float32|`image` is uint8|`hole` is"):
+    with pytest.raises(ValueError, match=r"`image` is float32|`image` has shape|`hole` is"):
         dj.inpaint_photograph(PRIOR, image, hole, KEY, CONFIG)
 
 

@@ -109,14 +109,14 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
     [
         (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16 and the first is float32"),
         (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8 and the first is float32"),
-        (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; it takes"),
+        (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; pass uint8"),
         (4, (IMAGES[0][:, :, 0], HOLES[0]), "image 4 "),
         (0, (IMAGES[0][:2], HOLES[0]), "image 0 "),
         (6, (IMAGES[0], HOLES[0][:2]), "hole 6 "),
         (9, (IMAGES[0],), "item 9 of `pairs` has 1 parts"),
         (1, (IMAGES[0], HOLES[0].astype(np.uint8)), "hole 1 "),
         (5, (np.full_like(IMAGES[0], np.nan), HOLES[0]), "image 5 of `pairs` has known pixels that are not finite"),
-        (2, (IMAGES[0], HOLES[0], KEYS), "key 2 of `pairs` is .* it takes one like `key`"),
+        (2, (IMAGES[0], HOLES[0], KEYS), "key 2 of `pairs` is .* pass one key of the same kind as `key`"),
         (3, (IMAGES[0], HOLES[0], jax.random.key(0, impl="rbg")), "key 3 of `pairs` is key<rbg>"),
     ],
 )
@@ -159,7 +159,7 @@ def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
 
 
 def test_bad_key():
-    with pytest.raises(ValueError, match="`key` holds"):
+    with pytest.raises(ValueError, match=r"`key` is .* pass one key"):
         next(stream([], key=KEYS))
 
 

@@ -116,12 +116,15 @@ CASES = {
     "saved decoder": (lambda p, r: dj.save_prior(PRIOR, p / "a.safetensors"), "decoder of your own"),
     "other suffix": (lambda p, r: dj.save_prior(dj.load_prior(r.run), p / "a.npz"), r"ends in \.safetensors"),
     # Arrays.
-    "other size": (lambda p, r: dj.inpaint(PRIOR, IMAGES[:, :8], HOLE, KEY, SEARCH), r"`images` is \[2, 8, 12, 3\]"),
+    "other size": (
+        lambda p, r: dj.inpaint(PRIOR, IMAGES[:, :8], HOLE, KEY, SEARCH),
+        r"`images` has shape \[2, 8, 12, 3\]",
+    ),
     "a list": (lambda p, r: dj.inpaint(PRIOR, IMAGES.tolist(), HOLE, KEY, SEARCH), "`images` is a list"),
     "float hole": (lambda p, r: dj.inpaint(PRIOR, IMAGES, HOLE * 1.0, KEY, SEARCH), "`hole` is float64"),
     "NaN known": (
         lambda p, r: dj.inpaint(PRIOR, NAN, HOLE, KEY, SEARCH),
-        "known pixels, in image 0 first, that are not finite",
+        "image 0 of `images` has known pixels that are not finite",
     ),
     "no key": (lambda p, r: dj.inpaint(PRIOR, IMAGES, HOLE, 3, SEARCH), "`key` is int32"),
     "unknown search": (lambda p, r: dj.InpaintConfig.preset("yeh"), "unknown preset 'yeh' of InpaintConfig"),

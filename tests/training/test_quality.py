@@ -180,7 +180,7 @@ def test_inversion_finds_what_the_prior_makes_and_nothing_else():
     constant = tiny.constant_prior(np.zeros((8, 8, 1), np.float32))
     grey = np.full((1, 8, 8, 1), 0.2, np.float32)
     np.testing.assert_allclose(measures.inversion_psnr(constant, grey, KEY, CONFIG), 20, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"this prior makes images of \[8, 8, 1\]"):
+    with pytest.raises(ValueError, match=r"this prior takes \[n, 8, 8, 1\]"):
         measures.inversion_psnr(prior, made[:, :4], KEY)
 
 
