@@ -22,6 +22,9 @@ Number = int | float
 # Names that options offer. They stand here because the modules that use them import JAX.
 MASK_NAMES = ("center", "half", "random", "pattern")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+SOURCE_KINDS = ("folder", "celeba", "svhn", "cars", "digits")  # of `prepare`
+SET_CROPS = ("celeba", "center", "stretch")  # of `prepare`
+PHOTO_CROPS = ("center", "face", "stretch")  # of `inpaint`
 
 
 def option(

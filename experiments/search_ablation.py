@@ -16,7 +16,7 @@ import numpy as np
 import dcgan_jax as dj
 from dcgan_jax import masks
 from dcgan_jax.data import open_prepared
-from dcgan_jax.evaluation.evaluate import draw_holes
+from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.images.metrics import composite_scores
 
 SEED = 2  # other holes than those of the evaluation
@@ -68,7 +68,7 @@ def main() -> None:
         cells, seconds = [], 0.0
         averages = []
         for mask in masks.NAMES:
-            holes = draw_holes(mask, len(images), images.shape[1], SEED)
+            holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)
             start = time.perf_counter()
             result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
             seconds += time.perf_counter() - start

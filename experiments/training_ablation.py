@@ -18,7 +18,7 @@ import numpy as np
 import dcgan_jax as dj
 from dcgan_jax import masks
 from dcgan_jax.data import open_prepared
-from dcgan_jax.evaluation.evaluate import draw_holes
+from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.images import distances
 from dcgan_jax.images.metrics import composite_scores
 from dcgan_jax.images.pixels import to_uint8
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _hole(prior: dj.Prior, images: np.ndarray, mask: str) -> str:
-    holes = draw_holes(mask, len(images), images.shape[1], SEED)
+    holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)
     result = dj.inpaint(prior, images, holes, jax.random.key(SEED), dj.InpaintConfig(num_steps=150))
     return f"{composite_scores(np.asarray(result.images), images, holes)['psnr_hole'].mean():.2f}"
 

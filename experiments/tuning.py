@@ -22,7 +22,7 @@ from dcgan_jax.baselines.nearest import nearest
 from dcgan_jax.baselines.patch_match import applicable, patch_match
 from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.data import PreparedSet, open_prepared
-from dcgan_jax.evaluation.evaluate import draw_holes
+from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.images.metrics import composite_scores
 
 SEED = 1  # other holes than those of the evaluation
@@ -91,7 +91,7 @@ def _score(complete: Callable | None, prepared: PreparedSet, mask: str, setting:
     """Mean PSNR of the hole; NaN where the method does not apply."""
     splits = prepared.manifest["splits"]
     images = np.asarray(prepared.split("validation" if "validation" in splits else "test")[-count:])
-    holes = draw_holes(mask, len(images), images.shape[1], SEED)
+    holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)
     size = setting.get("patch_size")
     if complete is None or (size is not None and not applicable(holes, patch_size=size).all()):
         return np.nan

@@ -1,5 +1,6 @@
-"""The whole path in a few minutes: train on scikit-learn's handwritten digits, restore in a new process, inpaint."""
+"""The command `demo`: in a few minutes, train on scikit-learn's handwritten digits, restore the prior and inpaint."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +19,21 @@ CONFIG = TrainConfig(
     checkpoint_every=500,
     measure_every=0,
 )
-SEARCH = ("--num-steps", "200")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the demo."""
+    return demo(options.out, progress=not options.quiet)
 
 
 def demo(out: Path, progress: bool = True) -> int:
     """Prepares the digits, trains, and evaluates the restored prior on held-out digits under all four masks.
 
-    Leaves `digits/` (the prepared set), `run/` (the training run) and `evaluation/` with `figure-digits.png` and
-    `table.md` under `out`. Run again, it goes on where it stopped.
+    Writes `digits/` (the prepared set), `run/` (the training run) and `evaluation/` with `figure-digits.png` and
+    `table.md` under `out`. A second call resumes the first.
 
     Args:
-        out: where to.
+        out: the folder of everything.
         progress: show progress bars on standard error.
 
     Returns:
@@ -38,28 +43,17 @@ def demo(out: Path, progress: bool = True) -> int:
         UserError: the folder holds something else.
     """
     quiet = [] if progress else ["--quiet"]
-    digits, run, evaluation = out / "digits", out / "run", out / "evaluation"
+    digits, training, evaluation = out / "digits", out / "run", out / "evaluation"
     if not digits.is_dir():
         print(f"1/3 preparing the digits in {digits}", flush=True)
         prepare("digits", digits, image_size=CONFIG.model.image_size, progress=progress)
-    print(f"2/3 training {CONFIG.num_steps} steps in {run}", flush=True)
-    train(gan.RECIPE, CONFIG, digits, run, progress=progress)
+    print(f"2/3 training {CONFIG.num_steps} steps in {training}", flush=True)
+    train(gan.RECIPE, CONFIG, digits, training, progress=progress)
     print("3/3 restoring in a new process and completing held-out digits", flush=True)
-    command = [
-        "evaluate",
-        "--prior",
-        run,
-        "--data",
-        digits,
-        "--split",
-        "test",
-        "--count",
-        "64",
-        "--out",
-        evaluation,
-    ]
-    status = subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *SEARCH, *quiet]).returncode
+    command = ["evaluate", "--prior", training, "--data", digits, "--out", evaluation]
+    options = ["--split", "test", "--count", "64", "--num-steps", "200", *quiet]
+    status = subprocess.run([sys.executable, "-m", "dcgan_jax", *map(str, command), *options]).returncode
     if status == 0:
         figure = evaluation / f"figure-{digits.name}.png"
-        print(f"pictures: {figure} and {run / 'samples'}; table: {evaluation / 'table.md'}")
+        print(f"pictures: {figure} and {training / 'samples'}; table: {evaluation / 'table.md'}")
     return status

@@ -1,31 +1,35 @@
 """The command `evaluate`."""
 
 import argparse
-import sys
-from pathlib import Path
+from typing import Any
 
 from dcgan_jax import data
 from dcgan_jax.baselines import context_encoder
-from dcgan_jax.command.options import _check_counts, _search
+from dcgan_jax.command.options import check_counts, search_config
+from dcgan_jax.command.results import report_failed
 from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation import evaluate, methods, tables
+from dcgan_jax.evaluation import tables
+from dcgan_jax.evaluation.evaluate import evaluate
+from dcgan_jax.evaluation.holes import image_name
+from dcgan_jax.evaluation.methods import METHODS, ImageSet
 from dcgan_jax.parallel import distributed
 from dcgan_jax.priors.dcgan import with_compute_dtype
 from dcgan_jax.priors.files import load_prior
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    """Compares searches and baselines on held-out images: tables, figures; goes on where it stopped."""
-    _check_counts(options)
+def run(options: argparse.Namespace) -> int:
+    """Compares methods on held-out images and prints the tables."""
+    check_counts(options)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder: give another one as `out`")
-    search, counts = _search(options), _method_counts(options)
+    search, counts = search_config(options), _method_counts(options)
     distributed.join(training=False)
-    sets = _sets(options, searching=any(map(methods.is_search, counts)))
+    sets = _sets(options, searching=any(name in METHODS and METHODS[name].is_search for name in counts))
     if any(one.prior is None or one.prior.encode is None for one in sets):
+        # "all" leaves out what these priors cannot do. A method that is named is kept, and refused later.
         named = {text.partition(":")[0] for text in options.methods}
-        counts = {name: count for name, count in counts.items() if name in named or name not in methods.GUIDED}
-    lines = evaluate.evaluate(
+        counts = {name: count for name, count in counts.items() if name in named or not METHODS[name].needs_encoder}
+    lines = evaluate(
         sets,
         counts,
         options.out,
@@ -40,32 +44,27 @@ def _evaluate(options: argparse.Namespace) -> int:
         settings = {"seed": options.seed, "search": search.to_json()}
         print(tables.save(lines, sets, settings, options.out), end="")
     failed = sum(line.get("status") == "not finite" for line in lines)
-    return _report_failed(failed, options.out / "scores.csv")
+    return report_failed(failed, options.out / "scores.csv")
 
 
 def _method_counts(options: argparse.Namespace) -> dict[str, int | None]:
-    """Names of methods and how many images each is given, from NAME or NAME:COUNT; "all" is every one there is."""
-    names = {}
+    """The methods and the number of images for each, from NAME, NAME:COUNT or "all"."""
+    counts: dict[str, int | None] = {}
+    possible = [name for name, entry in METHODS.items() if options.context_encoder or not entry.needs_context_encoder]
     for text in options.methods:
         name, _, count = text.partition(":")
         if count and not (count.isascii() and count.isdigit() and int(count)):
             raise UserError(f"`methods` has {text!r}; after the colon it takes a number of images, 1 or more")
-        several = [known for known in methods.NAMES if known != methods.CONTEXT_ENCODER or options.context_encoder]
-        for one in several if name == "all" else [name]:
-            names[one] = int(count) if count else None
-    return names
+        for one in possible if name == "all" else [name]:
+            counts[one] = int(count) if count else None
+    return counts
 
 
-def _sets(options: argparse.Namespace, searching: bool) -> list[methods.ImageSet]:
-    """The sets with their priors and context encoders, which are given in the same order."""
-    each = []
-    for name in ("prior", "context_encoder", "split"):
-        values = getattr(options, name) or [None]
-        if len(values) not in (1, len(options.data)):
-            sets = f"{len(options.data)} sets"
-            raise UserError(f"`{name}` has {len(values)} values for {sets}: give one for each, or one for all")
-        each.append(values * len(options.data) if len(values) == 1 else values)
+def _sets(options: argparse.Namespace, searching: bool) -> list[ImageSet]:
+    """The sets with their priors, context encoders and splits, which are given in the same order."""
     sets = []
+    names = ("prior", "context_encoder", "split")
+    each = [_for_each(name, getattr(options, name), len(options.data)) for name in names]
     for place, prior, encoder, split in zip(options.data, *each, strict=True):
         prepared = data.open_prepared(place)
         splits = prepared.manifest["splits"]
@@ -73,7 +72,7 @@ def _sets(options: argparse.Namespace, searching: bool) -> list[methods.ImageSet
             split = "test" if "test" in splits and "validation" not in splits else "validation"
         training = prepared.split(options.training_split) if options.training_split in splits else prepared.images[:0]
         sets.append(
-            methods.ImageSet(
+            ImageSet(
                 name=str(place).rstrip("/").rpartition("/")[2],
                 kind=prepared.manifest.get("kind"),
                 images=prepared.split(split),
@@ -81,13 +80,15 @@ def _sets(options: argparse.Namespace, searching: bool) -> list[methods.ImageSet
                 identity=f"{prepared.manifest['sha256']} {split} {options.training_split}",
                 prior=with_compute_dtype(load_prior(prior), options.compute_dtype) if searching else None,
                 encoder=None if encoder is None else context_encoder.load(encoder),
+                names=[image_name(name) for name in prepared.names[prepared.split_slice(split)]],
             )
         )
     return sets
 
 
-def _report_failed(failed: int, where: Path) -> int:
-    """Says how many searches failed, and returns the exit status."""
-    if failed:
-        print(f"dcgan-jax: {failed} searches were not finite, see {where}", file=sys.stderr)
-    return 1 if failed else 0
+def _for_each(name: str, values: list[Any] | None, count: int) -> list[Any]:
+    """One value for each set."""
+    values = values or [None]
+    if len(values) not in (1, count):
+        raise UserError(f"`{name}` has {len(values)} values for {count} sets: give one for each, or one for all")
+    return values * count if len(values) == 1 else values

@@ -1,5 +1,6 @@
-"""Model cards: what a trained prior was made from, and how, for people who are handed its weights."""
+"""The command `export`: trained weights as one file, with a model card on their data and training."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,20 @@ _PREPARATION = {
 }
 
 
+def run(options: argparse.Namespace) -> int:
+    """Exports a run and prints the names of the files."""
+    export(options.run, options.out, half=options.half)
+    print(f"{options.out}, {options.out.with_suffix('.md')}")
+    return 0
+
+
 def export(run: str | Path, path: Path, *, half: bool = False) -> None:
-    """Saves a run's prior, or its context encoder, as one file with a model card beside it, of the same name in .md.
+    """Saves the prior or the context encoder of a run as one file. The model card has the same name, in .md.
 
     Args:
-        run: the run's folder, here or in a bucket; its newest checkpoint is taken.
+        run: the folder of the run, here or in a bucket. Its newest checkpoint is saved.
         path: the file, .safetensors.
-        half: see `save_prior`.
+        half: store kernels in float16, see `save_prior`.
 
     Raises:
         UserError: the folder is not a run's, or the name does not end in .safetensors.
@@ -50,12 +58,14 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
 
 
 def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
-    """The card of trained weights in Markdown: data, the part of it that was used, configuration, images seen.
+    """Returns the model card of trained weights, in Markdown.
 
     Args:
-        data: the record of the run's data; entries that are absent (older runs) are left out.
+        name: of the weights.
+        config: of the run.
+        data: the run's record of its data. Entries that an older run lacks are left out.
         steps: training steps done.
-        half: kernels are stored in float16.
+        half: whether kernels are stored in float16.
     """
     h, w, channels = config.image_shape
     what, details = _OF[type(config)](config)
@@ -70,7 +80,7 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         "",
         *(f"- {title}: {_text(data[key])}" for key, title in _PREPARATION.items() if data.get(key)),
         "",
-        "The licence of these images holds for what is made from them: name it here before you pass the weights on.",
+        "The licence of these images covers these weights too: name it here before you pass them on.",
         "",
         "## Training",
         "",
@@ -80,14 +90,14 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         "",
         "## Use",
         "",
-        "Research on image completion. It makes up what it does not see: a completion says nothing about what was "
-        "there. It carries the biases of its images. Figures on held-out images: `dcgan-jax evaluate`.",
+        "Research on image completion. The model invents what it does not see: a completion is no evidence of what was "
+        "there. The model has the biases of its images. `dcgan-jax evaluate` measures it on held-out images.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _of_prior(config: Any) -> tuple[str, str]:
-    """What it is, and what is its own in its training."""
+    """A description of the weights, and the settings that only this kind of training has."""
     model = config.model
     return (
         "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator; "
@@ -101,9 +111,9 @@ def _of_prior(config: Any) -> tuple[str, str]:
 def _of_encoder(config: Any) -> tuple[str, str]:
     what, _ = _of_prior(TrainConfig(model=config.model))
     return (
-        f"{what} With an encoder for it, from which a search may start, and whose training this card tells of; that of "
-        f"the prior itself is told by the card of `{config.prior}`.",
-        "the rate falling to 0 along a half cosine, on real images and half as many generated ones, weight of the "
+        f"{what} It has an encoder, at which a search may start. This card describes the training of the encoder; the "
+        f"card of `{config.prior}` describes the training of the prior.",
+        "learning rate falling to 0 along a half cosine, real images and half as many generated ones, weight of the "
         f"latents {config.latent_weight:g}",
     )
 
@@ -111,7 +121,7 @@ def _of_encoder(config: Any) -> tuple[str, str]:
 def _of_context_encoder(config: Any) -> tuple[str, str]:
     return (
         f"A context encoder (Pathak et al. 2016), a baseline of `dcgan-jax evaluate`; base width {config.base_width}.",
-        f"the rate falling to 0 along a half cosine, weight of the adversarial loss {config.adversarial_weight:g}",
+        f"learning rate falling to 0 along a half cosine, weight of the adversarial loss {config.adversarial_weight:g}",
     )
 
 

@@ -1,56 +1,97 @@
-"""Inpainting of files: images and masks in; completed images, strips and a line of JSON for each out."""
+"""The command `inpaint`: images and masks in; completed images, strips and a line of JSON for each out.
 
+`plan.py` decides what is to be done, this file runs the searches, and `results.py` writes the files.
+"""
+
+import argparse
 import dataclasses
-import functools
-import hashlib
-import json
-import zlib
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dcgan_jax import masks
-from dcgan_jax.command.pairing import draw_hole, find_holes, find_images
+from dcgan_jax.command.options import check_counts, search_config
+from dcgan_jax.command.pairing import find_holes, find_images
+from dcgan_jax.command.plan import Plan, Settings, Task, make_plan
 from dcgan_jax.command.results import (
-    _CHOICE,
-    _GIF_FRAMES,
-    _NOTES,
-    _PATTERNS,
-    _SKIPPED,
-    Task,
-    _go_on,
-    _refuse_overwriting,
-    _write,
-    _write_gif,
+    GIF_FRAMES,
+    note_of,
+    refuse_overwriting,
+    report_failed,
+    resume,
+    skipped_line,
+    write_result,
 )
-from dcgan_jax.errors import UserError
+from dcgan_jax.config import PHOTO_CROPS
+from dcgan_jax.evaluation.holes import image_key
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import check_config
-from dcgan_jax.inpainting.region import CROPS, Region, find_region, shrink
-from dcgan_jax.inpainting.result import Status
+from dcgan_jax.inpainting.region import Region, shrink
+from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.inpainting.stream import inpaint_stream
-from dcgan_jax.priors.dcgan import fingerprint
+from dcgan_jax.parallel import distributed
+from dcgan_jax.priors.dcgan import with_compute_dtype
+from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.labels import check_label
-from dcgan_jax.priors.prior import Prior, image_shape
+from dcgan_jax.priors.prior import Prior
+from dcgan_jax.storage import journal, remote
 from dcgan_jax.storage.files import make_folder
+
+_MOST_SAID = 10  # lines about single images on standard error
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the images of a folder."""
+    """What became of the images of a folder.
+
+    Attributes:
+        completed: number of images that this call completed.
+        not_finite: number of searches that failed with a loss that is not finite, in this call and before.
+        before: number of images that an earlier call completed.
+        skipped: the reason for each image that cannot be completed, by its name.
+        notes: remarks on images, by name.
+    """
 
     completed: int
-    not_finite: int  # of those completed, now and before, the searches that met a loss that is not finite
-    before: int  # images that a call before this one had completed
-    skipped: dict[str, str]  # names of images that could not be completed, and why
-    notes: dict[str, str]  # names of images about which there is something to say
+    not_finite: int
+    before: int
+    skipped: dict[str, str]
+    notes: dict[str, str]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Completes images and prints what is to be said of them."""
+    check_counts(options)
+    distributed.join(training=False)
+    report = inpaint_folder(
+        with_compute_dtype(load_prior(options.prior), options.compute_dtype),
+        Path(remote.fetch(options.images)),
+        str(remote.fetch(options.masks)),
+        options.out,
+        search_config(options),
+        crop=options.crop,
+        score=options.score,
+        gif=options.gif,
+        label=options.label,
+        split=options.split,
+        count=options.count,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+    )
+    where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
+    if report.before:
+        kept = f"{report.before} images were completed before and are kept (give another folder to do them again)"
+        print(f"dcgan-jax: {kept}", file=sys.stderr)
+    _print_some([f"{name}: {note}" for name, note in report.notes.items()], where)
+    _print_some([f"{name} is skipped: {reason}" for name, reason in report.skipped.items()], where)
+    return report_failed(report.not_finite, where) or int(bool(report.skipped))
 
 
 def inpaint_folder(
@@ -61,7 +102,7 @@ def inpaint_folder(
     config: InpaintConfig,
     *,
     crop: str | None = None,
-    complete: bool = False,
+    score: bool = False,
     gif: bool = False,
     label: int | None = None,
     split: str | None = None,
@@ -72,155 +113,104 @@ def inpaint_folder(
 ) -> Report:
     """Completes images from disk, of any size.
 
-    Writes `out/NAME.png` (the result), `out/strips/NAME.png` (original where it is known, masked, completion, blended)
-    and `out/results.jsonl`, a line an image: name, losses, steps, status, and PSNR and SSIM where the original is
-    known, which it is where the hole is drawn here. With several completions, `out/choices/NAME-1.png` and so on, the
-    best first, and `out/mean/NAME.png`. An image that cannot be read, or in which there is no region to
-    complete, is skipped.
-    Holes and searches are seeded by the images' names, so in batches of one shape a result does not depend on the rest
-    of the folder.
+    | file in `out` | content |
+    |---|---|
+    | `NAME.png` | the result |
+    | `strips/NAME.png` | original (if results are scored), masked image, completion, result |
+    | `choices/NAME-1.png` … | several completions, the best first, if `config` asks for several |
+    | `mean/NAME.png` | the mean of these completions |
+    | `gifs/NAME.gif` | completion and result in the course of the search, if `gif` |
+    | `results.jsonl` | a line for each image: name, losses, steps, status, and PSNR and SSIM if results are scored |
 
-    The same call goes on where one was ended, by whatever: an image whose results and line are there, of the same
-    image, hole, prior and search, is not completed again. Of several processes of a job each takes every n-th image and
-    writes lines of its own, `results-P-of-N.jsonl`.
+    An image that cannot be read or has no region to complete is skipped. Holes and searches depend on the seed and the
+    image's name. In batches of one shape a result does not depend on the other images.
+
+    The same call resumes after an interruption. It keeps results whose image, hole, prior and settings are the same.
+    Each process of a job takes every n-th image, and writes its lines to `results-P-of-N.jsonl`.
 
     Args:
         prior: see `inpaint`.
         images: a folder, a file, or a prepared set of the prior's size.
-        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names (white =
-            missing), of the images' sizes.
-        out: where to.
-        config: the search.
+        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. White is
+            missing. A mask has the size of its image.
+        out: the folder of the results.
+        config: of the search.
         crop: the region of each image that is completed, see `inpaint_photograph`.
-        complete: what lies in the holes is the original, to be compared with; it is where the mask is drawn here.
-        gif: write `out/gifs/NAME.gif`, completion and blend in the course of the search, a frame for each point of
-            its trace (fifty where `config` asks for none).
-        label: of a conditional prior, the class of all images; by default each search finds its own.
+        score: the images are complete under their masks: compare the results with them. Drawn masks always do.
+        gif: write a GIF of each search. It has a frame for each point of the trace, or 50 if `config` has none.
+        label: the class of all images, for a conditional prior; by default each search finds it.
         split: of a prepared set; by default all of it.
-        count: the first so many images; by default all.
+        count: only the first so many images; by default all.
         seed: of holes and searches.
         batch_size: searches at a time.
         progress: show a progress bar on standard error.
 
     Raises:
-        UserError: images, masks, prior and folder do not fit together; nothing was written then.
+        UserError: images, masks, prior and folder do not fit together. Nothing was written.
     """
-    if crop is not None and crop not in CROPS:
+    if crop is not None and crop not in PHOTO_CROPS:
         Region.parse(crop)
     check_label(prior.num_classes, label)
     check_config(prior, config)
     if gif and not config.trace_every:
-        config = dataclasses.replace(config, trace_every=-(-config.num_steps // _GIF_FRAMES) or 1)
-    key = jax.random.key(seed)
+        config = dataclasses.replace(config, trace_every=-(-config.num_steps // GIF_FRAMES) or 1)
+    drawn = mask in masks.NAMES
+    settings = Settings(config, mask if drawn else None, crop, score or drawn, gif, label, seed)
     leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
-    found = dict(list(find_images(images, split, image_shape(prior), leave_out).items())[:count])
-    read_hole = None if mask in masks.NAMES else find_holes(mask, list(found))
-    complete = complete or mask in masks.NAMES
-    job = json.dumps([fingerprint(prior), config.to_json(), crop, complete, gif, seed, label])
+    found = dict(list(find_images(images, split, prior.image_shape, leave_out).items())[:count])
+    read_hole = None if drawn else find_holes(mask, list(found))
     number, processes = jax.process_index(), jax.process_count()
-    share = dict(list(found.items())[number::processes])
-    tasks, skipped = _plan(prior, share, mask, read_hole, crop, key, job, complete)
-    choices = [_CHOICE % (i + 1) for i in range(config.num_completions)] if config.num_completions > 1 else []
-    _refuse_overwriting(out, [*_PATTERNS, *choices], list(found), (images, Path(mask)))
+    plan = make_plan(prior, dict(list(found.items())[number::processes]), read_hole, settings)
+    refuse_overwriting(out, settings, list(found), (images, Path(mask)))
     make_folder(out)
-    lines = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
-    patterns = [*_PATTERNS[:2], *([_PATTERNS[2]] if gif else []), *([_PATTERNS[3], *choices] if choices else [])]
-    before = _go_on(out, lines, tasks, patterns)
-    tasks = [task for task in tasks if task.name not in before]
+    log = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
+    before = resume(out, log, plan)
+    tasks = [task for task in plan.tasks if task.name not in before]
+    journal.append(log, *(skipped_line(name, reason) for name, reason in plan.skipped.items()))
     not_finite, notes = sum(status == Status.NOT_FINITE.words for status in before.values()), {}
-    pending: deque[Task] = deque()
-    # As many slots whatever is left to do, and to whom: in batches of one shape a result is always the same.
+    # The number of slots does not depend on what is left to do: in batches of one shape a result is always the same.
     slots = min(batch_size, len(found))
+    with tqdm(total=len(tasks), unit="image", disable=not (progress and tasks), dynamic_ncols=True) as bar:
+        for task, result in search_tasks(prior, plan, tasks, slots):
+            journal.append(log, write_result(prior, plan, task, result, out))
+            plan.inputs.drop(task.name)
+            if note := note_of(task, result):
+                notes[task.name] = note
+            not_finite += int(result.status) == Status.NOT_FINITE
+            bar.update()
+    return Report(len(tasks), not_finite, len(before), plan.skipped, notes)
+
+
+def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) -> Iterator[tuple[Task, InpaintResult]]:
+    """Yields the result of each task at the prior's size, in order.
+
+    Args:
+        prior: see `inpaint`.
+        plan: that the tasks belong to.
+        tasks: to do.
+        slots: searches at a time.
+    """
+    settings, shape = plan.settings, prior.image_shape
+    key = jax.random.key(settings.seed)
+    pending: deque[Task] = deque()
 
     def pairs() -> Iterator[tuple]:
         for task in tasks:
             pending.append(task)
-            small, hole = shrink(task.read(), task.hole(), task.region, image_shape(prior)[:2])
-            yield small, hole, jax.random.fold_in(key, _number(task.name)), label
-        nothing = np.zeros(image_shape(prior), np.uint8), np.zeros(image_shape(prior)[:2], bool)
+            hole = plan.inputs.hole(task, settings, shape[0])
+            small, small_hole = shrink(plan.inputs.picture(task.name).pixels, hole, task.region, shape[:2])
+            yield small, small_hole, image_key(key, task.name), settings.label
+        nothing = np.zeros(shape, np.uint8), np.zeros(shape[:2], bool)
         yield from [nothing] * (slots - len(tasks) if tasks else 0)
 
-    with (
-        lines.open("a", encoding="utf-8") as log,
-        tqdm(total=len(tasks), unit="image", disable=not (progress and tasks), dynamic_ncols=True) as bar,
-    ):
-
-        def write_line(line: dict[str, Any]) -> None:
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-
-        for name, reason in skipped.items():
-            write_line({"name": name, "status": _SKIPPED, "note": reason})
-        for _, result in zip(range(len(tasks)), inpaint_stream(prior, pairs(), key, config, slots), strict=False):
-            task = pending.popleft()
-            image, hole = task.read(), task.hole()
-            line = _write(task, image, hole, result, out, complete)
-            if gif:
-                _write_gif(prior, task, image, hole, result, out)
-            note = "; ".join(filter(None, (task.note, _NOTES.get(Status(int(result.status))))))
-            if note:
-                line["note"] = notes[task.name] = note
-            write_line(line)
-            not_finite += int(result.status) == Status.NOT_FINITE
-            bar.update()
-    return Report(len(tasks), not_finite, len(before), skipped, notes)
+    results = inpaint_stream(prior, pairs(), key, settings.config, slots)
+    for _, result in zip(range(len(tasks)), results, strict=False):
+        yield pending.popleft(), result
 
 
-def _plan(prior, found, mask, read_hole, crop, key, job, complete):
-    """A task for each image that can be completed, and why the others cannot; everything is looked at once."""
-    shape = image_shape(prior)
-    tasks, skipped = [], {}
-    for name, read in found.items():
-        try:
-            image, note, profile = read()
-            hole = np.zeros(image.shape[:2], bool) if read_hole is None else read_hole(name)
-        except UserError as error:
-            skipped[name] = str(error)
-            continue
-        if hole.shape != image.shape[:2]:
-            raise UserError(
-                f"the mask of {name!r} is {_by(hole)} and the image {_by(image)} (height, width): give a mask of the "
-                "image's size"
-            )
-        try:
-            region = find_region(prior, image, hole, crop)
-        except UserError as error:
-            skipped[name] = f"image {name!r}: {error}"
-            continue
-        if read_hole is None:
-            draw_key = jax.random.fold_in(jax.random.fold_in(key, masks.NAMES.index(mask)), _number(name))
-            task_hole = _drawn_hole(mask, draw_key, shape[0], hole.shape, region)
-        else:
-            task_hole = functools.partial(read_hole, name)
-        digest = hashlib.sha256(f"{job} {mask if read_hole is None else ''} {region} {image.shape}".encode())
-        digest.update(image.tobytes() if complete else np.where(hole[..., None], 0, image).tobytes())
-        digest.update(hole.tobytes())
-        tasks.append(
-            Task(name, digest.hexdigest()[:16], lambda read=read: read().pixels, task_hole, region, note, profile)
-        )
-    if found and not tasks and jax.process_count() == 1:
-        more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
-        raise UserError(next(iter(skipped.values())) + more)
-    return tasks, skipped
-
-
-def _drawn_hole(mask, key, size, shape, region):
-    """How to draw a hole: at the prior's size, enlarged to the region."""
-
-    def draw():
-        small = Image.fromarray(draw_hole(mask, key, size).astype(np.uint8))
-        hole = np.zeros(shape, bool)
-        enlarged = small.resize((region.width, region.height), Image.Resampling.NEAREST)
-        hole[region.rows, region.columns] = np.asarray(enlarged)
-        return hole
-
-    return draw
-
-
-def _number(name):
-    """32 bits that depend on the name alone (Python's hash changes from process to process)."""
-    return zlib.crc32(name.encode(errors="surrogateescape"))  # file names may hold stray bytes
-
-
-def _by(array):
-    return "x".join(map(str, array.shape[:2]))
+def _print_some(lines: list[str], where: Path) -> None:
+    """Prints the first lines on standard error, and says where the others are."""
+    for line in lines[:_MOST_SAID]:
+        print(f"dcgan-jax: {line}", file=sys.stderr)
+    if len(lines) > _MOST_SAID:
+        print(f"dcgan-jax: and {len(lines) - _MOST_SAID} more such images, see {where}", file=sys.stderr)

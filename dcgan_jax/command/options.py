@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 import re
-import types
 import typing
 from pathlib import Path
+from typing import Any
 
 from dcgan_jax.config import COMPUTE_DTYPES, Config
 from dcgan_jax.errors import UserError
@@ -13,47 +13,53 @@ from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.storage import remote
 
 
-def _place(text: str) -> str | Path:
-    """A local path, or the address of a bucket, which a `Path` would spoil."""
+def place(text: str) -> str | Path:
+    """Parses a local path or the address of a bucket. An address stays text: a `Path` would drop one of its slashes."""
     return text if remote.is_url(text) else Path(text)
 
 
-def _local(text: str) -> Path:
+def local_path(text: str) -> Path:
+    """Parses a local path, and refuses the address of a bucket."""
     if remote.is_url(text):
-        raise argparse.ArgumentTypeError(f"{text} is not here: give a local path and copy it from there")
+        raise argparse.ArgumentTypeError(f"{text} is in a bucket: give a local path and copy it afterwards")
     return Path(text)
 
 
-def _add_run(parser):
-    parser.add_argument("--data", type=_place, required=True, help="a prepared set")
-    parser.add_argument("--run", type=_place, required=True, help="the run's folder; a run in it is resumed")
-    parser.add_argument("--split", default="train", help="which images of the set (train)")
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a training run."""
+    parser.add_argument("--data", type=place, required=True, help="A prepared set.")
+    parser.add_argument("--run", type=place, required=True, help="Folder of the run. A run in it is resumed.")
+    parser.add_argument("--split", default="train", help="Split of the set to train on (train).")
 
 
-def _add_prior(parser):
-    parser.add_argument(
-        "--prior", default="faces-64", help="a run's folder, a .safetensors file, or a name in the package (faces-64)"
-    )
+def add_prior(parser: argparse.ArgumentParser) -> None:
+    """Adds `--prior`."""
+    text = "Folder of a run, a .safetensors file, or a name in the package (faces-64)."
+    parser.add_argument("--prior", default="faces-64", help=text)
 
 
-def _add_label(parser, default):
-    text = f"the class of all images, of a conditional prior, by its number from 0 on ({default})"
+def add_label(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--label`. `default` says in words which class it is if not given."""
+    text = f"Class of all images, for a conditional prior, counted from 0 ({default})."
     parser.add_argument("--label", type=int, default=None, help=text)
 
 
-def _add_search(parser):
-    parser.add_argument("--count", type=int, default=None, help="the first so many images; all if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of holes and searches (0)")
-    parser.add_argument("--batch-size", type=int, default=64, help="searches at a time (64)")
-    parser.add_argument(
-        "--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help="the networks' arithmetic (float32)"
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a latent search, which `search_config` reads."""
+    add = parser.add_argument
+    add("--count", type=int, default=None, help="Only the first so many images (all).")
+    add("--seed", type=int, default=0, help="Seed of holes and searches (0).")
+    add("--batch-size", type=int, default=64, help="Searches at a time (64).")
+    add("--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help="Arithmetic of the networks (float32).")
+    presets = (
+        "fast, best or several, whose prior needs an encoder; yeh2017 or he2018. Other options override its fields."
     )
-    presets = "fast, best, several (the prior needs an encoder), yeh2017 or he2018; options override it field by field"
-    parser.add_argument("--preset", default=None, help=presets)
-    _add_fields(parser, InpaintConfig)
+    add("--preset", default=None, help=presets)
+    add_fields(parser, InpaintConfig)
 
 
-def _check_counts(options: argparse.Namespace) -> None:
+def check_counts(options: argparse.Namespace) -> None:
+    """Raises UserError where seed, count or batch size is out of range."""
     if not 0 <= options.seed < 2**63:
         raise UserError(f"`seed` is {options.seed}; it takes 0 to 2**63 - 1")
     for name in ("count", "batch_size"):
@@ -62,19 +68,18 @@ def _check_counts(options: argparse.Namespace) -> None:
             raise UserError(f"`{name}` is {value}; it takes 1 or more")
 
 
-def _search(options):
+def search_config(options: argparse.Namespace) -> InpaintConfig:
+    """The search that the options of `add_search` describe."""
     base = InpaintConfig() if options.preset is None else InpaintConfig.preset(options.preset)
-    return dataclasses.replace(base, **_given(InpaintConfig, options))
+    return dataclasses.replace(base, **given_fields(InpaintConfig, options))
 
 
-def _add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """An option for each field; absent ones leave no trace, so that a preset shows through."""
+def add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
+    """Adds an option for each field. An option that is not given is absent, so that a preset shows through."""
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue
-        name, kind = "--" + field.name.replace("_", "-"), field.type
-        if isinstance(kind, types.UnionType):
-            kind = typing.get_args(kind)[0]
+        name, kind = "--" + field.name.replace("_", "-"), (typing.get_args(field.type) or (field.type,))[0]
         text = f"{field.metadata['help']} ({field.default})"
         if kind is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
@@ -82,13 +87,17 @@ def _add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
             parser.add_argument(name, type=kind, choices=field.metadata["choices"], help=text)
 
 
-def _given(config: type[Config], options: argparse.Namespace) -> dict:
+def given_fields(config: type[Config], options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a configuration whose options were given."""
     names = {field.name for field in dataclasses.fields(config) if "help" in field.metadata}
     return {name: value for name, value in vars(options).items() if name in names}
 
 
 def parse_window(text: str) -> range:
-    """Reads "20:30", the steps that take a run from step 20 to step 30, as `range(20, 30)`; `UserError` if malformed.
+    """Parses a window of steps. "20:30" are the steps that take a run from step 20 to step 30.
+
+    Raises:
+        UserError: the text has another form.
 
     Example:
         >>> parse_window("20:30")

@@ -1,11 +1,10 @@
-"""Images and masks on disk: which belong together, by name, and how to read them."""
+"""Images and masks on disk: pairs them by name and reads them."""
 
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
@@ -14,32 +13,51 @@ from dcgan_jax import masks
 from dcgan_jax.data import decode_image, open_prepared
 from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image, refuse_link_out
 from dcgan_jax.errors import UserError
+from dcgan_jax.evaluation.holes import image_name
+
+T = TypeVar("T")
 
 
 class Picture(NamedTuple):
-    """An image as it was read."""
+    """A decoded image.
+
+    Attributes:
+        pixels: of the upright image.
+        note: what changed when it was read, in words.
+        profile: ICC profile of the pixels.
+    """
 
     pixels: UInt8[np.ndarray, "h w c"]
-    note: str | None = None  # what was changed in reading, in words
-    profile: bytes | None = None  # the ICC profile that its numbers are meant in
+    note: str | None = None
+    profile: bytes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the pixels take."""
+        return self.pixels.nbytes
+
+
+PictureReader = Callable[[], Picture]
+HoleReader = Callable[[str], Bool[np.ndarray, "h w"]]  # by the name of the image
 
 
 def find_images(
     source: Path, split: str | None, shape: tuple[int, int, int], leave_out: Sequence[Path] = ()
-) -> dict[str, Callable[[], Picture]]:
-    """How to read each image of a folder, a file or a prepared set, by its name without suffix, in order.
+) -> dict[str, PictureReader]:
+    """Finds the images of a folder, a file or a prepared set.
 
     Args:
         source: the folder (with its subfolders), file or set.
         split: of a prepared set; None takes all of it.
-        shape: of the prior's images; files are read with its channels, a prepared set must have it.
-        leave_out: folders inside a folder of images that hold something else: masks, results.
+        shape: of the prior's images. Files are read with its channels; the images of a prepared set must have it.
+        leave_out: folders inside `source` that hold something else, such as masks and results.
 
     Returns:
-        Functions that read an image; they raise `UserError` for a file that cannot be read.
+        A function for each image, in order, by its name without suffix. It reads the image, and raises `UserError` if
+        the file cannot be read.
 
     Raises:
-        UserError: there is no image, two have one name, or the set has images of another size.
+        UserError: there is no image, two images have one name, or the set has images of another size.
     """
     if (source / "manifest.json").is_file():
         prepared = open_prepared(source)
@@ -54,14 +72,14 @@ def find_images(
     if split is not None:
         raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
     files = by_stem(_files(source, leave_out), source)
-    return {name: lambda file=file: _read_image(file, shape[2]) for name, file in files.items()}
+    return {name: lambda file=file: read_image(file, shape[2]) for name, file in files.items()}
 
 
-def find_holes(mask: str, names: list[str]) -> Callable[[str], Bool[np.ndarray, "h w"]]:
-    """How to read the hole of an image by its name, from one mask file for all or a folder of masks.
+def find_holes(mask: str, names: list[str]) -> HoleReader:
+    """Finds the masks of images: one file for all, or a folder with one for each name. Others in it are ignored.
 
     Raises:
-        UserError: there is no such file, or an image has no mask; masks without an image are left alone.
+        UserError: there is no such file, or an image has no mask.
     """
     path = Path(mask)
     if path.is_file():
@@ -73,32 +91,31 @@ def find_holes(mask: str, names: list[str]) -> Callable[[str], Bool[np.ndarray, 
     without = [name for name in names if name not in files]
     if without:
         raise UserError(
-            f"{len(without)} images have no mask in {path}, {without[0]!r} first: a mask has its image's name (the "
-            "suffix may differ)"
+            f"{len(without)} images have no mask in {path}, {without[0]!r} first: give each mask the name of its image "
+            "(the suffix may differ)"
         )
     return lambda name: masks.read_hole(files[name])
 
 
-def draw_hole(mask: str, key: jax.Array, size: int) -> Bool[np.ndarray, "size size"]:
-    """One of `masks.NAMES`, drawn."""
-    return np.asarray(masks.by_name(mask, key[None], size)[0])
+def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
+    """Makes a dictionary by names without suffix.
 
-
-def by_stem(pairs: Iterable[tuple[str, object]], source: Path) -> dict:
-    """A dictionary by names without suffix, which must differ and stay inside the folder they are joined to."""
-    found = {}
+    Raises:
+        UserError: two names are the same, or one leads out of the folder that it is joined to.
+    """
+    found: dict[str, T] = {}
     for name, value in pairs:
         path = Path(name)
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"the image name {name!r} leads out of its folder: rename it")
-        stem = path.with_suffix("").as_posix()
+        stem = image_name(name)
         if stem in found:
-            raise UserError(f"{source} holds two images named {stem!r}, one of which would be lost: rename one")
+            raise UserError(f"{source} holds two images named {stem!r}, and one would be lost: rename one")
         found[stem] = value
     return found
 
 
-def _files(source, leave_out=()):
+def _files(source: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, Path]]:
     """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
     if source.is_file():
         return [(source.name, source)]
@@ -115,7 +132,8 @@ def _files(source, leave_out=()):
     return files
 
 
-def _read_image(file, channels):
+def read_image(file: Path, channels: int) -> Picture:
+    """Reads an image file with 1 or 3 channels; `UserError` if it cannot be read."""
     try:
         data = file.read_bytes()
         array = np.asarray(decode_image(data, channels))
@@ -124,7 +142,7 @@ def _read_image(file, channels):
             if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
                 changes.append("transparent parts were laid on white")
             if channels == 1 and image.mode not in ("1", "L", "LA"):
-                changes.append("colours were made grey, as the prior's images are")
+                changes.append("colours were made grey, because the prior's images are")
             elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                 changes.append(f"{image.mode} was converted to RGB")
             profile = image.info.get("icc_profile") if image.mode.startswith({1: "L", 3: "RGB"}[channels]) else None
@@ -133,5 +151,5 @@ def _read_image(file, channels):
     return Picture(array.reshape(*array.shape[:2], channels), "; ".join(changes) or None, profile)
 
 
-def _times(shape):
+def _times(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -1,9 +1,8 @@
-"""The files that `inpaint` writes for each image."""
+"""The files that `inpaint` writes for each image, and its line in the journal of results."""
 
 import glob
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,100 +10,183 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dcgan_jax.blending.sparse import poisson_blend_sparse
+from dcgan_jax.command.plan import Plan, Settings, Task
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures, pixels
 from dcgan_jax.images.metrics import composite_scores, finite_or_none
 from dcgan_jax.inpainting.photograph import mean_image, restore, restore_each
-from dcgan_jax.inpainting.region import Region, enlarge, shrink
+from dcgan_jax.inpainting.region import enlarge, shrink
 from dcgan_jax.inpainting.result import InpaintResult, Status
-from dcgan_jax.priors.prior import generate, image_shape
-from dcgan_jax.storage.files import whole_file
+from dcgan_jax.inpainting.trace import Trace
+from dcgan_jax.priors.prior import Prior, generate
+from dcgan_jax.storage import journal
+from dcgan_jax.storage.journal import Line
 
+GIF_FRAMES = 50
+_GIF_SECONDS, _GIF_SIDE = 4.0, 256  # length of a GIF; least side of its images in pixels
 _NOTES = {
     Status.NOTHING_MISSING: "nothing is missing, it is left as it was",
     Status.NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
 _SKIPPED = "skipped"  # status of an image that cannot be completed
-_PATTERNS = ("{}.png", "strips/{}.png", "gifs/{}.gif", "mean/{}.png")  # what is written for an image, at the most
-_CHOICE = "choices/{}-%d.png"  # the same of its several completions, from 1
-_GIF_FRAMES, _GIF_SECONDS, _GIF_SIDE = 50, 4.0, 256  # frames of a search; its length; pixels of a side at the least
+# Names of the files of an image.
+_RESULT, _STRIP, _GIF, _MEAN = "{}.png", "strips/{}.png", "gifs/{}.gif", "mean/{}.png"
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One image to complete. Photographs are large, so they are read again whenever they are needed."""
-
-    name: str  # as in the input, without suffix; the outputs' name
-    key: str  # digits that change with image, hole, prior and search: the result belongs to them
-    read: Callable[[], UInt8[np.ndarray, "h w c"]]
-    hole: Callable[[], Bool[np.ndarray, "h w"]]
-    region: Region  # of the image, that the prior completes
-    note: str | None  # what was changed in reading
-    profile: bytes | None  # ICC
+def _choices(settings: Settings) -> list[str]:
+    """Names of the files of several completions of an image, counted from 1; none for a single completion."""
+    count = settings.config.num_completions
+    return [f"choices/{{}}-{i + 1}.png" for i in range(count)] if count > 1 else []
 
 
-def _go_on(out: Path, lines: Path, tasks: list[Task], patterns: list[str]) -> dict[str, str]:
-    """Names and status of the images of which all files are there, after clearing away what else there is of the tasks.
+def _patterns(settings: Settings) -> list[str]:
+    """Names of all files of an image."""
+    choices = _choices(settings)
+    return [_RESULT, _STRIP, *([_GIF] if settings.gif else []), *([_MEAN, *choices] if choices else [])]
 
-    That is lines of other keys, and files half written. Lines of images that are no task stay.
+
+def resume(out: Path, log: Path, plan: Plan) -> dict[str, str]:
+    """Finds the tasks that an earlier call did, and removes what is left of the others.
+
+    A task is done if it has a line with its digest, and all its files exist. Other lines of tasks, lines of skipped
+    images and half-written files are removed. Lines of images that are no tasks are kept.
+
+    Args:
+        out: the folder of the results.
+        log: the journal of this process. Lines in the journals of other processes count too.
+        plan: of this call.
+
+    Returns:
+        The status of each task that is done, by name.
     """
-    keys = {task.name: task.key for task in tasks}
+    digests = {task.name: task.digest for task in plan.tasks}
+    patterns = _patterns(plan.settings)
     done: dict[str, str] = {}
-    others = sorted(set(out.glob("results*.jsonl")) - {lines})
-    for file in [lines, *others]:
+    for path in [log, *sorted(set(out.glob("results*.jsonl")) - {log})]:
         kept = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
-            try:
-                record = json.loads(line)
-                name, status, key = record["name"], record["status"], record.get("key")
-            except (ValueError, RecursionError, KeyError, TypeError, AttributeError):  # cut off while it was written
+        for _, text, line in journal.read(path, _parse):
+            if line is None:
                 continue
-            if name not in keys:
-                keep = status != _SKIPPED
-            else:
-                keep = (
-                    name not in done and key == keys[name] and all((out / p.format(name)).is_file() for p in patterns)
-                )
+            name, status, digest = line
+            if name in digests:
+                files = [out / pattern.format(name) for pattern in patterns]
+                keep = name not in done and digest == digests[name] and all(file.is_file() for file in files)
                 if keep:
                     done[name] = status
+            else:
+                keep = status != _SKIPPED
             if keep:
-                kept.append(line)
-        if file == lines or jax.process_count() == 1:  # another process may be at work on the others
-            with whole_file(file) as partial:
-                partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            if not kept and file != lines:
-                file.unlink()
-    for name in keys:
-        for pattern in {*_PATTERNS, *patterns}:
+                kept.append(text)
+        if path == log or jax.process_count() == 1:  # another process may be writing the others
+            journal.replace(path, kept)
+            if not kept and path != log:
+                path.unlink()
+    for name in digests:
+        for pattern in {_RESULT, _STRIP, _GIF, _MEAN, *patterns}:
             path = out / pattern.format(name)
             for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
                 partial.unlink()
     return done
 
 
-def _write(task, image, hole, result: InpaintResult, out, complete):
-    """Writes one image's files and returns its line."""
-    target, strip = out / f"{task.name}.png", out / "strips" / f"{task.name}.png"
+def _parse(line: Line) -> tuple[str, str, str | None]:
+    """Name, status and digest of an image; skipped images have no digest."""
+    name, status, digest = line["name"], line["status"], line.get("digest")
+    hash(name)
+    return name, status, digest
+
+
+def refuse_overwriting(out: Path, settings: Settings, names: Sequence[str], sources: Sequence[Path]) -> None:
+    """Raises UserError if a result would overwrite an input or another result.
+
+    Args:
+        out: the folder of the results.
+        settings: of all images.
+        names: of all images.
+        sources: files and folders of images and masks.
+    """
+    patterns = [_RESULT, _STRIP, _GIF, _MEAN, *_choices(settings)]
+    targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
+    results = {target.resolve() for target in targets}
+    if len(results) < len(targets):
+        raise UserError("images in a folder that results use, such as `strips`, would overwrite others: rename it")
+    for source in sources:
+        inside = source.resolve() in out.resolve().parents  # then the files in `out` are earlier results
+        for file in source.rglob("*") if source.is_dir() else [source]:
+            if file.resolve() in results and not (inside and file.resolve().is_relative_to(out.resolve())):
+                raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")
+
+
+def write_result(prior: Prior, plan: Plan, task: Task, result: InpaintResult, out: Path) -> Line:
+    """Writes the files of an image.
+
+    Args:
+        prior: that completed it.
+        plan: that the task belongs to.
+        task: the image.
+        result: at the prior's size, without the batch axis.
+        out: the folder of the results.
+
+    Returns:
+        The line of the image for the journal.
+    """
+    settings = plan.settings
+    image = plan.inputs.picture(task.name).pixels
+    hole = plan.inputs.hole(task, settings, prior.image_shape[0])
     restored = restore(result, image, hole, task.region)
-    _save(target, restored, task.profile)
+    _save(out / _RESULT.format(task.name), restored, task.profile)
     rows, columns = task.region.rows, task.region.columns
-    _save(
-        strip,
-        figures.strip(
-            image[rows, columns][None] if complete else None,
-            figures.masked_view(image, hole)[rows, columns][None],
-            enlarge(np.asarray(result.completions), task.region)[None],
-            restored[rows, columns][None],
-        ),
+    strip = figures.strip(
+        image[rows, columns][None] if settings.score else None,
+        figures.masked_view(image, hole)[rows, columns][None],
+        enlarge(np.asarray(result.completions), task.region)[None],
+        restored[rows, columns][None],
     )
+    _save(out / _STRIP.format(task.name), strip)
     if result.alternatives is not None:
         each = restore_each(result, image, hole, task.region)
-        for i, one in enumerate(each):
-            _save(out / (_CHOICE % (i + 1)).format(task.name), one, task.profile)
-        _save(out / "mean" / f"{task.name}.png", mean_image(each), task.profile)
-    line = {
+        for pattern, one in zip(_choices(settings), each, strict=True):
+            _save(out / pattern.format(task.name), one, task.profile)
+        _save(out / _MEAN.format(task.name), mean_image(each), task.profile)
+    if settings.gif and result.trace is not None:
+        small = shrink(image, hole, task.region, prior.image_shape[:2])
+        _save_gif(out / _GIF.format(task.name), prior, result.trace, *small)
+    line = _line(task, hole, result)
+    if settings.score:
+        scores = composite_scores(restored[None], image[None], hole[None])
+        line |= {name: finite_or_none(values[0]) for name, values in scores.items()}
+    if result.trace is not None:
+        line["trace"] = {
+            "num_steps": result.trace.num_steps.tolist(),
+            "context_loss": list(map(finite_or_none, result.trace.context_loss.tolist())),
+            "prior_loss": list(map(finite_or_none, result.trace.prior_loss.tolist())),
+        }
+    if note := note_of(task, result):
+        line["note"] = note
+    return line
+
+
+def skipped_line(name: str, reason: str) -> Line:
+    """The line of an image that cannot be completed."""
+    return {"name": name, "status": _SKIPPED, "note": reason}
+
+
+def note_of(task: Task, result: InpaintResult) -> str:
+    """Remarks on an image and its result; empty if there are none."""
+    return "; ".join(filter(None, (task.note, _NOTES.get(Status(int(result.status))))))
+
+
+def report_failed(failed: int, where: Path) -> int:
+    """Says on standard error how many searches failed. Returns the exit status."""
+    if failed:
+        print(f"dcgan-jax: {failed} searches were not finite, see {where}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _line(task: Task, hole: Bool[np.ndarray, "h w"], result: InpaintResult) -> Line:
+    line: Line = {
         "name": task.name,
-        "key": task.key,
+        "digest": task.digest,
         "missing": int(hole.sum()),
         "region": list(task.region),
         "context_loss": finite_or_none(float(result.context_loss)),
@@ -114,45 +196,25 @@ def _write(task, image, hole, result: InpaintResult, out, complete):
     }
     if result.labels >= 0:
         line["label"] = int(result.labels)
-    if complete:
-        scores = composite_scores(restored[None], image[None], hole[None])
-        line |= {name: finite_or_none(values[0]) for name, values in scores.items()}
-    if result.trace is not None:
-        steps, context_loss, prior_loss, _ = result.trace
-        line["trace"] = {
-            "num_steps": steps.tolist(),
-            "context_loss": list(map(finite_or_none, context_loss.tolist())),
-            "prior_loss": list(map(finite_or_none, prior_loss.tolist())),
-        }
     return line
 
 
-def _save(path, image, profile=None):
+def _save(path: Path, image: UInt8[np.ndarray, "h w c"], profile: bytes | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figures.save_png(path, image, profile)
 
 
-def _write_gif(prior, task, image, hole, result, out):
-    """The latent's course at the prior's size: what it generates, beside the blend; features are not shifted."""
-    shape = image_shape(prior)[:2]
-    small, small_hole = shrink(image, hole, task.region, shape)
-    completions = np.asarray(generate(prior, result.trace.latents))
-    known = np.broadcast_to(pixels.to_float(small), completions.shape).astype(completions.dtype)
-    blended = poisson_blend_sparse(completions, known, small_hole)
-    scale = -(-_GIF_SIDE // min(shape))
+def _save_gif(
+    path: Path, prior: Prior, trace: Trace, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]
+) -> None:
+    """Shows the generated image beside the blended one, in the course of the search, at the prior's size.
+
+    Shifts of the generator's features are left out.
+    """
+    completions = np.asarray(generate(prior, trace.latents))
+    known = np.broadcast_to(pixels.to_float(image), completions.shape).astype(completions.dtype)
+    blended = poisson_blend_sparse(completions, known, hole)
+    scale = -(-_GIF_SIDE // min(hole.shape))
     frames = np.concatenate([completions, blended], axis=2).repeat(scale, axis=1).repeat(scale, axis=2)
-    path = out / "gifs" / f"{task.name}.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     figures.save_gif(path, frames, _GIF_SECONDS / len(frames))
-
-
-def _refuse_overwriting(out, patterns, names, sources):
-    targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
-    results = {target.resolve() for target in targets}
-    if len(results) < len(targets):
-        raise UserError("images in a folder of results' names, such as `strips`, would overwrite others: rename it")
-    for source in sources:
-        inside = source.resolve() in out.resolve().parents  # then what lies in `out` are results of before
-        for file in source.rglob("*") if source.is_dir() else [source]:
-            if file.resolve() in results and not (inside and file.resolve().is_relative_to(out.resolve())):
-                raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")

@@ -1,5 +1,6 @@
-"""Generated images as files: a grid, one array, or a file each."""
+"""The command `sample`: generated images as a grid, one array, or one file for each."""
 
+import argparse
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,20 +10,39 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
+from dcgan_jax.command.options import check_counts
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures, pixels
 from dcgan_jax.images.figures import COLUMNS
+from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.labels import check_label, row_labels
 from dcgan_jax.priors.prior import Prior, generate, image_shape, sample_latents
 from dcgan_jax.storage.files import make_folder, whole_file, whole_folder
 
-_BATCH = 256  # images in memory at a time, but for a grid
+_BATCH = 256  # images in memory at a time, except for a grid
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes generated images."""
+    check_counts(options)
+    check_place(options.out)  # before the prior is loaded
+    save_samples(
+        load_prior(options.prior),
+        options.out,
+        options.count,
+        seed=options.seed,
+        progress=not options.quiet,
+        label=options.label,
+    )
+    return 0
 
 
 def check_place(out: Path) -> None:
-    """Refuses, as `UserError`, a name that `save_samples` has no form for, and a folder that holds something."""
+    """Raises UserError if `out` has another suffix than `save_samples` takes, or is a folder that is not empty."""
     if out.suffix.lower() not in (".png", ".npz", ""):
-        raise UserError(f"`out` is {out}; it takes a .png (a grid), a .npz (one array) or a folder (a PNG each)")
+        raise UserError(
+            f"`out` is {out}; it takes a .png (a grid), a .npz (one array) or a folder (one PNG for each image)"
+        )
     if out.suffix:
         return
     if out.is_dir() and any(out.iterdir()):
@@ -34,23 +54,29 @@ def check_place(out: Path) -> None:
 def save_samples(
     prior: Prior, out: Path, count: int | None = None, seed: int = 0, progress: bool = True, label: int | None = None
 ) -> None:
-    """Writes images of the prior at random latents, whole or not at all.
+    """Writes images of the prior at random latents. The output is written whole or not at all.
 
-    The latents depend on seed and count alone, so the same images come in each form, but for a grid of a conditional
+    The latents depend on seed and count alone. So all forms hold the same images, apart from a grid of a conditional
     prior.
 
+    | `out` | content |
+    |---|---|
+    | NAME.png | a grid with eight images a row; of a conditional prior without `label` one row for each class |
+    | NAME.npz | the array `arr_0`, uint8 [count, h, w, 3]; grey images have three equal channels |
+    | a folder, new or empty | 000000.png, 000001.png and so on |
+
+    Evaluators of FID read the last two. They take any number of images, with few in memory at a time.
+
     Args:
-        out: NAME.png, a grid with eight in a row, of a conditional prior a row a class, if `label` is not given;
-            NAME.npz, with `arr_0`, uint8 [count, h, w, 3], grey images with three equal channels; or a folder, new or
-            empty, of 000000.png, 000001.png and so on. The latter two are what evaluators of FID read, and of any
-            number of images few are in memory at a time.
-        count: how many, 1 or more; by default 64, or a row for each class.
+        prior: that generates the images.
+        out: see the table.
+        count: number of images, 1 or more; by default 64, or a row for each class.
         seed: of the latents.
         progress: show a progress bar on standard error.
-        label: of a conditional prior, the class of all images; by default any, all as likely.
+        label: the class of all images, for a conditional prior; by default all classes are equally likely.
 
     Raises:
-        UserError: `out` is of another kind, or a folder that is not empty, or there is no such class.
+        UserError: `out` has another suffix, or is a folder that is not empty, or there is no such class.
     """
     check_place(out)
     suffix = out.suffix.lower()
@@ -84,7 +110,7 @@ def _batches(
 
 
 def _save_array(out: Path, batches: Iterator[UInt8[np.ndarray, "n h w c"]], shape: tuple[int, ...]) -> None:
-    """Writes what `np.savez` would of the whole array, a batch at a time."""
+    """Writes the same file as `np.savez` would of the whole array, a batch at a time."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     with whole_file(out) as partial, zipfile.ZipFile(partial, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dcgan_jax.config import SOURCE_KINDS
 from dcgan_jax.data.archives import files_in
 from dcgan_jax.data.cars import cars, is_cars
 from dcgan_jax.data.celeba import celeba, is_celeba
@@ -17,7 +18,7 @@ from dcgan_jax.data.svhn import is_svhn, svhn
 from dcgan_jax.data.tfds import PREFIX, tfds_kind, tfds_set
 from dcgan_jax.errors import UserError
 
-KINDS = ("folder", "celeba", "svhn", "cars", "digits")
+KINDS = SOURCE_KINDS
 
 _SPLIT_FOLDERS = {
     "train": "train",

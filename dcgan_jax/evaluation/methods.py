@@ -1,126 +1,238 @@
-"""The methods that `evaluate` compares, by name: latent searches and baselines, made ready for one set of images."""
+"""The methods that `evaluate` compares: latent searches and baselines, in one table.
 
+Nothing heavy is imported before a method is prepared, so that the command line can read the table.
+"""
+
+from __future__ import annotations
+
+import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-from jaxtyping import Bool, Int, PRNGKeyArray, UInt8
-
-from dcgan_jax.baselines import library
-from dcgan_jax.baselines.context_encoder import ContextEncoder, context_encoder
-from dcgan_jax.baselines.low_rank import low_rank
-from dcgan_jax.baselines.nearest import nearest
-from dcgan_jax.baselines.patch_match import applicable, patch_match
-from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.errors import UserError
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.result import Status
-from dcgan_jax.inpainting.stream import inpaint_stream
-from dcgan_jax.priors.dcgan import fingerprint
-from dcgan_jax.priors.prior import Prior, image_shape
 
-SEARCH = "search"
-PRESETS = ("yeh2017", "he2018", "fast", "best")  # searches with the settings of a preset
-MEAN = "mean"  # of the completions of the preset "several"
-GUIDED = ("fast", "best", MEAN)  # searches that need a prior with an encoder
-CONTEXT_ENCODER = "context-encoder"
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Array, Bool, PRNGKeyArray, UInt8
+
+    from dcgan_jax.baselines.context_encoder import ContextEncoder
+    from dcgan_jax.priors.prior import Prior
+
+    # From images, holes and one key for each image to the completed images, and more to record of each image.
+    Complete = Callable[
+        [UInt8[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"], PRNGKeyArray],
+        tuple[UInt8[np.ndarray | Array, "b h w c"], Sequence[dict[str, Any]]],
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Held-out images of a set, and what methods know of it."""
+    """Held-out images of a set, and what the methods need for it.
+
+    Attributes:
+        name: of the set, unique within an evaluation.
+        kind: as its manifest says, which decides on the published figures; None if unknown.
+        images: the held-out images.
+        training: the images that "nearest" searches.
+        identity: text that changes with images and training images, such as a checksum.
+        prior: for searches.
+        encoder: for the context encoder.
+        names: of the images; the holes drawn for an image depend on its name. None: their numbers.
+    """
 
     name: str
-    kind: str | None  # as its manifest has it, for the published figures
+    kind: str | None
     images: UInt8[np.ndarray, "n h w c"]
     training: UInt8[np.ndarray, "m h w c"]
-    identity: str  # of images and training images, such as a checksum
-    prior: Prior | None = None  # for searches
+    identity: str
+    prior: Prior | None = None
     encoder: ContextEncoder | None = None
+    names: Sequence[str] | None = None
 
-
-# From images, holes, each image's number in its set and a key to completed images and, for each, more to say of it.
-Complete = Callable[
-    [UInt8[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"], Int[np.ndarray, " b"], PRNGKeyArray],
-    tuple[UInt8[np.ndarray, "b h w c"], list[dict[str, Any]]],
-]
+    def name_of(self, number: int) -> str:
+        """The name of an image."""
+        return str(number) if self.names is None else self.names[number]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method made ready for a set."""
+    """A method that is ready for a set.
+
+    Attributes:
+        complete: completes a batch of images.
+        settings: everything that its results depend on, apart from images, holes and keys.
+    """
 
     complete: Complete
-    settings: Mapping[str, Any]  # all that its results depend on but images, holes and key
-    applies: Callable[[Bool[np.ndarray, "b h w"]], Bool[np.ndarray, " b"]] | None = None  # to which holes; None: to all
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+        prepare: makes the method ready for a set. It takes the set, the configuration of the method "search" and the
+            number of images in a batch.
+        is_search: whether it searches the latents of a prior.
+        needs_encoder: whether the prior must have an encoder.
+        needs_context_encoder: whether the set must have a context encoder.
+        applies: tells to which holes it applies; None if to all.
+    """
+
+    prepare: Callable[[ImageSet, InpaintConfig, int], Method]
+    is_search: bool = False
+    needs_encoder: bool = False
+    needs_context_encoder: bool = False
+    applies: Callable[[Bool[np.ndarray, "b h w"]], Bool[np.ndarray, " b"]] | None = None
 
 
 def prepare_method(name: str, images: ImageSet, search: InpaintConfig, batch_size: int) -> Method:
     """Makes a method ready for a set.
 
     Args:
-        name: of `NAMES`.
+        name: a key of `METHODS`.
         images: the set.
-        search: the configuration of "search".
-        batch_size: slots of a search.
+        search: the configuration of the method "search".
+        batch_size: number of images in a batch.
 
     Raises:
-        UserError: there is no such method, or the set lacks what it needs.
+        UserError: there is no such method, or the set lacks what the method needs.
     """
-    if is_search(name):
-        config = search if name == SEARCH else InpaintConfig.preset("several" if name == MEAN else name)
-        return _search(_fitting_prior(images), config, batch_size, mean=name == MEAN)
-    if name == CONTEXT_ENCODER:
-        return _context_encoder(images)
-    if name == "nearest":
-        if not len(images.training):
-            raise UserError(f"{images.name} has no training images, among which `nearest` looks")
-        return Method(
-            lambda x, hole, *_: (np.asarray(nearest(x, hole, images.training)), [{}] * len(x)), _defaults(nearest)
+    check_names([name])
+    return METHODS[name].prepare(images, search, batch_size)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError unless all names are keys of `METHODS`."""
+    for name in names:
+        if name not in METHODS:
+            raise UserError(f"`methods` has {name!r}; it takes any of {', '.join(METHODS)}")
+
+
+def _nearest(images: ImageSet, *_: Any) -> Method:
+    from dcgan_jax.baselines.nearest import nearest
+
+    if not len(images.training):
+        raise UserError(f"{images.name} has no training images for `nearest` to search: name their split")
+    return Method(lambda x, hole, _: (nearest(x, hole, images.training), [{}] * len(x)), _defaults(nearest))
+
+
+def _total_variation(*_: Any) -> Method:
+    from dcgan_jax.baselines.total_variation import total_variation
+
+    return _of_function(total_variation)
+
+
+def _low_rank(*_: Any) -> Method:
+    from dcgan_jax.baselines.low_rank import low_rank
+
+    return _of_function(low_rank)
+
+
+def _patch_match(*_: Any) -> Method:
+    from dcgan_jax.baselines.patch_match import patch_match
+
+    return Method(lambda x, hole, keys: (patch_match(x, hole, keys), [{}] * len(x)), _defaults(patch_match))
+
+
+def _patch_match_applies(hole: Bool[np.ndarray, "b h w"]) -> Bool[np.ndarray, " b"]:
+    from dcgan_jax.baselines.patch_match import applicable
+
+    return applicable(hole)
+
+
+def _telea(*_: Any) -> Method:
+    from dcgan_jax.baselines import library
+
+    library.opencv()
+    return _of_function(library.telea)
+
+
+def _navier_stokes(*_: Any) -> Method:
+    from dcgan_jax.baselines import library
+
+    library.opencv()
+    return _of_function(library.navier_stokes)
+
+
+def _biharmonic(*_: Any) -> Method:
+    from dcgan_jax.baselines import library
+
+    library.scikit_image()
+    return _of_function(library.biharmonic)
+
+
+def _context_encoder(images: ImageSet, *_: Any) -> Method:
+    import jax
+    import numpy as np
+
+    from dcgan_jax.baselines.context_encoder import context_encoder
+
+    encoder = images.encoder
+    if encoder is None:
+        raise UserError(
+            f"{images.name} has no context encoder: train one with `dcgan-jax train-context-encoder` and give it as "
+            "`context_encoder`"
         )
-    if name == "patch-match":
-        return Method(_patch_match, _defaults(patch_match), lambda hole: np.asarray(applicable(hole)))
-    if name not in _ALONE:
-        raise UserError(f"`methods` has {name!r}; it takes any of {', '.join(NAMES)}")
-    if name in _NEEDS:
-        _NEEDS[name]()
-    function = _ALONE[name]
-    return Method(lambda x, hole, *_: (np.asarray(function(x, hole)), [{}] * len(x)), _defaults(function))
+    _check_size(images, "context encoder", encoder.config.image_shape)
+    digest = hashlib.sha256()
+    for x in jax.tree.leaves(encoder.params):
+        digest.update(np.asarray(x).tobytes())
+    return Method(
+        lambda x, hole, _: (context_encoder(encoder, x, hole), [{}] * len(x)),
+        _defaults(context_encoder) | {"encoder": digest.hexdigest()},
+    )
 
 
-# Those that need images and hole alone.
-_ALONE: dict[str, Callable] = {
-    "total-variation": total_variation,
-    "low-rank": low_rank,
-    "telea": library.telea,
-    "navier-stokes": library.navier_stokes,
-    "biharmonic": library.biharmonic,
-}
-_NEEDS = {"telea": library.opencv, "navier-stokes": library.opencv, "biharmonic": library.scikit_image}
-NAMES = (
-    "nearest",
-    "total-variation",
-    "low-rank",
-    "patch-match",
-    "telea",
-    "navier-stokes",
-    "biharmonic",
-    CONTEXT_ENCODER,
-    SEARCH,
-    *PRESETS,
-    MEAN,
-)
+def _search(
+    images: ImageSet, config: InpaintConfig, batch_size: int, preset: str | None = None, mean: bool = False
+) -> Method:
+    """A latent search by `config` or a preset. `mean` takes the mean of its completions."""
+    import numpy as np
+
+    from dcgan_jax.inpainting.result import Status
+    from dcgan_jax.inpainting.stream import inpaint_stream
+    from dcgan_jax.priors.dcgan import fingerprint
+
+    prior = images.prior
+    if prior is None:
+        raise UserError(f"{images.name} has no prior for a search: give one as `prior`")
+    _check_size(images, "prior", prior.image_shape)
+    if preset is not None:
+        config = InpaintConfig.preset(preset)
+
+    def complete(
+        x: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], keys: PRNGKeyArray
+    ) -> tuple[UInt8[np.ndarray, "b h w c"], list[dict[str, Any]]]:
+        # Filled up to the batch size, so that all batches run the same program.
+        padded = [*range(len(x)), *([0] * (-len(x) % batch_size))]
+        pairs = ((x[i], hole[i], keys[i]) for i in padded)
+        results = list(inpaint_stream(prior, pairs, keys[0], config, batch_size))[: len(x)]
+        notes = [{"num_steps": int(item.num_steps), "status": Status(int(item.status)).words} for item in results]
+        return np.stack([np.asarray(item.mean if mean else item.images) for item in results]), notes
+
+    settings = {"config": config.to_json(), "prior": fingerprint(prior)}
+    if prior.model is None:  # the fingerprint of a decoder of the user's own covers its parameters alone
+        functions = (prior.generate, prior.discriminate, prior.sample_latents)
+        names = [f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', '')}" for f in functions]
+        settings |= {"functions": names, "latent_bounds": str(prior.latent_bounds)}
+    return Method(complete, settings)
 
 
-def _fitting_prior(images: ImageSet) -> Prior:
-    if images.prior is None:
-        raise UserError(f"{images.name} has no prior, in which a search looks: give one as `prior`")
-    _check_size(images, "prior", image_shape(images.prior))
-    return images.prior
+def _of_function(function: Callable) -> Method:
+    """A method that needs images and holes alone."""
+    return Method(lambda x, hole, _: (function(x, hole), [{}] * len(x)), _defaults(function))
+
+
+def _defaults(function: Callable) -> dict[str, Any]:
+    """The settings of a function: its keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def _check_size(images: ImageSet, what: str, size: tuple[int, int, int]) -> None:
@@ -130,52 +242,20 @@ def _check_size(images: ImageSet, what: str, size: tuple[int, int, int]) -> None
         raise UserError(f"{wrong}: give one that was trained at their size")
 
 
-def is_search(name: str) -> bool:
-    """Whether a method needs a prior."""
-    return name in (SEARCH, MEAN) or name in PRESETS
-
-
-def _search(prior: Prior, config: InpaintConfig, batch_size: int, mean: bool) -> Method:
-    def complete(images, holes, numbers, key):
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-        # As many as there are slots, so that all batches run the same program.
-        padded = [*range(len(images)), *([0] * (-len(images) % batch_size))]
-        pairs = ((images[i], holes[i], keys[i]) for i in padded)
-        results = list(inpaint_stream(prior, pairs, key, config, batch_size))[: len(images)]
-        notes = [{"num_steps": int(item.num_steps), "status": Status(int(item.status)).words} for item in results]
-        return np.stack([np.asarray(item.mean if mean else item.images) for item in results]), notes
-
-    settings = {"config": config.to_json(), "prior": fingerprint(prior)}
-    if prior.model is None:  # of a decoder of one's own the fingerprint tells the parameters alone
-        functions = (prior.generate, prior.discriminate, prior.sample_latents)
-        names = [f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', '')}" for f in functions]
-        settings |= {"functions": names, "latent_bounds": str(prior.latent_bounds)}
-    return Method(complete, settings)
-
-
-def _context_encoder(images: ImageSet) -> Method:
-    encoder = images.encoder
-    if encoder is None:
-        raise UserError(
-            f"`{CONTEXT_ENCODER}` of {images.name} is not given: train one with `dcgan-jax train-context-encoder` and "
-            "give it as `context_encoder`"
-        )
-    _check_size(images, "context encoder", encoder.config.image_shape)
-    digest = hashlib.sha256()
-    for x in jax.tree.leaves(encoder.params):
-        digest.update(np.asarray(x).tobytes())
-    return Method(
-        lambda x, hole, *_: (np.asarray(context_encoder(encoder, x, hole)), [{}] * len(x)),
-        _defaults(context_encoder) | {"encoder": digest.hexdigest()},
-    )
-
-
-def _patch_match(images, holes, numbers, key):
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
-    return np.asarray(patch_match(images, holes, keys)), [{}] * len(images)
-
-
-def _defaults(function: Callable) -> dict[str, Any]:
-    """A function's settings: the parameters that are given by name alone."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+METHODS: dict[str, Entry] = {
+    "nearest": Entry(_nearest),
+    "total-variation": Entry(_total_variation),
+    "low-rank": Entry(_low_rank),
+    "patch-match": Entry(_patch_match, applies=_patch_match_applies),
+    "telea": Entry(_telea),
+    "navier-stokes": Entry(_navier_stokes),
+    "biharmonic": Entry(_biharmonic),
+    "context-encoder": Entry(_context_encoder, needs_context_encoder=True),
+    "search": Entry(_search, is_search=True),
+    "yeh2017": Entry(functools.partial(_search, preset="yeh2017"), is_search=True),
+    "he2018": Entry(functools.partial(_search, preset="he2018"), is_search=True),
+    "fast": Entry(functools.partial(_search, preset="fast"), is_search=True, needs_encoder=True),
+    "best": Entry(functools.partial(_search, preset="best"), is_search=True, needs_encoder=True),
+    # The mean of the completions of the preset "several".
+    "mean": Entry(functools.partial(_search, preset="several", mean=True), is_search=True, needs_encoder=True),
+}

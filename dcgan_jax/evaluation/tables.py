@@ -1,4 +1,4 @@
-"""What an evaluation found, for people: tables with intervals beside the published one, CSV, JSON, figure and chart."""
+"""The results of an evaluation as tables with intervals and published figures, CSV, JSON, figure and chart."""
 
 import csv
 import json
@@ -13,11 +13,12 @@ from jaxtyping import Float, UInt8
 
 from dcgan_jax.evaluation import evaluate
 from dcgan_jax.evaluation.evaluate import SCORES, Line
+from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.evaluation.methods import ImageSet
 from dcgan_jax.images import figures
 from dcgan_jax.storage.files import whole_file
 
-# Yeh et al. 2017, table 1: PSNR in dB; whether of the whole image or of the hole it does not say.
+# PSNR in dB, Yeh et al. 2017, table 1. The paper does not say whether it is of the whole image or of the hole.
 PUBLISHED_MASKS: tuple[str, ...] = ("center", "pattern", "random", "half")
 PUBLISHED = {
     "celeba": {"Context Encoder": (21.3, 19.2, 20.6, 15.5), "Yeh et al.": (19.4, 17.4, 22.8, 13.7)},
@@ -34,7 +35,7 @@ _ENLARGED = 2  # times, in the figure
 
 
 class Statistic(NamedTuple):
-    """A mean over images, and how far its 95 % interval reaches to either side."""
+    """A mean over images, and half the width of its 95 % interval."""
 
     mean: float
     interval: float  # NaN for a single image
@@ -42,20 +43,31 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """What a method did under a mask of a set."""
+    """The results of a method under a mask of a set.
+
+    Attributes:
+        set: name of the set.
+        mask: name of the mask.
+        method: name of the method.
+        count: number of images that the method applies to.
+        scores: of these images.
+        seconds: for one image, the median. Three batches or more leave compilation out.
+        num_steps: mean number of search steps; None if the method is no search.
+        not_finite: number of searches that failed.
+    """
 
     set: str
     mask: str
     method: str
-    count: int  # images that it applies to
+    count: int
     scores: dict[str, Statistic]
-    seconds: float  # an image, the median over their batches: with three or more, compilation is left out
-    num_steps: float | None  # of a search, the mean
+    seconds: float
+    num_steps: float | None
     not_finite: int
 
 
 def cells(lines: Sequence[Line]) -> list[Cell]:
-    """The lines of an evaluation, taken together for each set, mask and method, in their order."""
+    """Groups the lines of an evaluation by set, mask and method, in their order."""
     grouped: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         grouped.setdefault((line["set"], line["mask"], line["method"]), []).append(line)
@@ -77,7 +89,7 @@ def cells(lines: Sequence[Line]) -> list[Cell]:
 
 
 def statistic(values: Sequence[float | None]) -> Statistic:
-    """Mean and 95 % interval (Student's t) of those that are not null."""
+    """Mean and 95 % interval (Student's t) of the values that are not None."""
     x: Float[np.ndarray, " n"] = np.array([value for value in values if value is not None], float)
     if not len(x):
         return Statistic(np.nan, np.nan)
@@ -86,11 +98,13 @@ def statistic(values: Sequence[float | None]) -> Statistic:
 
 
 def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
-    """Markdown: for each set a table a score, methods by masks, the published figures below, and the time an image.
+    """Tables in Markdown: for each set one for each score, and one for the time an image takes.
+
+    A table has a row for each method and a column for each mask. The published figures are the last rows.
 
     Args:
-        found: of `cells`.
-        kinds: of the sets by name, as their manifests have them.
+        found: from `cells`.
+        kinds: the kind of each set by its name, from its manifest.
     """
     parts = []
     for name in dict.fromkeys(cell.set for cell in found):
@@ -116,13 +130,13 @@ def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
         said = "; ".join(f"{count}: {', '.join(members)}" for count, members in same.items())
         text = f"Images: {said}." if len(same) > 1 else f"{next(iter(same))} images."
         if any(not cell.count for cell in here.values()):
-            text += " A dash: the method does not apply, no whole patch is known."
+            text += " A dash: the method does not apply, because no whole patch is known."
         text += (
-            " ±: 95 % intervals of the mean. Times are medians over the images, each its batch's share; below three "
-            "batches compilation is in them."
+            " ±: 95 % intervals of the mean. Times are medians over the images; an image's time is its batch's over "
+            "the number of its images. With fewer than three batches they include compilation."
         )
         if kinds[name] in PUBLISHED:
-            text += " Whether the published figures are of the hole or of the whole image is not known."
+            text += " The paper does not say whether its figures are of the hole or of the whole image."
         parts.append(text + "\n")
     return "\n".join(parts)
 
@@ -131,9 +145,9 @@ def save(lines: Sequence[Line], sets: Sequence[ImageSet], settings: dict[str, An
     """Writes `table.md`, `table.json`, `scores.csv`, `figure-SET.png` and, with Matplotlib, `chart.png`.
 
     Args:
-        lines: of `evaluation.evaluate`.
-        sets: which it was given.
-        settings: what else to record of it, as JSON can hold it.
+        lines: from `evaluate`.
+        sets: the sets that `evaluate` was given.
+        settings: of the evaluation, to be recorded as JSON.
         out: the folder.
 
     Returns:
@@ -157,11 +171,11 @@ def save(lines: Sequence[Line], sets: Sequence[ImageSet], settings: dict[str, An
 
 
 def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The first images under every mask: original, input, and each method's result (Yeh et al. 2017, figure 6)."""
+    """The first images under every mask: original, input and the result of each method (Yeh et al. 2017, figure 6)."""
     mine = [line for line in lines if line["set"] == images.name and line["image"] < evaluate.SHOWN]
     masks, methods = (list(dict.fromkeys(line[name] for line in mine)) for name in ("mask", "method"))
     pictures = {
-        (line["mask"], line["method"], line["image"]): evaluate.decode(line["picture"])
+        (line["mask"], line["method"], line["image"]): evaluate.png_pixels(line["picture"])
         for line in mine
         if "picture" in line
     }
@@ -170,7 +184,7 @@ def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarr
     blank = np.full_like(originals[0], 225)  # where a method does not apply
     rows, labels = [], []
     for mask in masks:
-        holes = evaluate.draw_holes(mask, count, originals.shape[1], seed)
+        holes = draw_holes(mask, [images.name_of(i) for i in range(count)], originals.shape[1], seed)
         shown = figures.masked_view(originals, holes)
         for i in range(count):
             rows += [originals[i], shown[i], *(pictures.get((mask, method, i), blank) for method in methods)]
@@ -180,14 +194,16 @@ def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarr
 
 
 def chart(found: Sequence[Cell], path: Path) -> bool:
-    """Draws PSNR of the hole by method and mask with its intervals, a panel a set; without Matplotlib it does nothing.
+    """Draws the PSNR of the hole by method and mask with its intervals, one panel for each set.
+
+    Without Matplotlib it draws nothing.
 
     Returns:
-        Whether it was drawn.
+        True if it was drawn.
     """
     try:
         from matplotlib import colormaps
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display is asked for
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display
         from matplotlib.figure import Figure
     except ImportError:
         return False
@@ -226,7 +242,7 @@ def _score(cell: Cell, name: str, digits: int, count: int) -> str:
     if np.isnan(mean):
         return "—"
     text = f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
-    return text if cell.count == count else f"{text} (of {cell.count})"  # it does not apply to the others
+    return text if cell.count == count else f"{text} (of {cell.count})"  # the method does not apply to the others
 
 
 def _time(cell: Cell) -> str:
@@ -241,7 +257,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(cell: Cell) -> dict[str, Any]:
-    def number(x):
+    def number(x: float | None) -> float | None:
         return None if x is None or np.isnan(x) else round(x, 5)
 
     scores = {name: {"mean": number(x.mean), "interval": number(x.interval)} for name, x in cell.scores.items()}

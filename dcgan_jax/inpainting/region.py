@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from dcgan_jax.config import PHOTO_CROPS
 from dcgan_jax.errors import UserError
 from dcgan_jax.priors.prior import Prior
 
-CROPS = ("center", "face", "stretch")
 _SUITED = {"celeba": "face", "stretch": "stretch"}  # the default, by the crop of the training images
 # CelebA's crop relative to the box of the face cascade: its side, and how far its centre lies above that of the box, in
 # sides of the box. They are medians over 382 faces found in 400 training images (standard deviations 0.10 and 0.035).
@@ -44,7 +44,7 @@ class Region(NamedTuple):
             left, top, width, height = map(int, text.split(","))
         except ValueError:
             raise UserError(
-                f"`crop` is {text!r}; use one of {', '.join(CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels"
+                f"`crop` is {text!r}; use one of {', '.join(PHOTO_CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels"
             ) from None
         return cls(left, top, width, height)
 

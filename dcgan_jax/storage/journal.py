@@ -23,10 +23,10 @@ class Entry(NamedTuple, Generic[T]):
     value: T | None  # None where the line is damaged
 
 
-def append(path: Path, line: Line) -> None:
-    """Adds a line. It is in the file when this returns."""
+def append(path: Path, *lines: Line) -> None:
+    """Adds lines. They are in the file when this returns."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read(path: Path, parse: Callable[[Line], T]) -> list[Entry[T]]:

@@ -11,13 +11,13 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
-
-from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from dcgan_jax.errors import UserError
 from dcgan_jax.storage.files import whole_folder
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 # What file systems call the things that change when a file does.
 _IDENTITY = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime")
@@ -138,8 +138,10 @@ def remove(url: str, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _reached(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+def _reached(url: str) -> Iterator[tuple["AbstractFileSystem", str]]:
     """The file system of an address and the path in it; whatever it raises becomes one line."""
+    from fsspec.core import url_to_fs  # slow to import; local paths need none of it
+
     try:
         fs, root = url_to_fs(url)
     except (ImportError, ValueError) as error:

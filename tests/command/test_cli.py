@@ -15,6 +15,7 @@ from PIL import Image
 
 import dcgan_jax as dj
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
+from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import main as main_module
 from dcgan_jax.command import sample
 from dcgan_jax.command.inpaint import Report
@@ -358,7 +359,7 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         seen.append((config, options))
         return Report(0, 0, 0, {}, {})
 
-    monkeypatch.setattr(main_module, "inpaint_folder", record)
+    monkeypatch.setattr(inpaint_module, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
     assert main(*given) == 0 and main(*given, "--preset", "he2018") == 0
     given = (*given, "--preset", "yeh2017", "--seed", 4, "--count", 9)
@@ -371,7 +372,7 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
     ]
     assert seen[2][1] == {
         "crop": None,
-        "complete": False,
+        "score": False,
         "gif": False,
         "label": None,
         "split": None,

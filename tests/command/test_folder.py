@@ -89,7 +89,7 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
         assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
         assert (strip[:, -SIZE:] == np.asarray(pixels)).all()
     for line, name, context in zip(lines(out), NAMES, expected.context_loss, strict=False):
-        assert set(line) == {"name", "missing", "region", "context_loss", "prior_loss", "num_steps", "status", "key"}
+        assert set(line) == {"name", "missing", "region", "context_loss", "prior_loss", "num_steps", "status", "digest"}
         assert line["region"] == [0, 0, SIZE, SIZE]
         assert line["name"] == name and line["missing"] == 49
         assert line["num_steps"] == 3 and line["status"] == "ok" and line["prior_loss"] == 0
@@ -326,7 +326,7 @@ def test_two_masks_of_one_name_are_refused(images, tmp_path):
 
 
 def test_complete_images_are_scored_under_a_mask_file(images, mask, tmp_path):
-    run(images, mask, tmp_path / "out", complete=True)
+    run(images, mask, tmp_path / "out", score=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     for line in lines:
         error = read(tmp_path / "out" / f"{line['name']}.png").astype(float) - PIXELS[line["name"]]
@@ -412,7 +412,7 @@ def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
 
 def test_colours_made_grey_are_noted(images, mask, tmp_path):
     report = run(images / "a.png", mask, tmp_path / "out", prior=tanh_prior((SIZE, SIZE, 1)))
-    assert report.notes == {"a": "colours were made grey, as the prior's images are"}
+    assert report.notes == {"a": "colours were made grey, because the prior's images are"}
 
 
 def test_traces_and_gifs(images, mask, tmp_path):
@@ -497,20 +497,20 @@ def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
 def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(images, mask, whole)
-    written = inpaint_module._write
+    written = inpaint_module.write_result
 
-    def write(task, *rest):
+    def write(prior, plan, task, *rest):
         if task.name == "b.1":
             raise KeyboardInterrupt
-        return written(task, *rest)
+        return written(prior, plan, task, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inpaint_module, "_write", write)
+        patch.setattr(inpaint_module, "write_result", write)
         with pytest.raises(KeyboardInterrupt):
             run(images, mask, out)
     # As a kill leaves it: a line half written, an image without its line, a file half written.
     with (out / "results.jsonl").open("a") as log:
-        log.write('{"name": "b.1", "key')
+        log.write('{"name": "b.1", "dig')
     (out / "c.png").write_bytes(b"half")
     (out / "strips" / ".c.png.123.partial").write_bytes(b"half")
     times = {name: (out / name).stat().st_mtime_ns for name in ("a.png", "strips/a.png")}
@@ -561,7 +561,7 @@ def test_lines_of_other_images_stay(images, mask, tmp_path):
     written = (out / "results.jsonl").read_text().splitlines()
     (out / "results.jsonl").unlink()
     (out / "results-00000-of-00002.jsonl").write_text(f"{written[0]}\n{written[2]}\n")
-    (out / "results-00001-of-00002.jsonl").write_text(written[1].replace('"key": "', '"key": "0') + "\n")
+    (out / "results-00001-of-00002.jsonl").write_text(written[1].replace('"digest": "', '"digest": "0') + "\n")
     report = run(images, mask, out, count=2)
     assert (report.completed, report.before) == (1, 1)
     assert not (out / "results-00001-of-00002.jsonl").exists()

@@ -23,13 +23,15 @@ from dcgan_jax.command import main
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import evaluate as evaluate_module
 from dcgan_jax.evaluation import tables
-from dcgan_jax.evaluation.evaluate import decode, draw_holes, evaluate
+from dcgan_jax.evaluation.evaluate import evaluate, png_pixels
+from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.evaluation.methods import ImageSet, prepare_method
 from dcgan_jax.storage.files import locked
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SIZE, COUNT = 12, 5
+NUMBERS = [str(i) for i in range(COUNT)]  # the names of images without names
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
 PRIOR, OTHER_PRIOR = (tanh_prior((SIZE, SIZE, 3), seed) for seed in range(2))
 MASKS = ("center", "half", "random", "pattern")
@@ -69,7 +71,7 @@ def test_there_is_a_line_for_each_image_in_order(lines):
 def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
     """Of a baseline called by hand, scored by hand; and of the pictures."""
     for mask in MASKS:
-        holes = draw_holes(mask, COUNT, SIZE, 0)
+        holes = draw_holes(mask, NUMBERS, SIZE, 0)
         results = np.asarray(nearest(IMAGES, holes, TRAINING))
         for line in of(lines, mask=mask, method="nearest"):
             i = line["image"]
@@ -81,18 +83,18 @@ def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
             assert line["ssim"] == pytest.approx(float(dj.ssim(results[i : i + 1], IMAGES[i : i + 1])[0]), abs=1e-5)
             assert ("picture" in line) == (i < evaluate_module.SHOWN)
             if "picture" in line:
-                assert (decode(line["picture"]) == results[i]).all()
+                assert (png_pixels(line["picture"]) == results[i]).all()
 
 
 def test_holes_are_those_of_the_masks_whatever_the_count():
-    holes = {mask: draw_holes(mask, COUNT, SIZE, 0) for mask in MASKS}
+    holes = {mask: draw_holes(mask, NUMBERS, SIZE, 0) for mask in MASKS}
     assert (holes["center"] == np.asarray(dj.masks.center(SIZE))).all()
     assert (holes["half"].sum((1, 2)) == SIZE**2 // 2).all()
     assert (holes["pattern"].sum((1, 2)) == SIZE**2 // 4).all()
     assert len({hole.tobytes() for hole in holes["random"]}) == COUNT  # a hole of its own for each image
     for mask in MASKS:
-        assert (draw_holes(mask, 2, SIZE, 0) == holes[mask][:2]).all()
-    assert (draw_holes("random", COUNT, SIZE, 1) != holes["random"]).any()
+        assert (draw_holes(mask, NUMBERS[:2], SIZE, 0) == holes[mask][:2]).all()
+    assert (draw_holes("random", NUMBERS, SIZE, 1) != holes["random"]).any()
 
 
 def strip_times(lines):
@@ -102,8 +104,8 @@ def strip_times(lines):
 def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
     """Also beside a method that is added; what an interruption cut off is."""
     calls = []
-    complete = evaluate_module._complete
-    monkeypatch.setattr(evaluate_module, "_complete", lambda unit, seed: calls.append(unit) or complete(unit, seed))
+    complete = evaluate_module.score_unit
+    monkeypatch.setattr(evaluate_module, "score_unit", lambda unit, seed: calls.append(unit) or complete(unit, seed))
     methods = {"search": None, "nearest": None, "telea": 2}
     assert evaluate([SET], methods, out, **OPTIONS) == lines and not calls
     more = evaluate([SET], {**methods, "navier-stokes": 1}, out, **OPTIONS)
@@ -137,9 +139,9 @@ def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkey
     methods = {"search": 1, "nearest": 1}
     options = OPTIONS | {"mask_names": ("random",)}
     before = evaluate([SET], methods, tmp_path, **options)
-    calls, complete = [], evaluate_module._complete
+    calls, complete = [], evaluate_module.score_unit
     monkeypatch.setattr(
-        evaluate_module, "_complete", lambda unit, seed: calls.append(unit.name) or complete(unit, seed)
+        evaluate_module, "score_unit", lambda unit, seed: calls.append(unit.name) or complete(unit, seed)
     )
     images = changed.pop("set", SET)
     after = evaluate([images], methods, tmp_path, **options | changed)
@@ -191,12 +193,12 @@ def test_files(lines, tmp_path):
         pixels, size = np.asarray(figure), chart.size
     assert size[0] > 300
     top, left, step = pixels.shape[0] - (8 * 26 - 2), pixels.shape[1] - (5 * 26 - 2), 26  # 12 pixels twice, and a gap
-    shown = draw_holes("half", COUNT, SIZE, 0)[1]
+    shown = draw_holes("half", NUMBERS, SIZE, 0)[1]
     row = top + 3 * step  # the second image under the second mask
     for column, expected in (
         (0, IMAGES[1]),
         (1, np.where(shown[..., None], 255, IMAGES[1])),
-        (3, decode(of(lines, mask="half", method="nearest", image=1)[0]["picture"])),
+        (3, png_pixels(of(lines, mask="half", method="nearest", image=1)[0]["picture"])),
     ):
         x = left + column * step
         assert (pixels[row : row + 24 : 2, x : x + 24 : 2] == expected).all()
@@ -218,7 +220,7 @@ def test_every_method_is_given_the_images_and_holes(tmp_path):
     names = ("total-variation", "low-rank", "patch-match", "telea", "navier-stokes", "biharmonic", "he2018")
     given = ImageSet("smooth", None, images, images, "smooth", prior)
     lines = evaluate([given], dict.fromkeys(names), tmp_path, mask_names=("center",), **OPTIONS)
-    holes, key = draw_holes("center", 2, size, 0), jax.random.fold_in(jax.random.key(0), 0)
+    holes, key = draw_holes("center", NUMBERS[:2], size, 0), jax.random.fold_in(jax.random.key(0), 0)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(2))
     expected = {
         "total-variation": total_variation(images, holes),
@@ -231,7 +233,9 @@ def test_every_method_is_given_the_images_and_holes(tmp_path):
     }
     assert set(expected) == set(names)
     for line in lines:
-        assert (decode(line["picture"]) == np.asarray(expected[line["method"]])[line["image"]]).all(), line["method"]
+        assert (png_pixels(line["picture"]) == np.asarray(expected[line["method"]])[line["image"]]).all(), line[
+            "method"
+        ]
         assert 10 < line["psnr_hole"] < 60 and line["ssim_hole"] > 0
 
 
@@ -293,7 +297,7 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
         ([dataclasses.replace(SET, prior=None)], {"he2018": 1}, ("half",), "noise has no prior"),
         ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
         ([dataclasses.replace(SET, training=TRAINING[:0])], {"nearest": None}, ("center",), "no training images"),
-        ([SET], {"context-encoder": None}, ("center",), "is not given: train one"),
+        ([SET], {"context-encoder": None}, ("center",), "noise has no context encoder: train one"),
         ([SET], {"telea": 0}, ("center",), "`telea` is 0"),
         ([SET], {"telea": None}, ("half", "half"), "a mask twice"),
         ([dataclasses.replace(SET, name="a\udcff")], {"telea": None}, ("half",), "rename its folder"),
@@ -306,11 +310,10 @@ def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
 
 
 def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
-    holes, numbers = draw_holes("half", COUNT, SIZE, 0), np.arange(COUNT)
-    key = jax.random.key(7)
+    holes, keys = draw_holes("half", NUMBERS, SIZE, 0), jax.random.split(jax.random.key(7), COUNT)
     method = prepare_method("search", SET, CONFIG, 4)
-    whole, _ = method.complete(IMAGES[:4], holes[:4], numbers[:4], key)
-    part, notes = method.complete(IMAGES[2:4], holes[2:4], numbers[2:4], key)
+    whole, _ = method.complete(IMAGES[:4], holes[:4], keys[:4])
+    part, notes = method.complete(IMAGES[2:4], holes[2:4], keys[2:4])
     assert (part == whole[2:4]).all() and len(notes) == 2
 
 
@@ -363,7 +366,7 @@ def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path):
         (("--prior", "faces-64"), "are 32x32x1 and the prior is for 64x64x3: give one that was trained at their size"),
         (("--context-encoder", "faces-64", "--methods", "context-encoder"), "and the context encoder is for 64x64x3"),
         (("--split", "nowhere"), "no split 'nowhere'"),
-        (("--methods", "context-encoder"), "is not given"),
+        (("--methods", "context-encoder"), "has no context encoder"),
         (("--methods", "nearest", "--training-split", "nowhere"), "no training images"),
     ],
 )

@@ -133,15 +133,15 @@ def read_archive(path):
 
 
 READERS = {
-    "image.png": lambda folder: (picture("PNG"), lambda path: pairing._read_image(path, 3)),
+    "image.png": lambda folder: (picture("PNG"), lambda path: pairing.read_image(path, 3)),
     "image.jpg": lambda folder: (
         picture("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0"),
-        lambda path: pairing._read_image(path, 1),
+        lambda path: pairing.read_image(path, 1),
     ),
-    "image.gif": lambda folder: (picture("GIF"), lambda path: pairing._read_image(path, 3)),
-    "image.webp": lambda folder: (picture("WEBP"), lambda path: pairing._read_image(path, 3)),
-    "image.tiff": lambda folder: (picture("TIFF", compression="tiff_lzw"), lambda path: pairing._read_image(path, 3)),
-    "image.bmp": lambda folder: (picture("BMP"), lambda path: pairing._read_image(path, 3)),
+    "image.gif": lambda folder: (picture("GIF"), lambda path: pairing.read_image(path, 3)),
+    "image.webp": lambda folder: (picture("WEBP"), lambda path: pairing.read_image(path, 3)),
+    "image.tiff": lambda folder: (picture("TIFF", compression="tiff_lzw"), lambda path: pairing.read_image(path, 3)),
+    "image.bmp": lambda folder: (picture("BMP"), lambda path: pairing.read_image(path, 3)),
     "mask.png": lambda folder: (picture("PNG"), lambda path: pairing.find_holes(str(path), ["a"])("a")),
     "train_32x32.mat": lambda folder: (
         matlab(X=np.zeros((32, 32, 3, 2), np.uint8), y=np.array([1, 2])),

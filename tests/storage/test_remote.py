@@ -16,7 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 import dcgan_jax as dj
-from dcgan_jax.command import main
+from dcgan_jax.command import inpaint, main
 from dcgan_jax.command.inpaint import Report
 from dcgan_jax.data import open_prepared, prepare
 from dcgan_jax.errors import UserError
@@ -357,14 +357,14 @@ def test_the_command_works_on_buckets(bucket, digits, tmp_path, monkeypatch):
     assert record["data"]["path"] == "memory://b/set"
 
     seen = []
-    monkeypatch.setattr(main, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}))
-    inpaint = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
-    assert main.main([*inpaint, "memory://b/mask.png", "--out", "out"]) == 0
-    assert main.main([*inpaint, "center", "--out", "out"]) == 0
+    monkeypatch.setattr(inpaint, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}))
+    given = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
+    assert main.main([*given, "memory://b/mask.png", "--out", "out"]) == 0
+    assert main.main([*given, "center", "--out", "out"]) == 0
     (prior, images, mask, *_), (_, _, name, *_) = seen
     assert prior.model.latent_dim == 7 and local_content(images) == local_content(digits)
     assert Path(mask).read_bytes() == picture(255) and name == "center"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
-        main.main([*inpaint, "center", "--out", "memory://b/out"])
+        main.main([*given, "center", "--out", "memory://b/out"])
     assert not list(tmp_path.glob("memory:*"))

@@ -1,0 +1,151 @@
+"""The options of all commands. Nothing here imports JAX, so that `--help` and mistyped options answer at once."""
+
+import argparse
+from pathlib import Path
+
+from dcgan_jax.baselines.config import ContextEncoderConfig
+from dcgan_jax.command.options import (
+    add_fields,
+    add_label,
+    add_prior,
+    add_run,
+    add_search,
+    local_path,
+    place,
+)
+from dcgan_jax.config import MASK_NAMES, PHOTO_CROPS, SET_CROPS, SOURCE_KINDS
+from dcgan_jax.evaluation.methods import METHODS
+from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.training.config import DATASETS, EncoderConfig, TrainConfig
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of `dcgan-jax`.
+
+    In the parsed options, `command` names the function to call, as MODULE:FUNCTION in `dcgan_jax.command`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="dcgan-jax",
+        description="Semantic image inpainting by a generative prior (Yeh et al. 2017), in JAX.",
+        epilog="Sources, prepared sets, runs, priors, images and masks may lie in buckets: gs://, s3:// and others.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
+        sub.set_defaults(command=function)
+        sub.add_argument("--quiet", action="store_true", default=False, help="Show no progress bar.")
+        return sub
+
+    _add_prepare(command("prepare", "prepare:run", "Prepare a set of images for training and evaluation."))
+    _add_train(
+        command(
+            "train", "train:run_gan", "Train a prior, or resume a run. `tensorboard --logdir RUN` shows its progress."
+        )
+    )
+    sub = command(
+        "train-context-encoder",
+        "train:run_context_encoder",
+        "Train a context encoder (Pathak et al. 2016), a method of `evaluate`, or resume a run.",
+    )
+    add_run(sub)
+    add_fields(sub, ContextEncoderConfig)
+    text = "Train an encoder for a prior, at which a search may start. The run holds the prior and its encoder."
+    sub = command("train-encoder", "train:run_encoder", text)
+    add_run(sub)
+    add_fields(sub, EncoderConfig)
+    sub = command("plot", "train:run_plot", "Draw the losses of a run.")
+    sub.add_argument("run", type=local_path, help="Folder of the run. The picture is written there as losses.png.")
+    _add_sample(command("sample", "sample:run", "Write generated images: a grid, one array, or one file for each."))
+    _add_export(command("export", "export:run", "Save the prior of a run as one file, with a model card beside it."))
+    _add_inpaint(command("inpaint", "inpaint:run", "Complete images from disk."))
+    _add_evaluate(
+        command(
+            "evaluate", "evaluate:run", "Compare methods on held-out images, in tables and figures. Resumes its work."
+        )
+    )
+    sub = command("demo", "demo:run", "Prepare, train and evaluate on the digits that come with scikit-learn.")
+    sub.add_argument("--out", type=local_path, default=Path("demo"), help="Folder of everything that it makes (demo).")
+    return parser
+
+
+def _add_prepare(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("source", type=place, help="Folder, archive or official files; tfds:NAME; or digits.")
+    add("--out", type=place, required=True, help="Folder of the prepared set, new or empty.")
+    add("--kind", default=None, choices=SOURCE_KINDS, help="Kind of the source. It is detected if not given.")
+    add("--image-size", type=int, default=64, help="Side of the images in pixels (64).")
+    add("--channels", type=int, default=None, choices=(1, 3), help="1 for grey, 3 for colour (3; 1 for the digits).")
+    add("--crop", default=None, help=f"{', '.join(SET_CROPS)}. The kind decides if not given.")
+    add("--partition", type=place, default=None, help="CelebA's list_eval_partition.txt, if not beside the images.")
+    add("--attributes", type=place, default=None, help="CelebA's list_attr_celeba.txt, if not beside the images.")
+    add("--data-dir", default=None, help="Folder or bucket of the sets of tensorflow-datasets.")
+    condition = "Keep only images with label=1, label=1,2 or Smiling=1 (CelebA's attributes). Repeat it for more."
+    add("--where", action="append", default=[], metavar="NAME=VALUE", help=condition)
+    fraction = "Fraction held out for validation, if the source has no splits (0.05)."
+    add("--validation-fraction", type=float, default=0.05, help=fraction)
+
+
+def _add_train(sub: argparse.ArgumentParser) -> None:
+    add_run(sub)
+    add = sub.add_argument
+    add("--verify", action="store_true", default=False, help="Check the checksum of the set first.")
+    add("--preset", default=None, help="radford2016, he2018, yeh2017 or modern. Other options override its fields.")
+    add(
+        "--dataset", default=None, choices=DATASETS, help="The set for which he2018 gives batch size and learning rate."
+    )
+    conditional = "Train one model for all classes of the set. Sets --num-classes to their number."
+    add("--conditional", action="store_true", default=False, help=conditional)
+    trace = "Profile the steps from FIRST to END, such as 20:30, into the folder `profile` of the run."
+    add("--profile-steps", default=None, metavar="FIRST:END", help=trace)
+    add_fields(sub, ModelConfig)
+    add_fields(sub, TrainConfig)
+
+
+def _add_sample(sub: argparse.ArgumentParser) -> None:
+    add_prior(sub)
+    out = "A .png (a grid), a .npz (one array) or a folder (one PNG for each image)."
+    sub.add_argument("--out", type=local_path, required=True, help=out)
+    count = "Number of images (64; in a grid of a conditional prior 8 for each class)."
+    sub.add_argument("--count", type=int, default=None, help=count)
+    add_label(sub, "random; in a grid one row for each class")
+    sub.add_argument("--seed", type=int, default=0, help="Seed of the latents (0).")
+
+
+def _add_export(sub: argparse.ArgumentParser) -> None:
+    add = sub.add_argument
+    add("--run", type=place, required=True, help="Folder of the run.")
+    add("--out", type=local_path, required=True, help="A .safetensors file. The card has the same name in .md.")
+    add("--half", action="store_true", default=False, help="Store kernels in float16, at half the size.")
+
+
+def _add_inpaint(sub: argparse.ArgumentParser) -> None:
+    add_prior(sub)
+    add = sub.add_argument
+    add("--images", type=place, required=True, help="Folder, file or prepared set.")
+    add("--masks", required=True, help=f"Folder or file (white = missing), or one of {', '.join(MASK_NAMES)}.")
+    add("--out", type=local_path, required=True, help="Folder of the results.")
+    add("--split", default=None, help="Split of a prepared set (all of it).")
+    crop = f"{', '.join(PHOTO_CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels. The prior decides if not given."
+    add("--crop", default=None, help=crop)
+    add("--gif", action="store_true", default=False, help="Show the course of each search in gifs/.")
+    score = "The images are complete under their masks: compare the results with them. Drawn masks always do."
+    add("--score", action="store_true", default=False, help=score)
+    add_label(sub, "found by each search")
+    add_search(sub)
+
+
+def _add_evaluate(sub: argparse.ArgumentParser) -> None:
+    each = "Give one for each set, or one for all"
+    add = sub.add_argument
+    add("--data", nargs="+", type=place, required=True, help="Prepared sets.")
+    add("--prior", nargs="+", default=["faces-64"], help=f"As for `inpaint`. {each} (faces-64).")
+    encoders = f"Runs of train-context-encoder, files, or names in the package. {each}."
+    add("--context-encoder", nargs="+", default=None, help=encoders)
+    add("--split", nargs="+", default=None, help=f"The held-out images. {each} (validation, else test).")
+    add("--training-split", default="train", help="Split that `nearest` searches (train).")
+    add("--masks", nargs="+", default=MASK_NAMES, help=f"Any of {', '.join(MASK_NAMES)} (all).")
+    which = f"Any of {', '.join(METHODS)}, or all (search). NAME:COUNT sets the number of images for one method."
+    add("--methods", nargs="+", default=["search"], metavar="METHOD", help=which)
+    add("--out", type=local_path, required=True, help="Folder of the tables and figures.")
+    add_search(sub)
