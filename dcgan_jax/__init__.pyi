@@ -6,7 +6,7 @@ from .images.metrics import ms_ssim, psnr, ssim
 from .inpainting.config import InpaintConfig
 from .inpainting.inpaint import inpaint
 from .inpainting.photograph import inpaint_photograph
-from .inpainting.result import InpaintResult
+from .inpainting.result import InpaintResult, Status
 from .inpainting.stream import inpaint_stream
 from .masks import importance_weights
 from .networks.config import ModelConfig
@@ -22,6 +22,7 @@ __all__ = [
     "InpaintResult",
     "ModelConfig",
     "Prior",
+    "Status",
     "TrainConfig",
     "discriminate",
     "generate",

@@ -16,7 +16,7 @@ from dcgan_jax.images import figures, pixels
 from dcgan_jax.images.figures import COLUMNS
 from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.labels import check_label, row_labels
-from dcgan_jax.priors.prior import Prior, generate, image_shape, sample_latents
+from dcgan_jax.priors.prior import Prior, generate, sample_latents
 from dcgan_jax.storage.files import make_folder, whole_file, whole_folder
 
 _BATCH = 256  # images in memory at a time, except for a grid
@@ -91,7 +91,7 @@ def save_samples(
         figures.save_png(out, figures.tile(np.concatenate(list(batches)), columns=min(COLUMNS, count)))
     elif suffix == ".npz":
         make_folder(out.parent)
-        _save_array(out, batches, (count, *image_shape(prior)[:2], 3))
+        _save_array(out, batches, (count, *prior.image_shape[:2], 3))
     else:
         with whole_folder(out) as folder:
             for i, image in enumerate(image for batch in batches for image in batch):

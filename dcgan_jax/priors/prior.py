@@ -146,10 +146,6 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
     return _discriminate(prior, x)
 
 
-def image_shape(prior: Prior) -> tuple[int, int, int]:
-    return prior.image_shape
-
-
 @jax.jit
 def _generate(prior, z):
     return prior.generate(prior.params, z)
