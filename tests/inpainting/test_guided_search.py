@@ -253,7 +253,9 @@ def test_what_lies_in_the_hole_has_no_influence():
 def test_shifts_for_a_decoder_that_takes_none_are_refused():
     prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
     config = dj.InpaintConfig(start="encoder", start_shifts=0.5)
-    with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5, but the decoder of this prior takes no feature shifts"):
+    with pytest.raises(
+        ValueError, match=r"`start_shifts` is 0\.5, but the decoder of this prior takes no feature shifts"
+    ):
         dj.inpaint(prior, IMAGES, HOLES, KEY, config)
     without = dataclasses.replace(PRIOR, encode=lambda *args: (*encode(*args)[:2], ()))
     with pytest.raises(ValueError, match=r"`start_shifts` is 0\.5, but this prior's encoder predicts no shifts"):

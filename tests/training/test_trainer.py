@@ -562,7 +562,9 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_pat
     before = contents(tmp_path)
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UserError, match=r"0000006.* \(No space left on device\); the last one is of step 3: free some space"):
+    with pytest.raises(
+        UserError, match=r"0000006.* \(No space left on device\); the last one is of step 3: free some space"
+    ):
         with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
             writer.save(state)
     assert contents(tmp_path) == before
