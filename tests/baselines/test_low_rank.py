@@ -128,8 +128,13 @@ def test_single_image_and_chunks_agree_with_the_batch(solution):
     count = 17
     repeated = solve(IMAGES[np.arange(count) % 4], HOLES[np.arange(count) % 4])
     assert repeated.image.shape == (count, SIZE, SIZE, 3) and repeated.num_steps.shape == (count, 3)
-    np.testing.assert_allclose(repeated.image[16], solution.image[0], atol=1e-4)
-    np.testing.assert_allclose(solve(IMAGES[2:3], HOLES[2:3]).image[0], solution.image[2], atol=1e-4)
+    np.testing.assert_array_equal(repeated.image[16], repeated.image[0])  # the same program, in another chunk
+    single = solve(IMAGES[2:3], HOLES[2:3])
+    # Another shape may round differently, and the Gram matrix squares the condition: with jax 0.10.1 and 0.12.0 float32
+    # is up to 3.5e-4 from float64 here, after the same number of steps. The solver's own tolerance is 1e-3.
+    for found, row, expected in ((repeated, 16, 0), (single, 0, 2)):
+        np.testing.assert_array_equal(found.num_steps[row], solution.num_steps[expected])
+        np.testing.assert_allclose(found.image[row], solution.image[expected], atol=1e-3)
 
 
 def test_all_missing_is_grey_and_none_is_the_image():
