@@ -141,10 +141,10 @@ def from_run(run: Run) -> tuple[ContextEncoder, int]:
     return ContextEncoder(params, config), int(weights["step"])
 
 
-def save(encoder: ContextEncoder, path: str | Path, *, half: bool = False) -> None:
+def save(encoder: ContextEncoder, path: str | Path, *, half_precision: bool = False) -> None:
     """Saves the weights as safetensors with the configuration inside; see `prior.save_prior`."""
     metadata = {"format": FORMAT, "model": json.dumps(encoder.config.to_json())}
-    save_weights(path, encoder.params, metadata, half=half)
+    save_weights(path, encoder.params, metadata, half_precision=half_precision)
 
 
 def _init_params(config: ContextEncoderConfig, _: dict[str, str]) -> Any:

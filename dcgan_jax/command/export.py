@@ -48,7 +48,7 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
     record = read_run(folder)
     if record.kind == ContextEncoderConfig.KIND:
         encoder, steps = context_encoder.from_run(record)
-        context_encoder.save(encoder, path, half=half)
+        context_encoder.save(encoder, path, half_precision=half)
     else:
         prior, steps = prior_from_run(record)
         save_prior(prior, path, half=half)

@@ -1,4 +1,4 @@
-"""Distances between sets of images, and their diversity."""
+"""The distance between two sets of images, and the diversity of one."""
 
 import functools
 from typing import NamedTuple
@@ -6,22 +6,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from scipy import ndimage
 
 from dcgan_jax.images.metrics import ms_ssim
 
 _SMALLEST = 16  # side of the last level of the pyramid
-_SIDE = 7  # of a patch
-_PATCHES = 128  # an image
+_SIDE = 7  # of a patch, in pixels
+_PATCHES = 128  # in each image
 _DIRECTIONS = 512
-_BATCH = 128  # images, or searches, at a time
-_AT_A_TIME = 2**23  # projections
+BATCH_SIZE = 128  # images at a time
+_PROJECTIONS = 2**23  # at a time
 _KERNEL = np.array([1, 4, 6, 4, 1]) / 16
 
 
 class SlicedWasserstein(NamedTuple):
-    """The distance on each level of the pyramid, by the level's side in pixels, and their mean; all times 1000."""
+    """The distance on each level of the pyramid, by the level's side in pixels, and the mean; all times 1000."""
 
     levels: dict[int, float]
     mean: float
@@ -33,22 +33,25 @@ def sliced_wasserstein(
     """Returns the sliced Wasserstein distance between the patches of two sets of images.
 
     On each level of a Laplacian pyramid, from full size down to 16 x 16, 128 patches of 7 x 7 pixels are taken from
-    each image at random places, and each set's patches brought to mean 0 and standard deviation 1 in each channel
-    (a channel that is constant becomes 0). The distance is the mean of |sorted projections of a - sorted projections
-    of b| over 512 random directions, times 1000 as the paper prints it. It falls with the number of images even
-    between sets of one distribution: compare figures of the same number, and with those of real images to real ones.
+    each image at random places. Each set's patches are normalised to mean 0 and standard deviation 1 in each channel;
+    a constant channel becomes 0. The distance is the mean of |sorted projections of a - sorted projections of b| over
+    512 random directions, times 1000 as in the paper.
+
+    The distance falls as the number of images grows, even between sets of one distribution. So compare distances for
+    the same number of images only, and with the distance between two sets of real images.
 
     Args:
-        a: images, uint8 or float, on any scale; the side is a power of two, 16 or more. Arrays on disk will do:
-            images are read 128 at a time. Memory: 75 KB an image and set for three channels, and 100 MB.
+        a: images, uint8 or float, on any scale. The side is a power of two, 16 or more. The array may be
+            memory-mapped: images are read 128 at a time. Memory: 75 KB for each image of both sets (three channels),
+            and 100 MB.
         b: as many images of the same size.
-        key: of places and directions.
+        key: for the places and directions.
 
     Returns:
-        The distances, times 1000, of the levels from the full size on, and their mean.
+        The distances, times 1000, from the full size down, and their mean.
 
     Raises:
-        ValueError: the sets differ in shape, or the images are not of such a size.
+        ValueError: the sets differ in shape, or the images have another size.
 
     Example:
         >>> distance = sliced_wasserstein(generated, images[:1024], jax.random.key(0))  # doctest: +SKIP
@@ -60,10 +63,12 @@ def sliced_wasserstein(
         mixing", 2011.
     """
     if a.ndim != 4 or a.shape != b.shape or not len(a):
-        raise ValueError(f"`a` has shape {a.shape} and `b` {b.shape}; they take one shape [n, h, h, c], n at least 1")
+        raise ValueError(
+            f"`a` has shape {a.shape} and `b` has {b.shape}; pass one shape [n, h, h, c] with n of at least 1"
+        )
     side, width, channels = a.shape[1:]
     if side != width or side < _SMALLEST or side & (side - 1):
-        raise ValueError(f"`a` holds images of {side}x{width}; it takes squares of {_SMALLEST}, 32, 64, ... pixels")
+        raise ValueError(f"`a` holds images of {side}x{width}; pass squares of {_SMALLEST}, 32, 64, ... pixels")
     key_a, key_b, key_directions = jax.random.split(key, 3)
     directions = np.array(jax.random.normal(key_directions, (_DIRECTIONS, _SIDE * _SIDE * channels)))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -75,50 +80,50 @@ def sliced_wasserstein(
 
 
 def diversity(images: Num[np.ndarray, "n h w c"]) -> float:
-    """Returns the mean MS-SSIM of pairs of images: 1 where all are the same, lower the more they differ.
+    """Returns the mean MS-SSIM of pairs of images: 1 if all are equal, lower if they differ more.
 
-    Image i goes with image i + n // 2, so that no image is in two pairs.
+    Image i is compared with image i + n // 2, so no image is in two pairs.
 
     Args:
-        images: uint8, or floats in [-1, 1]; 2 or more in random order, with sides of at least 11 pixels. Figures of
-            floats and of uint8 differ, as the luminance term takes no values below 0 as it is meant.
+        images: uint8, or floats in [-1, 1]; 2 or more in random order, with sides of at least 11 pixels. The result
+            differs between uint8 and floats: SSIM's luminance term is made for values of 0 and more.
 
     Source:
         Odena, Olah, Shlens, "Conditional image synthesis with auxiliary classifier GANs", ICML 2017, section 4.2.
     """
     if len(images) < 2:
-        raise ValueError(f"`images` holds {len(images)} images; a pair takes 2")
+        raise ValueError(f"`images` holds {len(images)} images; pass at least 2")
     pairs = len(images) // 2
-    ends = [(i, min(i + _BATCH, pairs)) for i in range(0, pairs, _BATCH)]
+    ends = [(i, min(i + BATCH_SIZE, pairs)) for i in range(0, pairs, BATCH_SIZE)]
     values = [ms_ssim(jnp.asarray(images[i:j]), jnp.asarray(images[pairs + i : pairs + j])) for i, j in ends]
     return float(np.concatenate(values).mean(dtype=np.float64))
 
 
-def _patches(images, level: int, key) -> Float[np.ndarray, "m c d"]:
-    """Patches of a level of each image's pyramid, d = 49 pixels; those of image i are placed with fold_in(key, i)."""
+def _patches(images: Num[np.ndarray, "n h h c"], level: int, key: PRNGKeyArray) -> Float[np.ndarray, "m c d"]:
+    """Patches of d = 49 pixels from one level of each image's pyramid. Image i uses fold_in(key, i)."""
     side, channels = images.shape[1] >> level, images.shape[3]
     result = np.empty((len(images), _PATCHES, channels, _SIDE, _SIDE), np.float32)
-    for start in range(0, len(images), _BATCH):
-        pixels = _laplacian(np.asarray(images[start : start + _BATCH], np.float32), level)
-        places = np.asarray(_places(key, start, _BATCH, side))[: len(pixels)]  # compiled for one count
+    for start in range(0, len(images), BATCH_SIZE):
+        pixels = _laplacian(np.asarray(images[start : start + BATCH_SIZE], np.float32), level)
+        places = np.asarray(_places(key, start, BATCH_SIZE, side))[: len(pixels)]  # a whole batch: one compilation
         image, _, channel, row, column = np.ogrid[: len(pixels), :1, :channels, :_SIDE, :_SIDE]
         row, column = (
             place + offset
             for place, offset in zip(np.moveaxis(places, 2, 0)[..., None, None, None], (row, column), strict=True)
         )
-        result[start : start + _BATCH] = pixels[image, row, column, channel]
+        result[start : start + BATCH_SIZE] = pixels[image, row, column, channel]
     return result.reshape(-1, channels, _SIDE * _SIDE)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _places(key, start, count, side):
-    """First row and column of each patch of `count` images, every place within them as likely."""
+def _places(key: PRNGKeyArray, start: int, count: int, side: int) -> Int[Array, "count patches 2"]:
+    """Draws the first row and column of each patch, uniformly, for images `start` to `start + count` − 1."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, start + jnp.arange(count))
     return jax.vmap(lambda one: jax.random.randint(one, (_PATCHES, 2), 0, side - _SIDE + 1))(keys)
 
 
 def _laplacian(x: Float[np.ndarray, "n h h c"], level: int) -> Float[np.ndarray, "n s s c"]:
-    """A level of the Laplacian pyramid of Burt and Adelson 1983; the last one is what remains."""
+    """One level of the Laplacian pyramid (Burt, Adelson 1983). The last level is the low-pass image itself."""
     for _ in range(level):
         x = _blur(x)[:, ::2, ::2]
     if x.shape[1] == _SMALLEST:
@@ -128,14 +133,14 @@ def _laplacian(x: Float[np.ndarray, "n h h c"], level: int) -> Float[np.ndarray,
     return x - 4 * _blur(coarse)
 
 
-def _blur(x):
+def _blur(x: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
     for axis in (1, 2):
         x = ndimage.convolve1d(x, _KERNEL, axis=axis, mode="mirror")
     return x
 
 
 def _normalized(patches: Float[np.ndarray, "m c d"]) -> Float[np.ndarray, "m e"]:
-    """Brings each channel to mean 0 and standard deviation 1, in place, and lines up the channels, e = c d."""
+    """Normalises each channel to mean 0 and standard deviation 1, in place, and joins the channels: e = c d."""
     patches -= patches.mean(2).mean(0, dtype=np.float64).astype(np.float32)[:, None]
     variance = np.einsum("mcd,mcd->mc", patches, patches).mean(0, dtype=np.float64) / patches.shape[2]
     patches /= np.sqrt(np.where(variance > 0, variance, 1)).astype(np.float32)[:, None]
@@ -144,11 +149,11 @@ def _normalized(patches: Float[np.ndarray, "m c d"]) -> Float[np.ndarray, "m e"]
 
 def _distance(a: Float[np.ndarray, "m e"], b: Float[np.ndarray, "m e"], directions: Float[np.ndarray, "k e"]) -> float:
     """The mean over the directions of the Wasserstein distance between the projections."""
-    total, rows = 0.0, max(1, _AT_A_TIME // len(a))
+    total, rows = 0.0, max(1, _PROJECTIONS // len(a))
     for i in range(0, len(directions), rows):
         one, other = directions[i : i + rows] @ a.T, directions[i : i + rows] @ b.T
         for projections in (one, other):
-            projections.sort(axis=1)  # NumPy's is many times faster than XLA's on a CPU
+            projections.sort(axis=1)  # on a CPU, NumPy sorts many times faster than XLA
         one -= other
         total += float(np.abs(one, out=one).mean(1).sum(dtype=np.float64))
     return total / len(directions)

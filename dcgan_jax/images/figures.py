@@ -1,4 +1,4 @@
-"""Pictures of results: number conversion, grids, labels, PNG files. NumPy and Pillow only."""
+"""Figures of images: masked views, grids, labels, PNG and GIF files. NumPy and Pillow only."""
 
 import os
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.files import whole_file
 
+COLUMNS = 8  # of a grid of generated images
 _FONT_SIZE = 14
 _MARGIN = 6  # pixels around a label
 
@@ -17,7 +18,7 @@ _MARGIN = 6  # pixels around a label
 def masked_view(
     images: Num[np.ndarray, "*b h w c"], hole: Bool[np.ndarray, "*#b h w"], level: int = 255
 ) -> UInt8[np.ndarray, "*b h w c"]:
-    """Shows images with their missing pixels painted over.
+    """Paints the missing pixels of images in one grey level.
 
     Args:
         images: uint8, or floats in [-1, 1]. Values in the hole are not read.
@@ -36,25 +37,25 @@ def masked_view(
     """
     images, hole = _levels(images, "images"), np.asarray(hole)
     if hole.dtype != np.bool_:
-        raise ValueError(f"`hole` is {hole.dtype}; it takes bool, True = missing")
+        raise ValueError(f"`hole` is {hole.dtype}; pass bool, True where pixels are missing")
     if images.ndim < 3 or hole.ndim < 2 or hole.shape[-2:] != images.shape[-3:-1]:
-        raise ValueError(f"`hole` has shape {hole.shape}; for images {images.shape} it takes {images.shape[:-1]}")
+        raise ValueError(f"`hole` has shape {hole.shape}; pass {images.shape[:-1]} for images {images.shape}")
     return np.where(hole[..., None], np.uint8(level), images)
 
 
 def tile(images: Num[np.ndarray, "n h w c"], columns: int, pad: int = 2) -> UInt8[np.ndarray, "H W 3"]:
-    """Sets images out in a grid, row by row, with white gaps.
+    """Arranges images in a grid, row by row, with white gaps.
 
     Args:
         images: uint8, or floats in [-1, 1]; 1 or 3 channels.
-        columns: images in a row; the last row is filled up with white.
+        columns: images in a row. The last row is filled with white.
         pad: width of the gaps in pixels.
 
     Returns:
-        The grid, without a gap around it.
+        The grid, without a border.
 
     Raises:
-        ValueError: `images` has another shape or dtype, or `columns` is below 1 or `pad` below 0.
+        ValueError: `images` has another shape or dtype, or `columns` is below 1, or `pad` below 0.
 
     Example:
         >>> tile(np.zeros((3, 8, 8, 1), np.uint8), columns=2).shape
@@ -62,9 +63,9 @@ def tile(images: Num[np.ndarray, "n h w c"], columns: int, pad: int = 2) -> UInt
     """
     images = _levels(images, "images")
     if images.ndim != 4 or images.shape[0] < 1 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"`images` has shape {images.shape}; it takes [n, h, w, 1 or 3] with n of at least 1")
+        raise ValueError(f"`images` has shape {images.shape}; pass [n, h, w, 1 or 3] with n of at least 1")
     if columns < 1 or pad < 0:
-        raise ValueError(f"`columns` is {columns} and `pad` {pad}; they take at least 1 and at least 0")
+        raise ValueError(f"`columns` is {columns} and `pad` is {pad}; pass at least 1 and at least 0")
     count, height, width, _ = images.shape
     rows = -(-count // columns)
     grid = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, 3), 255, np.uint8)
@@ -80,20 +81,19 @@ def strip(
     completion: Num[np.ndarray, "n h w c"],
     blended: Num[np.ndarray, "n h w c"],
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Shows each image's way through the inpainting in a row of its own, with thin white gaps.
+    """Shows the stages of each inpainting side by side, one row an image, with thin white gaps.
 
     Args:
-        original: the truth, uint8 or floats in [-1, 1]; None where there is none, its column is then left
-            out.
-        masked: what was given, e.g. from `masked_view`.
-        completion: what the generator made.
-        blended: the result.
+        original: the complete images, uint8 or floats in [-1, 1]. None leaves out this column.
+        masked: the input, e.g. from `masked_view`.
+        completion: the generated images.
+        blended: the results.
 
     Returns:
-        The rows under one another, the columns in the order of the arguments.
+        The grid; its columns are in the order of the arguments.
 
     Raises:
-        ValueError: a shape differs from that of `masked`, or does not suit `tile`.
+        ValueError: a shape differs from the shape of `masked`, or `tile` does not take it.
 
     Example:
         >>> image = np.zeros((2, 8, 8, 3), np.uint8)
@@ -105,7 +105,7 @@ def strip(
     for name, images in columns.items():
         if images.shape != columns["masked"].shape:
             raise ValueError(
-                f"`{name}` has shape {images.shape} and `masked` {columns['masked'].shape}; they must agree"
+                f"`{name}` has shape {images.shape} and `masked` has {columns['masked'].shape}; pass equal shapes"
             )
     stacked = np.stack(list(columns.values()), axis=1)  # [n, columns, h, w, c]
     return tile(stacked.reshape(-1, *stacked.shape[2:]), columns=len(columns))
@@ -117,9 +117,9 @@ def labelled(
     """Writes labels beside the rows and above the columns of a grid, black on white.
 
     Args:
-        grid: from `tile` or `strip`; its rows and columns are taken as evenly spread.
-        row_labels: one for each row, or none for no labels at the left.
-        column_labels: one for each column, or none for no labels above.
+        grid: from `tile` or `strip`. Its rows and columns must be evenly spaced.
+        row_labels: one for each row. An empty list leaves out the left margin.
+        column_labels: one for each column. An empty list leaves out the top margin.
 
     Returns:
         The grid with its margins.
@@ -134,7 +134,7 @@ def labelled(
     """
     grid = np.asarray(grid)
     if grid.dtype != np.uint8 or grid.ndim != 3 or grid.shape[-1] != 3:
-        raise ValueError(f"`grid` is {grid.dtype}{list(grid.shape)}; it takes uint8 [h, w, 3], as `tile` returns")
+        raise ValueError(f"`grid` is {grid.dtype}{list(grid.shape)}; pass uint8 [h, w, 3], as `tile` returns it")
     height, width, _ = grid.shape
     font = ImageFont.load_default(size=_FONT_SIZE)
     left = int(max(map(font.getlength, row_labels))) + 2 * _MARGIN if row_labels else 0
@@ -152,12 +152,12 @@ def labelled(
 
 
 def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"], profile: bytes | None = None) -> None:
-    """Writes a PNG file that is either whole or not there.
+    """Writes a PNG file. It appears whole or not at all.
 
     Args:
-        path: where; the folder must exist, an existing file is replaced.
+        path: of the file. Its folder must exist; an existing file is replaced.
         array: uint8, [h, w], [h, w, 1] or [h, w, 3].
-        profile: the ICC profile that the numbers are meant in; None for none, which viewers take as sRGB.
+        profile: the ICC profile of the colours. Without one, viewers assume sRGB.
 
     Raises:
         ValueError: `array` has another shape or dtype.
@@ -170,13 +170,13 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"], p
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3):
-        raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; it takes uint8 [h, w], [h, w, 1] or [h, w, 3]")
+        raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; pass uint8 [h, w], [h, w, 1] or [h, w, 3]")
     with whole_file(path) as partial:
         Image.fromarray(array).save(partial, format="PNG", icc_profile=profile)
 
 
 def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], seconds: float) -> None:
-    """Writes an endless animation that is either whole or not there.
+    """Writes an endless GIF animation. It appears whole or not at all.
 
     Args:
         path: where; the folder must exist, an existing file is replaced.
@@ -192,7 +192,7 @@ def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], s
     """
     frames = _levels(frames, "frames")
     if frames.ndim != 4 or frames.shape[0] < 1 or frames.shape[-1] not in (1, 3):
-        raise ValueError(f"`frames` has shape {frames.shape}; it takes [n, h, w, 1 or 3] with n of at least 1")
+        raise ValueError(f"`frames` has shape {frames.shape}; pass [n, h, w, 1 or 3] with n of at least 1")
     first, *rest = (Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames)
     with whole_file(path) as partial:
         first.save(
@@ -200,13 +200,10 @@ def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], s
         )
 
 
-def _levels(images, name):
+def _levels(images: Num[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
     if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"`{name}` is {images.dtype}; it takes uint8, or floats in [-1, 1]")
+        raise ValueError(f"`{name}` is {images.dtype}; pass uint8, or floats in [-1, 1]")
     return to_uint8(images)
-
-
-COLUMNS = 8  # of a grid

@@ -1,4 +1,4 @@
-"""Image quality: PSNR and SSIM, over whole images or over chosen pixels, and SSIM over several scales."""
+"""Image quality: PSNR and SSIM, over whole images or over chosen pixels, and multi-scale SSIM."""
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ def psnr(
     Args:
         a: images, float or uint8.
         b: shape and dtype of `a`.
-        where: True = counted; one for all images or one each. None counts every pixel. To judge an
-            inpainting, the hole.
+        where: True = counted; one for all images or one each. None counts every pixel. Pass the hole to judge
+            an inpainting.
         data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
             uint8.
 
@@ -57,15 +57,15 @@ def ssim(
         (2 m_a m_b + C1) (2 v_ab + C2) / ((m_a^2 + m_b^2 + C1) (v_a + v_b + C2)),
 
     C1 = (0.01 data_range)^2, C2 = (0.03 data_range)^2, averaged over the pixels in `where` and the channels.
-    Images are mirrored at the border (the edge pixel repeated), as `scipy.ndimage` does by default, so the
-    map covers every pixel. It is scikit-image's full map with `gaussian_weights=True,
-    use_sample_covariance=False`; scikit-image's mean leaves 5 pixels out at the border, this one does not.
+    Images are mirrored at the border (the edge pixel is repeated), as in `scipy.ndimage`, so the map covers
+    every pixel. The map equals scikit-image's with `gaussian_weights=True, use_sample_covariance=False`.
+    scikit-image's mean leaves out 5 pixels at the border; this one does not.
 
     Args:
         a: images, float or uint8, sides of at least 11 pixels.
         b: shape and dtype of `a`.
         where: True = averaged over; one for all images or one each. None averages over every pixel. The
-            windows of the pixels averaged over reach 5 pixels beyond them, so values there count.
+            window reaches 5 pixels beyond each pixel, so values around `where` have an influence.
         data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
             uint8.
 
@@ -89,16 +89,17 @@ def ssim(
 def ms_ssim(a: Num[Array, "b h w c"], b: Num[Array, "b h w c"], data_range: float | None = None) -> Float[Array, " b"]:
     """Returns the structural similarity of each image over several scales.
 
-    SSIM is a product of a luminance term l and a contrast and structure term cs. From each scale to the next, images
-    are halved by the mean of 2 x 2 pixels (an odd last row or column is left out), and
+    SSIM is a product of a luminance term l and a contrast and structure term cs. Each scale is the one before it,
+    halved by the mean of 2 x 2 pixels (an odd last row or column is left out), and
 
         MS-SSIM = l_M^w_M  cs_1^w_1 ... cs_M^w_M,
 
-    with l and cs averaged over all pixels and channels of their scale: at the last, M, the average of l cs. There are
-    as many of the paper's five scales as have 11 x 11 pixels: 2 for images of 32 pixels, 3 for 64, 4 for 128, all 5
-    from 176 on. The paper's weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333 of those that are left are divided by their
-    sum, so values of images of different sizes are not comparable. A negative average counts as 0: its power is not a
-    real number. Windows and borders are those of `ssim`; the paper has none that reach over the border.
+    where cs is averaged over all pixels and channels of its scale; at the last scale, M, the product l cs is averaged.
+
+    Of the paper's five scales, those with at least 11 x 11 pixels are used: 2 for images of 32 pixels, 3 for 64, 4 for
+    128, 5 from 176 on. Their weights (0.0448, 0.2856, 0.3001, 0.2363, 0.1333 in the paper) are divided by their sum.
+    So values of images of different sizes are not comparable. A negative average counts as 0, because its power is not
+    a real number. Windows and borders are as in `ssim`; in the paper no window crosses the border.
 
     Args:
         a: images, float or uint8, sides of at least 11 pixels.
@@ -127,7 +128,7 @@ def ms_ssim(a: Num[Array, "b h w c"], b: Num[Array, "b h w c"], data_range: floa
 def composite_scores(
     results: UInt8[np.ndarray, "n h w c"], images: UInt8[np.ndarray, "n h w c"], holes: Bool[np.ndarray, "n h w"]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`.
+    """Returns PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`.
 
     SSIM is NaN for images smaller than its window of 11 x 11 pixels.
     """
@@ -146,60 +147,62 @@ def composite_scores(
 
 
 def finite_or_none(value: float) -> float | None:
-    """A number as JSON can hold it: infinite and undefined ones become null."""
+    """Rounds a number for JSON, which has no infinity and no NaN: these become None."""
     return round(float(value), 5) if np.isfinite(value) else None
 
 
-def _check(a, b, where, data_range):
+def _check(
+    a: Num[Array, "b h w c"], b: Num[Array, "b h w c"], where: Bool[Array, "*#b h w"] | None, data_range: float | None
+) -> tuple[Bool[Array, "*#b h w"], float]:
     for name, array in (("a", a), ("b", b)):
         if jnp.ndim(array) != 4:
-            raise ValueError(f"`{name}` has shape {jnp.shape(array)}; it takes [b, h, w, c], for one image x[None]")
+            raise ValueError(f"`{name}` has shape {jnp.shape(array)}; pass [b, h, w, c], for one image x[None]")
         dtype = jnp.result_type(array)
         if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"`{name}` is {dtype}; it takes floats or uint8")
+            raise ValueError(f"`{name}` is {dtype}; pass floats or uint8")
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(
-            f"`b` is {b.dtype}{list(b.shape)} and `a` {a.dtype}{list(a.shape)}; they take one dtype and shape"
+            f"`b` is {b.dtype}{list(b.shape)} and `a` is {a.dtype}{list(a.shape)}; pass one dtype and shape"
         )
     if data_range is None:
         data_range = 255.0 if a.dtype == jnp.uint8 else 2.0
     elif not data_range > 0:
-        raise ValueError(f"`data_range` is {data_range!r}; it takes a positive number, 2.0 for images in [-1, 1]")
+        raise ValueError(f"`data_range` is {data_range!r}; pass a positive number, 2.0 for images in [-1, 1]")
     if where is None:
-        where = np.ones(a.shape[1:3], bool)
+        where = jnp.ones(a.shape[1:3], bool)
     elif jnp.result_type(where) != jnp.bool_:
-        raise ValueError(f"`where` is {jnp.result_type(where)}; it takes bool, True = counted")
+        raise ValueError(f"`where` is {jnp.result_type(where)}; pass bool, True = counted")
     elif jnp.shape(where) not in (a.shape[:3], a.shape[1:3]):
-        raise ValueError(f"`where` has shape {jnp.shape(where)}; it takes {a.shape[:3]} or {a.shape[1:3]}")
+        raise ValueError(f"`where` has shape {jnp.shape(where)}; pass {a.shape[:3]} or {a.shape[1:3]}")
     return jnp.asarray(where), float(data_range)
 
 
-def _refuse_small(a, function):
+def _refuse_small(a: Num[Array, "b h w c"], function: str) -> None:
     if min(a.shape[1:3]) <= 2 * _RADIUS:
         raise ValueError(f"`a` has shape {a.shape}; {function} takes images of at least 11 x 11 pixels")
 
 
-def _mean(x, where):
-    """[b, h, w, c] -> [b]; what lies outside `where` is not read, NaN included."""
+def _mean(x: Float[Array, "b h w c"], where: Bool[Array, "*#b h w"]) -> Float[Array, " b"]:
+    """The mean over `where` and the channels. Values elsewhere have no influence, not even NaN."""
     where = jnp.broadcast_to(where, x.shape[:3])[..., None]
     return jnp.where(where, x, 0).sum((1, 2, 3)) / (where.sum((1, 2, 3)) * x.shape[-1])
 
 
 @jax.jit
-def _psnr(a, b, where, data_range):
+def _psnr(a: Array, b: Array, where: Array, data_range: float) -> Float[Array, " b"]:
     error = (a.astype(jnp.float32) - b.astype(jnp.float32)) / data_range
     return -10 * jnp.log10(_mean(error**2, where))
 
 
 @jax.jit
-def _ssim(a, b, where, data_range):
-    # Scaled first: variances are differences of squares and lose digits on large values.
+def _ssim(a: Array, b: Array, where: Array, data_range: float) -> Float[Array, " b"]:
+    # Scaled first: a variance is a difference of squares and loses digits on large values.
     luminance, contrast = _similarities(a.astype(jnp.float32) / data_range, b.astype(jnp.float32) / data_range)
     return _mean(luminance[0] * contrast[0] / (luminance[1] * contrast[1]), where)
 
 
 @jax.jit
-def _ms_ssim(a, b, data_range):
+def _ms_ssim(a: Array, b: Array, data_range: float) -> Float[Array, " b"]:
     a, b = a.astype(jnp.float32) / data_range, b.astype(jnp.float32) / data_range
     scales = [i for i in range(len(_SCALE_WEIGHTS)) if min(a.shape[1:3]) >> i > 2 * _RADIUS]
     weights = np.array(_SCALE_WEIGHTS[: len(scales)]) / sum(_SCALE_WEIGHTS[: len(scales)])
@@ -214,11 +217,11 @@ def _ms_ssim(a, b, data_range):
     return result
 
 
-def _similarities(a, b):
-    """The luminance term and the contrast and structure term of SSIM at each pixel, as numerators and denominators."""
+def _similarities(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> tuple[tuple[Array, Array], ...]:
+    """SSIM's luminance term and its contrast and structure term at each pixel, each as (numerator, denominator)."""
     rows, columns = _gaussian_filter_matrix(a.shape[1]), _gaussian_filter_matrix(a.shape[2])
 
-    def blur(x):
+    def blur(x: Array) -> Array:
         return jnp.einsum("ij,bjkc,lk->bilc", rows, x, columns, precision="highest")
 
     mean_a, mean_b = blur(a), blur(b)
@@ -228,14 +231,14 @@ def _similarities(a, b):
     return luminance, (2 * covariance + _K2**2, variances + _K2**2)
 
 
-def _halve(x):
-    """[b, h, w, c] -> [b, h // 2, w // 2, c]: means of 2 x 2 pixels."""
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """The means of 2 x 2 pixels."""
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-def _gaussian_filter_matrix(side):
-    """[side, side]: row i holds the window around pixel i, folded back at the border."""
+def _gaussian_filter_matrix(side: int) -> Float[np.ndarray, "side side"]:
+    """Row i holds the window around pixel i, mirrored at the border."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights /= weights.sum()

@@ -110,7 +110,7 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
         metadata["crop"] = prior.crop
     if prior.encode is not None:
         metadata["encoder"] = "yes"
-    save_weights(path, prior.params, metadata, half=half)
+    save_weights(path, prior.params, metadata, half_precision=half)
 
 
 def _read(path: Path) -> Prior:

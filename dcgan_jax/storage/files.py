@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever ends the work on them."""
+"""Files and folders that appear whole or not at all, even if the process is killed."""
 
 import contextlib
 import fcntl
@@ -14,18 +14,18 @@ from dcgan_jax.errors import UserError
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where they are not there yet; `UserError` if that cannot be."""
+    """Makes a folder and its parents if they do not exist; raises `UserError` if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the folder {path} cannot be made ({error.strerror}): give another place") from error
+        raise UserError(f"the folder {path} cannot be made ({error.strerror}): give another folder") from error
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A hidden name beside `path` whose file becomes `path` if the block succeeds, and vanishes if it does not."""
+    """Yields a hidden path. Its file is renamed to `path` if the block succeeds, and removed if not."""
     path = Path(path)
-    # Not `tempfile`: its files are readable by their owner alone, and stay so when renamed.
+    # Not `tempfile`: only the owner can read its files, even after they are renamed.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -36,24 +36,24 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from work that asks for the same file, which stays; `UserError` if one is at it."""
+    """Locks a file, which is left behind; raises `UserError` if another process holds the lock."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is at work in {path.parent}: wait for it, or give another folder"
+                f"another process uses {path.parent}: wait until it ends, or give another folder"
             ) from error
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             pass
         yield
 
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` that becomes `out` if the block succeeds, and vanishes if it does not.
+    """Yields a hidden folder. It is renamed to `out` if the block succeeds, and removed if not.
 
-    It vanishes on SIGTERM too, unless the program has a handler of its own for that signal.
+    SIGTERM removes it too, unless the program handles that signal itself.
     """
     out = out.resolve()
     make_folder(out.parent)
@@ -73,7 +73,7 @@ _unfinished: set[Path] = set()
 
 @contextlib.contextmanager
 def _removed_on_termination(folder: Path) -> Iterator[None]:
-    """Removes the folder if SIGTERM ends the process; Python lets only the main thread set that up."""
+    """Removes the folder if SIGTERM ends the process. Only the main thread can install the handler."""
     main = threading.current_thread() is threading.main_thread()
     installs = main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     _unfinished.add(folder)
@@ -87,8 +87,8 @@ def _removed_on_termination(folder: Path) -> Iterator[None]:
         _unfinished.discard(folder)
 
 
-def _terminate(*_) -> None:
-    # Not by an exception: Python drops one that is raised while a callback of the garbage collector runs.
+def _terminate(*_: object) -> None:
+    # Not by an exception: Python drops it if a callback of the garbage collector is running.
     for folder in _unfinished:
         shutil.rmtree(folder, ignore_errors=True)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A run in a bucket: a local copy to work on, sent back so that whatever ends the run leaves a usable one there."""
+"""A training run in a bucket: a local copy to work on, sent back in an order that always leaves a usable run there."""
 
 import contextlib
 import functools
@@ -15,23 +15,22 @@ from dcgan_jax.storage.runs import RECORD
 
 
 class RunCopy:
-    """The local folder of a run, and the address it belongs to: None for a run that is local."""
+    """The local folder of a run, and the URL that it mirrors: None for a local run."""
 
     def __init__(self, folder: Path, url: str | None):
         self.folder, self.url = folder, url
         self._sent = self._states()
 
     def push(self) -> None:
-        """Sends what has changed since the last time: reports, then new checkpoints; old ones are removed last.
+        """Sends the files that changed since the last call: reports, then checkpoints; then deletes old checkpoints.
 
-        Reports go first, because those beyond the newest checkpoint are dropped when the run is resumed, and missing
-        ones could not be made up for.
+        Reports go first: resuming drops reports beyond the newest checkpoint, but it could not restore missing ones.
         """
         if self.url is None:
             return
         states = self._states()
         changed = [name for name in states if states[name] != self._sent.get(name)]
-        remote.send(self.url, self.folder, [name for name in changed if name == RECORD])  # makes the folder a run's
+        remote.send(self.url, self.folder, [name for name in changed if name == RECORD])  # marks a run
         remote.send(
             self.url, self.folder, [name for name in changed if name != RECORD and checkpoint_step(name) is None]
         )
@@ -40,7 +39,7 @@ class RunCopy:
         remote.remove(self.url, _checkpoints(remote.listing(self.url))[:-KEPT])
 
     def _states(self) -> dict[str, tuple[int, int]]:
-        """Size and time of each file, by its name; hidden ones are being written."""
+        """Size and time of each file, by name. Hidden files are left out: they are still being written."""
         states = {}
         for path in sorted(self.folder.rglob("*")) if self.url else []:
             name = path.relative_to(self.folder).as_posix()
@@ -52,12 +51,12 @@ class RunCopy:
 
 @contextlib.contextmanager
 def open_run(run: str | Path) -> Iterator[RunCopy]:
-    """Opens a run to work on: its folder, or for an address a local copy, sent back at the end if the block succeeds.
+    """Opens a run to work on. For a URL this is a local copy, which is sent back if the block succeeds.
 
-    The copy is made anew, of the checkpoints and all reports: what is in the bucket is what counts.
+    Each call makes a new copy: only the state in the bucket counts.
 
     Raises:
-        UserError: there is something else at the address, or it cannot be reached.
+        UserError: the URL holds something else, or it cannot be reached.
     """
     if not remote.is_url(run):
         yield RunCopy(Path(run), None)
@@ -76,10 +75,10 @@ def open_run(run: str | Path) -> Iterator[RunCopy]:
 
 
 def fetch_prior(url: str) -> Path:
-    """Fetches what a prior is made of: a run's record and its newest checkpoint, or a file.
+    """Fetches a prior: a run's record and newest checkpoint, or a .safetensors file.
 
     Raises:
-        UserError: there is neither, or it cannot be reached.
+        UserError: `url` holds neither, or it cannot be reached.
     """
     return Path(remote.fetch(url, functools.partial(_prior_files, url)))
 
@@ -93,6 +92,6 @@ def _prior_files(url: str, names: list[str]) -> list[str]:
 
 
 def _checkpoints(names: Iterable[str]) -> list[str]:
-    """The checkpoints among a run's files, oldest first."""
+    """The checkpoints among a run's files, the oldest first."""
     steps = {name: step for name in names if (step := checkpoint_step(name)) is not None}
     return sorted(steps, key=steps.__getitem__)

@@ -1,6 +1,6 @@
-"""Buckets, and whatever else fsspec reaches by an address such as `gs://`: fetched into a cache, and sent back.
+"""Files in buckets, and at any other URL that fsspec can open, such as `gs://`. They are fetched into a cache.
 
-The cache is the folder `$DCGAN_JAX_CACHE`, by default `~/.cache/dcgan_jax`; it may be emptied whenever nothing runs.
+The cache is the folder `$DCGAN_JAX_CACHE`, by default `~/.cache/dcgan_jax`. Empty it whenever no program uses it.
 """
 
 import contextlib
@@ -19,33 +19,35 @@ from dcgan_jax.storage.files import whole_folder
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# What file systems call the things that change when a file does.
+# Fields of fsspec's file information that change when a file changes; each service has its own.
 _IDENTITY = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime")
 
 
 def is_url(place: str | Path) -> TypeGuard[str]:
-    """Whether a place is an address such as `gs://bucket/folder`. As a `Path` it would lose a slash: keep it a str."""
+    """Tells whether a place is a URL such as `gs://bucket/folder`. Keep URLs as str: `Path` would drop a slash."""
     return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def cache_folder() -> Path:
-    """Where copies of remote files are kept."""
+    """Returns the folder of the copies of remote files."""
     return Path(os.environ.get("DCGAN_JAX_CACHE") or "~/.cache/dcgan_jax").expanduser()
 
 
 def fetch(place: str | Path, choose: Callable[[list[str]], Sequence[str]] | None = None) -> str | Path:
-    """Makes a local copy of a remote file or folder, whole or not at all, and keeps it until the remote one changes.
+    """Copies a remote file or folder into the cache, unless the cache has the current version.
+
+    The copy appears whole or not at all.
 
     Args:
-        place: an address; a local path comes back as it is.
-        choose: from the names of a folder's files, relative to it, those to fetch; None fetches all. Those of a file
-            are [""], those of nothing [].
+        place: a URL; a local path is returned as it is.
+        choose: selects the files to fetch. It is given the names of the files, relative to the folder; for a single
+            file these are [""], for nothing []. None fetches all.
 
     Returns:
-        The copy, under its own name.
+        The path of the copy. Its last part is the name of the remote file or folder.
 
     Raises:
-        UserError: nothing is there, or it cannot be reached.
+        UserError: there is nothing at `place`, or it cannot be reached.
 
     Example:
         >>> fetch("photos/a.png")
@@ -57,24 +59,28 @@ def fetch(place: str | Path, choose: Callable[[list[str]], Sequence[str]] | None
     names = sorted(found) if choose is None else choose(sorted(found))
     if not names:
         raise UserError(f"{place} does not exist")
-    home = cache_folder() / _key(place, {name: found[name] for name in names})
+    home = cache_folder() / _cache_name(place, {name: found[name] for name in names})
     copy = home / _base_name(place)
     if not home.is_dir():
         try:
             with whole_folder(home) as partial:
                 download(place, names, partial / copy.name)
         except OSError:
-            if not home.is_dir():  # else another process was faster
+            if not home.is_dir():  # otherwise another process was faster
                 raise
     return copy
 
 
 @contextlib.contextmanager
 def new_folder(out: str | Path, last: str) -> Iterator[Path]:
-    """A folder to be filled that becomes `out` if the block succeeds.
+    """Yields an empty folder to fill. It becomes `out` if the block succeeds.
 
-    At an address, its files appear one by one, `last` after all others: where it is missing, the folder is not whole.
+    At a URL the files appear one by one and `last` appears after all others: without `last` the folder is incomplete.
     The local copy stays in the cache, as if it had been fetched.
+
+    Args:
+        out: a path or a URL.
+        last: the name of one of the files.
     """
     if not is_url(out):
         with whole_folder(Path(out)) as partial:
@@ -89,11 +95,19 @@ def new_folder(out: str | Path, last: str) -> Iterator[Path]:
         send(out, folder, [name for name in names if name != last])
         send(out, folder, [last])
         found = listing(out)
-    new.replace(cache_folder() / _key(out, {name: found[name] for name in names}))
+    new.replace(cache_folder() / _cache_name(out, {name: found[name] for name in names}))
 
 
 def listing(url: str) -> dict[str, dict[str, Any]]:
-    """The files of a remote folder: names relative to it, and what identifies their content. A file's name is ""."""
+    """Lists the files of a remote folder.
+
+    Returns:
+        For each name, relative to the folder, the fields that identify the file's content. If `url` is a file, its
+        name is "".
+
+    Raises:
+        UserError: `url` cannot be reached, or a name leads out of the folder.
+    """
     with _reached(url) as (fs, root):
         fs.invalidate_cache()
         if fs.isfile(root):
@@ -101,16 +115,16 @@ def listing(url: str) -> dict[str, dict[str, Any]]:
         files = {}
         for path, info in dict(fs.find(root, detail=True)).items():
             name = path.removeprefix(f"{root}/")
-            if name == path or name.endswith("/") or not name:  # some services have objects that stand for folders
+            if name == path or name.endswith("/") or not name:  # some services list folders as objects
                 continue
             if ".." in PurePosixPath(name).parts or name.startswith("/"):
-                raise UserError(f"{url} holds {name!r}, which leads out of the folder: rename it")
+                raise UserError(f"{url} contains {name!r}, which leads out of the folder: rename it")
             files[name] = _identity(info)
         return files
 
 
 def download(url: str, names: Sequence[str], to: Path) -> None:
-    """Copies files of a remote folder into a local one, or a remote file, whose name is "", to a local path."""
+    """Copies files of a remote folder into the local folder `to`. The name "" copies the file `url` to `to`."""
     local = [to / name if name else to for name in names]
     for path in local:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,19 +133,13 @@ def download(url: str, names: Sequence[str], to: Path) -> None:
 
 
 def send(url: str, folder: Path, names: Sequence[str]) -> None:
-    """Copies files of a local folder into a remote one, in any order."""
+    """Copies files of a local folder to a remote one, in any order."""
     with _reached(url) as (fs, root):
         fs.put([str(folder / name) for name in names], [f"{root}/{name}" for name in names])
 
 
-def write(url: str, name: str, text: str) -> None:
-    """Writes a small file of a remote folder."""
-    with _reached(url) as (fs, root):
-        fs.pipe_file(f"{root}/{name}", text.encode())
-
-
 def remove(url: str, names: Sequence[str]) -> None:
-    """Removes files of a remote folder."""
+    """Deletes files of a remote folder."""
     with _reached(url) as (fs, root):
         if names:
             fs.rm([f"{root}/{name}" for name in names])
@@ -139,30 +147,30 @@ def remove(url: str, names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _reached(url: str) -> Iterator[tuple["AbstractFileSystem", str]]:
-    """The file system of an address and the path in it; whatever it raises becomes one line."""
-    from fsspec.core import url_to_fs  # slow to import; local paths need none of it
+    """Yields the file system of a URL and the path in it; turns any error into a `UserError` of one line."""
+    from fsspec.core import url_to_fs  # slow to import; local paths do not need it
 
     try:
         fs, root = url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"{url} cannot be opened ({error}); gs:// and s3:// need: pip install 'dcgan-jax[buckets]'"
+            f"{url} cannot be opened ({error}); for gs:// and s3:// run: pip install 'dcgan-jax[buckets]'"
         ) from error
     try:
         yield fs, root.rstrip("/")
     except UserError:
         raise
-    except Exception as error:  # every service has errors of its own
+    except Exception as error:  # each service has its own errors
         lines = str(error).strip().splitlines() or [""]
         raise UserError(f"{url} cannot be read or written ({type(error).__name__}: {lines[0]})") from error
 
 
 def _identity(info: dict[str, Any]) -> dict[str, str]:
-    # "created" is how the file system in memory tells one file from the next of that name.
+    # The file system in memory has no other field that changes: "created" is the time of writing.
     return {key: str(info[key]) for key in (*_IDENTITY, "created") if info.get(key) is not None}
 
 
-def _key(url: str, files: dict[str, Any]) -> str:
+def _cache_name(url: str, files: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([url.rstrip("/"), files], sort_keys=True).encode()).hexdigest()[:20]
 
 

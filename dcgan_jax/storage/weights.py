@@ -1,4 +1,4 @@
-"""Trained weights as one safetensors file with their configuration inside; reading one runs no code."""
+"""Trained weights in one safetensors file that includes their configuration. Reading a file runs no code from it."""
 
 import json
 from collections.abc import Callable
@@ -17,47 +17,47 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.storage.files import make_folder, whole_file
 
 
-def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, half: bool) -> None:
-    """Writes nested dictionaries of arrays to a file, replaced as a whole if it exists.
+def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, half_precision: bool) -> None:
+    """Writes nested dictionaries of arrays to a file. An existing file is replaced.
 
     Args:
-        path: the file, .safetensors.
+        path: of the file; it must end in .safetensors.
         params: the arrays.
-        metadata: what `read_weights` gives back, `format` among it.
-        half: store arrays of two or more axes in float16.
+        metadata: `format`, `model` (the configuration as JSON) and further entries, which `read_weights` returns.
+        half_precision: store arrays of two or more axes in float16.
 
     Raises:
-        UserError: the name does not end in .safetensors.
+        UserError: `path` does not end in .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise UserError(f"`path` is {path}: the name of saved weights ends in .safetensors")
+        raise UserError(f"`path` is {path}; give a name that ends in .safetensors")
     tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
-    if half:
+    if half_precision:
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     make_folder(path.parent)
     with whole_file(path) as partial:
-        # Not `save_file`, whose files are readable by their owner alone.
+        # Not `save_file`: only the owner can read its files.
         partial.write_bytes(save(tensors, metadata))
 
 
 def read_weights(
     path: Path, kind: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
 ) -> tuple[Any, Any, dict[str, str]]:
-    """Reads a file of `save_weights`.
+    """Reads a file that `save_weights` wrote.
 
     Args:
-        path: the file.
-        kind: the `format` that it must have.
-        what: such a file in words, for messages.
-        parse: the class of the configuration in its metadata, as `model`.
-        init: what makes such weights of configuration and metadata; for their shapes, nothing is computed.
+        path: of the file.
+        kind: the `format` that the file must have.
+        what: this kind of file in words, for messages, such as "a prior".
+        parse: the class of the configuration, which the metadata hold as `model`.
+        init: (configuration, metadata) -> weights of the right shapes. It is not computed.
 
     Returns:
-        Arrays in float32, the configuration, and the metadata.
+        The arrays in float32, the configuration, and the metadata.
 
     Raises:
-        UserError: it is no such file, or its weights are not those of its configuration.
+        UserError: the file is of another kind, or its weights do not fit its configuration.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

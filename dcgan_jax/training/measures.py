@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from dcgan_jax.data import PreparedSet
 from dcgan_jax.data.loading import permutation
-from dcgan_jax.images.distances import _BATCH, diversity, sliced_wasserstein
+from dcgan_jax.images.distances import BATCH_SIZE, diversity, sliced_wasserstein
 from dcgan_jax.images.inputs import check_images
 from dcgan_jax.images.metrics import psnr
 from dcgan_jax.images.pixels import to_float, to_uint8
@@ -56,9 +56,9 @@ def inversion_psnr(
     images = to_float(images) if images.dtype == np.uint8 else images
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
     parts = []
-    for i in range(0, len(images), _BATCH):
-        batch = jnp.asarray(images[i : i + _BATCH])
-        parts.append(np.asarray(psnr(_inversions(prior, batch, keys[i : i + _BATCH], config), batch)))
+    for i in range(0, len(images), BATCH_SIZE):
+        batch = jnp.asarray(images[i : i + BATCH_SIZE])
+        parts.append(np.asarray(psnr(_inversions(prior, batch, keys[i : i + BATCH_SIZE], config), batch)))
     return np.concatenate(parts)
 
 
@@ -119,7 +119,7 @@ def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split
         prior, values = prior_of(state), {}
         if n >= 1:
             latents = sample_latents(prior, latent_key, n)
-            parts = (generate(prior, latents[i : i + _BATCH]) for i in range(0, n, _BATCH))
+            parts = (generate(prior, latents[i : i + BATCH_SIZE]) for i in range(0, n, BATCH_SIZE))
             generated = np.concatenate([to_uint8(np.asarray(part)) for part in parts])
             values["swd"] = sliced_wasserstein(generated, real(), patch_key).mean
             if n >= 2:

@@ -269,7 +269,7 @@ def test_a_damaged_line_is_done_again_and_other_files_stay(lines, out, damage, t
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with locked(tmp_path / ".scores.jsonl.lock"), pytest.raises(UserError, match="another process is at work in"):
+    with locked(tmp_path / ".scores.jsonl.lock"), pytest.raises(UserError, match="another process uses"):
         evaluate([SET], {"telea": 1}, tmp_path, **OPTIONS)
 
 

@@ -94,9 +94,9 @@ def test_distance_does_not_depend_on_scale_or_batches(monkeypatch):
     expected = distances_module.sliced_wasserstein(a, b, KEY)
     scaled = distances_module.sliced_wasserstein(a / np.float32(127.5) - 1, b / np.float32(127.5) - 1, KEY)
     np.testing.assert_allclose(scaled.mean, expected.mean, rtol=1e-3)
-    monkeypatch.setattr(distances_module, "_AT_A_TIME", 1000)
+    monkeypatch.setattr(distances_module, "_PROJECTIONS", 1000)
     np.testing.assert_allclose(distances_module.sliced_wasserstein(a, b, KEY).mean, expected.mean, rtol=1e-5)
-    monkeypatch.setattr(distances_module, "_BATCH", 2)
+    monkeypatch.setattr(distances_module, "BATCH_SIZE", 2)
     np.testing.assert_allclose(distances_module.sliced_wasserstein(a, b, KEY).mean, expected.mean, rtol=1e-5)
     assert distances_module.sliced_wasserstein(a, b, jax.random.key(8)).mean != expected.mean
 
@@ -142,10 +142,10 @@ def test_diversity_is_the_mean_over_disjoint_pairs(monkeypatch):
     images = pictures(7, 32, 1)
     expected = np.mean([plain_ms_ssim(images[i], images[i + 3], 255.0)[0] for i in range(3)])
     np.testing.assert_allclose(distances_module.diversity(images), expected, atol=2e-5)
-    monkeypatch.setattr(distances_module, "_BATCH", 2)
+    monkeypatch.setattr(distances_module, "BATCH_SIZE", 2)
     np.testing.assert_allclose(distances_module.diversity(images), expected, atol=2e-5)
     np.testing.assert_allclose(distances_module.diversity(np.repeat(images[:1], 4, axis=0)), 1, rtol=1e-6)
-    with pytest.raises(ValueError, match="a pair takes 2"):
+    with pytest.raises(ValueError, match="pass at least 2"):
         distances_module.diversity(images[:1])
 
 
@@ -166,7 +166,7 @@ def test_inversion_is_a_search_of_the_complete_image(monkeypatch):
     found = measures.inversion_psnr(prior, images, KEY, CONFIG)
     assert found.shape == (5,) and np.std(expected) > 0.1
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    monkeypatch.setattr(measures, "_BATCH", 2)
+    monkeypatch.setattr(measures, "BATCH_SIZE", 2)
     np.testing.assert_allclose(measures.inversion_psnr(prior, images, KEY, CONFIG), expected, rtol=1e-4)
     np.testing.assert_allclose(
         measures.inversion_psnr(prior, floats.astype(np.float32), KEY, CONFIG), expected, rtol=1e-4
