@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain
 import pytest
 from test_convolution import draw, loop_down, loop_up, plain_down, plain_up
 
@@ -12,10 +13,8 @@ from dcgan_jax.networks.convolution import conv_down, conv_up
 FORMS = [
     (winograd, (4, 4, 1, 2)),
     (winograd, (8, 12, 2, 3)),
-    (winograd, (16, 4, 3, 1)),
     (winograd_rows, (8, 2, 1, 2)),
     (winograd_rows, (16, 6, 2, 3)),
-    (winograd_rows, (24, 4, 3, 1)),
 ]
 
 
@@ -33,9 +32,14 @@ def loop_kernel(x, y):
 def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
     x, y, kernel = draw(shape)
     x64, y64, kernel64 = map(jnp.asarray, (x, y, kernel))
-    np.testing.assert_allclose(form.down(x64, kernel64), loop_down(x, kernel), rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(form.up(y64, kernel64), loop_up(y, kernel), rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(form.kernel_gradient(x64, y64), loop_kernel(x, y), rtol=1e-11, atol=1e-11)
+
+    @plain.quick_jit
+    def maps(x, y, kernel):
+        return form.down(x, kernel), form.up(y, kernel), form.kernel_gradient(x, y)
+
+    expected = loop_down(x, kernel), loop_up(y, kernel), loop_kernel(x, y)
+    for a, b in zip(maps(x64, y64, kernel64), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +51,8 @@ def test_rounding(form, dtype, tolerance):
     x, y, kernel = (jnp.asarray(a, dtype) for a in draw((16, 16, 24, 40)))
     exact = [np.asarray(a, np.float64) for a in (x, y, kernel)]
     for found, expected in (
-        (form.down(x, kernel), loop_down(exact[0], exact[2])),
-        (form.up(y, kernel), loop_up(exact[1], exact[2])),
+        (plain.quick_jit(form.down)(x, kernel), loop_down(exact[0], exact[2])),
+        (plain.quick_jit(form.up)(y, kernel), loop_up(exact[1], exact[2])),
     ):
         assert found.dtype == dtype
         np.testing.assert_allclose(
@@ -60,18 +64,22 @@ def test_rounding(form, dtype, tolerance):
     ("shape", "operation", "count"), [((4, 8, 128, 256), "dot_general", 49), ((16, 8, 32, 64), "convolution", 11)]
 )
 def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operation, count):
-    """In the network's own functions: values, gradients, and gradients of gradients."""
+    """In the network's own functions: values, gradients, and gradients of gradients.
+
+    The inner gradient is an `up`, so the outer one takes the derivatives of both maps.
+    """
     x, y, kernel = (jnp.asarray(a, jnp.float32) for a in draw(shape))
 
-    def penalty(down, up):
-        def value(x, y, kernel):
+    def penalty(down, up, jit):
+        def value(x, kernel):
             slope = jax.grad(lambda x: jnp.sum(jnp.tanh(down(x, kernel))))(x)
-            return jnp.sum(slope**2) + jnp.sum(jnp.tanh(up(y, kernel)))
+            return jnp.sum(slope**2)
 
-        return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+        return jit(lambda x, y, kernel: (up(y, kernel), jax.value_and_grad(value, argnums=(0, 1))(x, kernel)))
 
     scaled = kernel / 50
-    found, expected = penalty(conv_down, conv_up)(x, y, scaled), penalty(plain_down, plain_up)(x, y, scaled)
+    found = penalty(conv_down, conv_up, jax.jit)(x, y, scaled)
+    expected = penalty(plain_down, plain_up, plain.quick_jit)(x, y, scaled)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * float(jnp.max(abs(b)))), found, expected
     )
@@ -82,6 +90,6 @@ def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operati
 def test_kernels_of_their_own_under_vmap():
     x, _, kernel = (jnp.asarray(a, jnp.float32) for a in draw((8, 8, 128, 256), batch=3))
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
-    found = jax.vmap(conv_down)(x[:, None], kernels)
+    found = plain.quick_jit(jax.vmap(conv_down))(x[:, None], kernels)
     for i in range(3):
         np.testing.assert_allclose(found[i], plain_down(x[i : i + 1], kernels[i]), rtol=0, atol=2e-3)
