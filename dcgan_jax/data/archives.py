@@ -1,4 +1,4 @@
-"""Files in folders and archives, listed by name and read when asked for, never unpacked to disk."""
+"""Files in folders and archives. They are listed by name, read on demand and never unpacked to disk."""
 
 import contextlib
 import functools
@@ -13,12 +13,12 @@ from dcgan_jax.data.items import Item
 from dcgan_jax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm".split())
-_LARGEST = 2**30  # bytes of a member of an archive
+LARGEST_MEMBER = 2**30  # bytes of a file in an archive
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def is_image(name: str) -> bool:
-    """Whether a path is that of an image file, and neither it nor a folder on the way is hidden."""
+    """Tells whether a path names an image file and neither the file nor one of its folders is hidden."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
@@ -26,12 +26,20 @@ def is_image(name: str) -> bool:
 
 @contextlib.contextmanager
 def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[tuple[list[Item], bool]]:
-    """The wanted files of a folder or archive, sorted by name; True if they must be read in their order."""
+    """Yields the wanted files of a folder or archive, sorted by name, and whether they must be read in order.
+
+    Args:
+        path: a folder, or an archive with a suffix in `ARCHIVE_SUFFIXES`.
+        wanted: tells by its name whether a file is wanted.
+
+    Raises:
+        UserError: `path` is neither, or it is damaged.
+    """
     if path.is_dir():
         yield _folder_items(path, wanted), False
     elif path.name.lower().endswith(".zip"):
         with open_zip(path) as archive:
-            lock = threading.Lock()  # ZipFile's own bookkeeping of open members is not safe between threads
+            lock = threading.Lock()  # ZipFile's list of open members is not thread-safe
 
             def read_member(member: zipfile.ZipInfo) -> bytes:
                 _check_size(member.file_size)
@@ -48,7 +56,8 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
             def extract(member: tarfile.TarInfo) -> bytes:
                 _check_size(member.size)
                 file = archive.extractfile(member)
-                assert file is not None  # regular files only, see below
+                if file is None:
+                    raise ValueError(f"{member.name} is not a regular file")
                 with file:
                     return file.read()
 
@@ -56,11 +65,11 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
                 members = [(m.name, m, m.offset) for m in archive if m.isfile()]
             yield _member_items(members, extract, wanted), True
     else:
-        raise UserError(f"{path} is neither a folder of images nor one of {', '.join(ARCHIVE_SUFFIXES)}")
+        raise UserError(f"{path} is neither a folder of images nor an archive ({', '.join(ARCHIVE_SUFFIXES)})")
 
 
 def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """Where each split's folder or archive is: the first of its names that is in `path`, or `path` itself."""
+    """Returns the folder or archive of each split: the first of its `names` that exists in `path`, or `path` itself."""
     found = {}
     for split, choices in names.items():
         places = [path / name for name in choices] + [path] * (path.name in choices)
@@ -69,29 +78,30 @@ def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Pa
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
+    """Opens a zip archive; raises `UserError` if it is damaged."""
     with damage_named(path):
         return zipfile.ZipFile(path)
 
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turns what goes wrong in reading a file or archive of a source into `UserError`."""
+    """Turns any error in reading a file or archive into a `UserError` that names it."""
     try:
         yield
-    except Exception as error:  # every compression has errors of its own
+    except Exception as error:  # each compression format has its own errors
         raise UserError(f"{path} is damaged or cannot be read ({error}): get it again") from error
 
 
 def refuse_link_out(file: Path, folder: Path) -> None:
-    """Raises `UserError` if a file of a folder is a symbolic link to somewhere outside: what is there was not given."""
+    """Raises `UserError` if a file is a symbolic link out of its folder: the user did not give that file."""
     if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{file} is a symbolic link out of {folder}: put the file itself there")
 
 
 def _check_size(size: int) -> None:
-    """Neither zipfile nor tarfile gives more bytes than a member says it has."""
-    if size > _LARGEST:
-        raise ValueError(f"{size:,} bytes, more than a file here can need")
+    """Refuses huge files. zipfile and tarfile never return more bytes than the declared size."""
+    if size > LARGEST_MEMBER:
+        raise ValueError(f"{size:,} bytes is too large for an image or annotation")
 
 
 def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
@@ -99,7 +109,7 @@ def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}")
 
     items = []
-    # Without `onerror`, folders that cannot be listed would be left out silently.
+    # Without `onerror`, `os.walk` would silently skip folders that cannot be listed.
     for folder, _, files in os.walk(path, onerror=fail):
         for file in files:
             full = Path(folder, file)
@@ -113,7 +123,7 @@ def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
 def _member_items(members: list, read: Callable, wanted: Callable[[str], bool]) -> list[Item]:
     for name, _, _ in members:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"the archive holds {name!r}, which leads out of it: it was made to do harm")
+            raise UserError(f"the archive contains {name!r}, which leads out of it: do not use this archive")
     items = [
         Item(name.removeprefix("./"), functools.partial(read, member), position=(position,))
         for name, member, position in members

@@ -1,4 +1,4 @@
-"""CelebA's official files: the aligned faces, their partition and their attributes."""
+"""The official files of CelebA: the aligned faces, their partition and their attributes."""
 
 import contextlib
 import functools
@@ -16,7 +16,7 @@ _SPLITS = {"0": "train", "1": "validation", "2": "test"}
 
 
 def is_celeba(path: Path) -> bool:
-    """Whether CelebA's aligned faces lie at a path: their archive, their folder, or the folder of either."""
+    """Tells whether a path is the archive or folder of CelebA's aligned faces, or a folder that holds either."""
     if path.is_dir():
         return path.name == IMAGES or (path / f"{IMAGES}.zip").exists() or (path / IMAGES).exists()
     if path.suffix.lower() == ".zip" and path.is_file():
@@ -28,24 +28,24 @@ def is_celeba(path: Path) -> bool:
 
 @contextlib.contextmanager
 def celeba(path: Path, partition: str | Path | None = None, attributes: str | Path | None = None) -> Iterator[Source]:
-    """CelebA's aligned faces in their official splits.
+    """Opens CelebA's aligned faces in their official splits.
 
-    Partition and attributes may name images that are not there (a part of the set will do); the converse is an
-    error. The attributes are only read when they are asked for.
+    Images that the partition and the attributes name may be missing: a part of the set is enough. Each image must be
+    in both files. The attributes are read on demand.
 
     Args:
         path: `img_align_celeba.zip`, the folder `img_align_celeba`, or the folder that holds either.
-        partition: `list_eval_partition.txt`; None looks for it beside the archive or folder of images.
-        attributes: `list_attr_celeba.txt`; None looks for it there too.
+        partition: path of `list_eval_partition.txt`. By default it is beside the archive or folder of images.
+        attributes: path of `list_attr_celeba.txt`; the default is the same.
 
     Raises:
-        UserError: the partition is missing or malformed, or has no line for one of the images.
+        UserError: the partition is missing or malformed, or lacks one of the images.
     """
     images = path
     if path.is_dir():
         inside = [path / f"{IMAGES}.zip", path / IMAGES]
         images = next((p for p in inside if p.exists()), path)
-    splits = _read_partition(Path(partition) if partition is not None else images.parent / PARTITION)
+    splits = read_partition(Path(partition) if partition is not None else images.parent / PARTITION)
     attributes = Path(attributes) if attributes is not None else images.parent / ATTRIBUTES
     with files_in(images) as (items, forward_only):
         split_items = []
@@ -54,12 +54,12 @@ def celeba(path: Path, partition: str | Path | None = None, attributes: str | Pa
             if name not in splits:
                 raise UserError(f"{item.name} of {images} has no line in {PARTITION}: use the partition of this set")
             split_items.append(Item(item.name, item.read, splits[name], None, item.position))
-        read = functools.partial(_read_attributes, attributes, [item.name for item in items])
+        read = functools.partial(read_attributes, attributes, [item.name for item in items])
         yield Source("celeba", split_items, [], forward_only, read)
 
 
-def _read_partition(path: Path) -> dict[str, str]:
-    """The split of each file name."""
+def read_partition(path: Path) -> dict[str, str]:
+    """Reads the split of each file name."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: put CelebA's {PARTITION} beside the images, or give its path (`partition`), "
@@ -75,11 +75,11 @@ def _read_partition(path: Path) -> dict[str, str]:
     return splits
 
 
-def _read_attributes(path: Path, images: list[str]) -> Mapping[str, np.ndarray]:
-    """The attributes of images: for each name one bool an image.
+def read_attributes(path: Path, images: list[str]) -> Mapping[str, np.ndarray]:
+    """Reads the attributes of images: for each attribute's name a bool array with one entry for each image.
 
-    The file's first line is the number of images, its second the names of the attributes; each other line has a
-    file name and, for each attribute, 1 or -1.
+    The file's first line is the number of images. The second line has the names of the attributes. Each other line has
+    a file name and 1 or -1 for each attribute.
     """
     if not path.is_file():
         raise UserError(
@@ -94,7 +94,7 @@ def _read_attributes(path: Path, images: list[str]) -> Mapping[str, np.ndarray]:
             file, *fields = line.split() or [""]
             if file and (len(fields) != len(names) or not {"1", "-1"}.issuperset(fields)):
                 raise UserError(
-                    f"{path}, line {number}: expected a file name and {len(names)} times 1 or -1, found {line[:80]!r}"
+                    f"{path}, line {number}: expected a file name and {len(names)} values 1 or -1, found {line[:80]!r}"
                 )
             if file in row:
                 values[row.pop(file)] = [field == "1" for field in fields]

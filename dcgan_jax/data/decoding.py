@@ -1,4 +1,4 @@
-"""From an image file's bytes to an upright 8-bit image, and the named crops."""
+"""Decodes an image file to an upright 8-bit image, and crops it."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import re
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-CROPS = {
+CROP_DESCRIPTIONS = {  # of each name in `config.SET_CROPS`; a manifest records them
     "celeba": "rows 55 to 162 and columns 35 to 142 (108x108) of the aligned 178x218 image",
     "center": "the largest centred square",
     "stretch": "the whole image, stretched to a square",
@@ -14,13 +14,17 @@ CROPS = {
 
 
 def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
-    """An image file's bytes, or uint8 pixels, as an upright 8-bit image with 1 (grey) or 3 (RGB) channels.
+    """Decodes an image file's bytes, or uint8 pixels, to an upright 8-bit image.
 
-    The EXIF orientation is applied, transparent parts are laid on white; an animation gives its first frame.
+    The EXIF orientation is applied. Transparent parts become white. An animation gives its first frame.
+
+    Args:
+        data: the file's content, or pixels [h, w] or [h, w, 3].
+        channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        ValueError: the file is of no known format, or has more than 8 bits a sample.
-        Exception: whatever Pillow raises for a file it cannot read.
+        ValueError: the format is unknown, or the file has more than 8 bits for each sample.
+        Exception: any error that Pillow raises for a damaged file.
     """
     mode = "L" if channels == 1 else "RGB"
     if isinstance(data, np.ndarray):
@@ -28,12 +32,11 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        raise ValueError(
-            "not of an image format that Pillow knows"
-        ) from None  # Pillow would name the memory it lies in
+        # Pillow's own message would show a memory address.
+        raise ValueError("not of an image format that Pillow knows") from None
     with image:
-        # Pillow would clip deep grey images, and opens deep colour images as if they had 8 bits: only the raw
-        # mode in the description of its tiles tells ("RGB;16B").
+        # Pillow would clip grey images of more than 8 bits. It opens such colour images as if they had 8 bits: only
+        # the raw mode of their tiles ("RGB;16B") shows it.
         if image.mode.startswith(("I", "F")) or re.search(r";16[BLN]", str(image.tile)):
             raise ValueError("more than 8 bits a sample")
         upright = ImageOps.exif_transpose(image)
@@ -44,6 +47,7 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
 
 
 def crop_image(image: Image.Image, crop: str) -> Image.Image:
+    """Crops an image by a name in `config.SET_CROPS`; "stretch" returns it as it is."""
     width, height = image.size
     if crop == "celeba":
         if image.size != (178, 218):

@@ -1,4 +1,4 @@
-"""Makes the batches of the next steps in a thread while a step runs."""
+"""Prepares the batches of the next steps in a thread while a step runs."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,17 +6,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-AHEAD = 2  # the second evens out reads that now and then take longer than a step
+AHEAD = 2  # items; the second covers reads that sometimes take longer than a step
 
 
 class Feed(Generic[T]):
-    """Makes a row of items in one thread, a few ahead of the caller, and hands them over in order.
+    """Makes a sequence of items in one thread, a few ahead of the caller, and returns them in order.
 
-    An error of the thread is raised where its item is asked for. The end of the block stops the thread: it finishes
-    the item that it is making, and the block waits for that.
+    An error in the thread is raised when the caller asks for that item. Leaving the block stops the thread, after the
+    item that it is making.
 
     Args:
-        ahead: how many items are made before they are asked for, 1 or more. Memory holds as many, and the caller's own.
+        ahead: how many items are made before the caller asks for them, 1 or more. So many are in memory, and the one
+            that the caller has.
 
     Example:
         >>> with Feed() as feed:
@@ -34,16 +35,16 @@ class Feed(Generic[T]):
     def __enter__(self) -> "Feed[T]":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
     def start(self, make: Callable[[int], T], steps: Iterable[int]) -> None:
-        """Begins a new row of items; what is left of the row before is dropped.
+        """Begins a new sequence of items, and drops the rest of the previous one.
 
         Args:
-            make: returns the item of a step, from the step alone. The thread calls it for one step after the other.
-                An item must not be changed afterwards: JAX may use an array's memory as it is.
-            steps: the steps of the row; no other is made.
+            make: step -> item. It must depend on the step alone. The thread calls it for one step after the other.
+                Do not change an item afterwards: JAX may use the memory of its arrays.
+            steps: the steps to make.
         """
         for item in self._items:
             item.cancel()
@@ -70,5 +71,5 @@ class Feed(Generic[T]):
 def _call(make: Callable[[int], T], step: int) -> T:
     try:
         return make(step)
-    except StopIteration as error:  # in `__next__` it would end the row without a word
+    except StopIteration as error:  # in `__next__` it would end the sequence silently
         raise RuntimeError(f"the item of step {step} could not be made: StopIteration") from error

@@ -1,4 +1,4 @@
-"""A source of images as one sequence of items that are read when asked for, and the choice of a part of it."""
+"""A source of images: a sequence of items that are read on demand, and the selection of some of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,47 +8,47 @@ from PIL import Image
 
 from dcgan_jax.errors import UserError
 
-LABEL = "label"  # the name that conditions give to the class
+LABEL = "label"  # name of the class in conditions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source, not read yet."""
 
-    name: str  # path inside the source, or file and number where one file holds many images
+    name: str  # path in the source, or file and number if one file holds many images
     read: Callable[[], bytes | np.ndarray]  # an image file's bytes, or pixels: uint8 [h, w] or [h, w, 3]
     split: str | None = None
     label: int | None = None  # index into the source's class names
-    position: tuple[int, ...] = ()  # where the bytes lie: reading in this order goes forward only
-    cut: Callable[[Image.Image], Image.Image] | None = None  # from what is read to the image: its annotated box
+    position: tuple[int, ...] = ()  # of the bytes in the source; reading in this order only goes forward
+    cut: Callable[[Image.Image], Image.Image] | None = None  # crops the decoded image to its annotated box
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A sequence of items, in the order of their names; usable while the context that made it is open.
+    """A sequence of items, sorted by name. It can be used while the context that made it is open.
 
-    `forward_only`: reads must come from one thread, in order of `Item.position` (a compressed tar file starts
-    again from its beginning to go back). Otherwise `Item.read` may be called from any thread.
+    With `forward_only`, one thread must read the items in order of `Item.position`: a compressed tar file restarts from
+    its beginning to go back. Otherwise any thread may call `Item.read`.
     """
 
     kind: str
     items: list[Item]
     class_names: list[str]
     forward_only: bool = False
-    attributes: Callable[[], Mapping[str, np.ndarray]] | None = None  # names, each with one bool an item
-    cut: str | None = None  # what `Item.cut` does, in words
+    attributes: Callable[[], Mapping[str, np.ndarray]] | None = None  # for each name a bool array over the items
+    cut: str | None = None  # description of `Item.cut`
 
 
 def select(source: Source, where: Sequence[str]) -> Source:
-    """The part of a source whose images meet all conditions.
+    """Returns the part of a source whose images meet all conditions.
 
     Args:
-        source: any source; its attributes are only read if a condition names one.
-        where: conditions `NAME=VALUE` or `NAME=VALUE,VALUE`, which any of the values meets. The name is `label`,
-            with class names as values, or an attribute, with 1 and 0.
+        source: any source. Its attributes are read only if a condition names one.
+        where: conditions `NAME=VALUE` or `NAME=VALUE,VALUE`; one of the values must match. The name is `label`, with
+            class names as values, or an attribute, with the values 1 and 0.
 
     Raises:
-        UserError: there is no such label or attribute here, or no image meets the conditions.
+        UserError: the source has no such label or attribute, or no image meets the conditions.
     """
     labels = {LABEL} if source.class_names else set()
     attributes: Mapping[str, np.ndarray] = {}
@@ -67,7 +67,7 @@ def select(source: Source, where: Sequence[str]) -> Source:
                 f"`where` {condition!r}: there is no {name!r} here; there is {_listed([*labels, *attributes])}"
             )
     if not chosen.any():
-        raise UserError(f"no image meets `where` {' and '.join(map(repr, where))}: ask for less")
+        raise UserError(f"no image meets `where` {' and '.join(map(repr, where))}: remove a condition")
     items = [item for item, keep in zip(source.items, chosen, strict=True) if keep]
     return dataclasses.replace(source, items=items, attributes=None)
 
@@ -80,8 +80,8 @@ def _name(condition: str) -> str:
 
 
 def _numbers(condition: str, values: str, class_names: list[str]) -> set[int]:
-    """The classes a condition on the label names."""
-    # A class name may hold a comma.
+    """The numbers of the classes that a condition names."""
+    # A class name may contain a comma.
     names = [values] if values in class_names else [value.strip() for value in values.split(",")]
     unknown = [name for name in names if name not in class_names]
     if unknown:
@@ -92,7 +92,7 @@ def _numbers(condition: str, values: str, class_names: list[str]) -> set[int]:
 
 
 def _bits(condition: str, values: str) -> set[bool]:
-    """The values a condition on an attribute names."""
+    """The values that a condition on an attribute names."""
     bits = [value.strip() for value in values.split(",")]
     if not set(bits) <= {"0", "1"}:
         raise UserError(f"`where` {condition!r}: an attribute is 1 or 0")
@@ -100,7 +100,7 @@ def _bits(condition: str, values: str) -> set[bool]:
 
 
 def _listed(names: list[str], limit: int = 12) -> str:
-    """Names on one line that stays readable."""
+    """Joins names on one line, the first `limit` of them."""
     if not names:
         return "neither a label nor an attribute"
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Prepared sets: opening them without reading them, checking them, and the order training visits them in."""
+"""Opens and checks prepared sets, and decides the order in which training visits the images."""
 
 import functools
 import hashlib
@@ -20,30 +20,30 @@ IMAGES, LABELS, NAMES, MANIFEST = "images.npy", "labels.npy", "names.txt", "mani
 
 @dataclass(frozen=True, eq=False)
 class PreparedSet:
-    """A prepared set, open for reading; the images stay on disk until they are indexed.
+    """A prepared set, open for reading. The images stay on disk until they are indexed.
 
-    The labels of a split are `prepared.labels[prepared.split_slice("train")]`, its names likewise.
+    The labels of a split are `prepared.labels[prepared.split_slice("train")]`; names work the same way.
     """
 
     path: Path
     images: UInt8[np.ndarray, "n h w c"]  # memory-mapped
     labels: Int32[np.ndarray, " n"] | None  # memory-mapped; index into manifest["class_names"], -1 where unknown
-    manifest: dict[str, Any]  # what `prepare` recorded: kind, crop, filter, splits, class names, checksum, ...
+    manifest: dict[str, Any]  # as `prepare` wrote it: kind, crop, filter, splits, class names, checksum, ...
 
     def split_slice(self, name: str) -> slice:
-        """Where a split lies in `images`, `labels` and `names`; `UserError` if the set has no such split."""
+        """Returns the range of a split in `images`, `labels` and `names`; raises `UserError` for an unknown split."""
         splits = self.manifest["splits"]
         if name not in splits:
             raise UserError(f"{self.path} has no split {name!r}; it has {', '.join(splits)}")
         return slice(*splits[name])
 
     def split(self, name: str) -> UInt8[np.ndarray, "n h w c"]:
-        """The images of a split, a view; `UserError` if the set has no such split."""
+        """Returns a view of the images of a split; raises `UserError` if there is no such split."""
         return self.images[self.split_slice(name)]
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """The images' names in the source, in the order of `images`; read on first use."""
+        """The names of the images in the source, in the order of `images`. They are read on first use."""
         try:
             names = (self.path / NAMES).read_text(encoding="utf-8").split("\n")[:-1]
         except UnicodeDecodeError as error:
@@ -56,12 +56,12 @@ class PreparedSet:
 
 
 def open_prepared(path: str | Path) -> PreparedSet:
-    """Opens a prepared set in milliseconds, whatever its size; `verify` is what looks at the pixels.
+    """Opens a prepared set. This takes milliseconds, because the pixels are not read; see `verify`.
 
-    One in a bucket is fetched first, if its copy in the cache is not the same.
+    A set in a bucket is fetched first, unless the cache has its current version.
 
     Raises:
-        UserError: `path` is not a prepared set, or its files are truncated or disagree.
+        UserError: `path` is not a prepared set, or its files are truncated or do not fit together.
     """
     path = Path(remote.fetch(path, functools.partial(_files_of_a_set, path)))
     missing = [name for name in (MANIFEST, IMAGES, NAMES) if not (path / name).is_file()]
@@ -82,7 +82,7 @@ def _files_of_a_set(path: str | Path, names: list[str]) -> list[str]:
 
 
 def verify(path: str | Path) -> None:
-    """Compares the checksum of a prepared set's pixels with the manifest's; `UserError` if they differ."""
+    """Compares the checksum of the pixels with the manifest; raises `UserError` if they differ."""
     prepared = open_prepared(path)
     found = file_checksum(prepared.path / IMAGES)
     if found != prepared.manifest["sha256"]:
@@ -93,7 +93,7 @@ def verify(path: str | Path) -> None:
 
 
 def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """Returns the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -101,23 +101,23 @@ def file_checksum(path: Path) -> str:
 def batch_indices(
     step: int, batch_size: int, count: int, seed: int, order: int = 0
 ) -> Int64[np.ndarray, " batch_size"]:
-    """The images of a training step, from these numbers alone: a run resumes with nothing to restore.
+    """Returns the images of a training step. They depend on the arguments alone, so resuming restores nothing.
 
-    The steps walk through an endless row of permutations of the `count` images, one permutation an epoch. A
-    batch may end one epoch and begin the next, so no image is ever left out.
+    The steps go through an endless sequence of permutations of the `count` images, one for each epoch. A batch may
+    end one epoch and begin the next, so no image is left out.
 
     Args:
         step: 0 or more.
         batch_size: 1 to `count`.
-        count: how many images the split has.
+        count: number of images in the split.
         seed: 0 or more.
-        order: another number, other permutations.
+        order: 0 or more; each number gives other permutations.
 
     Returns:
         Indices from 0 to `count` - 1.
 
     Raises:
-        UserError: the set is too small for the batch, or an argument is out of range.
+        UserError: the set has fewer images than the batch, or an argument is out of range.
 
     Example:
         >>> train = open_prepared("data/celeba").split("train")  # doctest: +SKIP
@@ -125,7 +125,7 @@ def batch_indices(
     """
     if step < 0 or seed < 0 or batch_size < 1:
         raise UserError(
-            f"`step` {step} and `seed` {seed} must be 0 or more, `batch_size` {batch_size} must be 1 or more"
+            f"`step` is {step}, `seed` {seed} and `batch_size` {batch_size}; pass 0 or more, 0 or more, and 1 or more"
         )
     if batch_size > count:
         raise UserError(f"a set of {count} images is too small for a batch of {batch_size}: lower `batch_size`")
@@ -139,8 +139,8 @@ def batch_indices(
 
 @functools.lru_cache(maxsize=4)
 def permutation(count: int, seed: int, epoch: int = 0, order: int = 0) -> Int64[np.ndarray, " count"]:
-    """A random permutation of 0 to `count` - 1, the same on every machine; read-only, the last 4 are kept."""
-    # NumPy promises the raw stream of a bit generator for all versions, but not `Generator.permutation`.
+    """Returns a random permutation of 0 to `count` - 1, the same on every machine. It is read-only and cached."""
+    # NumPy guarantees the raw stream of a bit generator for all versions, but not `Generator.permutation`.
     stream = np.random.Philox(np.random.SeedSequence([seed, epoch, order] if order else [seed, epoch])).random_raw(
         count
     )
@@ -158,11 +158,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not describe a prepared set: make one with `dcgan-jax prepare`")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {manifest.get('format_version')}, not {FORMAT_VERSION} as here: "
+            f"{path} has format version {manifest.get('format_version')}; this package reads {FORMAT_VERSION}: "
             "prepare the set again"
         )
     needed = ("count", "image_size", "channels", "splits", "class_names", "sha256")
-    missing = [key for key in needed if key not in manifest]
+    missing = [field for field in needed if field not in manifest]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: prepare the set again")
     try:
@@ -170,14 +170,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (AttributeError, TypeError, ValueError):
         inside = False
     if not inside:
-        raise UserError(f"{path} has splits beyond its {manifest['count']} images: prepare the set again")
+        raise UserError(f"{path} has splits outside its {manifest['count']} images: prepare the set again")
     return manifest
 
 
 def _map_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header is in Python's syntax, and NumPy passes on what its parser raises
+    except Exception as error:  # the header is Python code, and NumPy passes on any parser error
         raise UserError(f"{path} is missing, truncated or damaged ({error}): prepare the set again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(

@@ -1,4 +1,4 @@
-"""MATLAB's files of version 5, read by SciPy."""
+"""Reads MATLAB files of version 5 by SciPy."""
 
 import io
 import subprocess
@@ -14,12 +14,16 @@ _TRY = (
 
 
 def read_mat(source: Path | bytes, **options: Any) -> dict[str, Any]:
-    """SciPy's `loadmat`, of a file or its content.
+    """Reads a MATLAB file, or its content, by SciPy's `loadmat`.
 
-    A process of its own reads it first: a damaged file can end the one that reads it (SciPy's reader is compiled).
+    A separate process reads it first, because SciPy's compiled reader can crash on a damaged file.
+
+    Args:
+        source: a path, or the content of a file.
+        options: of `loadmat`.
 
     Raises:
-        Exception: SciPy raises nearly anything on a file of another format.
+        Exception: SciPy raises almost any error on another format.
     """
     words, content = ([str(source)], None) if isinstance(source, Path) else ([], source)
     tried = subprocess.run(

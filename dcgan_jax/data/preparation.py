@@ -1,4 +1,4 @@
-"""Preparation: decodes, crops and resizes a source once, into one array on disk with a manifest beside it."""
+"""Preparation: decodes, crops and resizes a source once, into one array on disk with a manifest."""
 
 import importlib.metadata
 import json
@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dcgan_jax.config import SET_CROPS
 from dcgan_jax.data import celeba, loading
-from dcgan_jax.data.decoding import CROPS, crop_image, decode_image
+from dcgan_jax.data.decoding import CROP_DESCRIPTIONS, crop_image, decode_image
 from dcgan_jax.data.items import Item, Source, select
 from dcgan_jax.data.loading import PreparedSet
 from dcgan_jax.data.sources import detect_kind, open_source
@@ -31,11 +32,13 @@ _KIND_CROPS = {
     "digits": "center",
 }
 _SPLIT_ORDER = ("train", "validation", "test", "extra")
-_UNREADABLE_LIMIT = 0.01  # of all images
+_UNREADABLE_LIMIT = 0.01  # fraction of all images
 
 
 @dataclass(frozen=True)
 class _Recipe:
+    """How each image is prepared."""
+
     crop: str
     resampling: str
     image_size: int
@@ -59,34 +62,34 @@ def prepare(
 ) -> PreparedSet:
     """Prepares a source of images as one uint8 array [n, image_size, image_size, channels] in a folder.
 
-    The folder appears whole or not at all: images are decoded on all cores into a hidden folder beside it,
-    which is renamed at the end and removed on any error or interruption. Files that cannot be read are
-    skipped and named in the manifest; more than 1 % of them is an error. In a bucket the manifest comes last:
-    without it a folder is no prepared set.
+    The folder appears whole or not at all. Images are decoded on all cores into a hidden folder, which is renamed at
+    the end, and removed after any error or interruption. In a bucket the manifest is written last: a folder without it
+    is not a prepared set. Unreadable files are skipped and listed in the manifest; more than 1 % of them is an error.
 
     Args:
         source: a folder or archive of images, the official files of CelebA, SVHN or Stanford Cars, `tfds:NAME` for a
-            set of tensorflow-datasets, or "digits" (from scikit-learn). Files may lie in a bucket.
-        out: the folder to make, here or in a bucket; it may exist if it is empty.
-        kind: "folder", "celeba", "svhn", "cars" or "digits"; None detects it (cars cropped already must be said).
-        image_size: pixels of a side of the result.
-        channels: 1 (grey) or 3 (RGB); None is 1 for the digits, 3 otherwise.
-        validation_fraction: between 0 and 1, the part held out for validation (at least one image, always the
-            same ones) where the source has no split, or only `train`.
-        crop: a name in `CROPS`; None takes the published one of the kind.
-        where: conditions on the images, all of which must hold: `label=1`, `label=1,2` for either, `Smiling=1` and
-            `Male=0` for CelebA's attributes.
-        partition: CelebA's `list_eval_partition.txt`, if it is not beside the images.
-        attributes: CelebA's `list_attr_celeba.txt`, likewise.
-        data_dir: the folder or bucket of tensorflow-datasets; None is its default.
-        progress: shows a bar on stderr.
+            set of tensorflow-datasets, or "digits" (from scikit-learn). Files may be in a bucket.
+        out: the new folder, local or in a bucket. It may exist if it is empty.
+        kind: "folder", "celeba", "svhn", "cars" or "digits". None detects it; pass "cars" for cars that are already
+            cropped.
+        image_size: side of the prepared images in pixels.
+        channels: 1 (grey) or 3 (RGB). The default is 1 for the digits, else 3.
+        validation_fraction: fraction in (0, 1) held out for validation if the source has no split, or only `train`.
+            At least one image is held out, and always the same ones.
+        crop: a name in `config.SET_CROPS`. The default is the published crop of the kind.
+        where: conditions that each image must meet: `label=1`, `label=1,2` for either, `Smiling=1` or `Male=0` for
+            CelebA's attributes.
+        partition: path of CelebA's `list_eval_partition.txt`, if it is not beside the images.
+        attributes: path of CelebA's `list_attr_celeba.txt`, if it is not beside the images.
+        data_dir: folder or bucket of tensorflow-datasets. None uses its default.
+        progress: show a progress bar on stderr.
 
     Returns:
-        The prepared set, open. Its images keep the source's order within each split.
+        The prepared set, open. Each split keeps the source's order.
 
     Raises:
-        UserError: an argument is out of range, `out` is not empty, there are no images, or none that meet the
-            conditions, too many cannot be read, or the disk is too full.
+        UserError: an argument is out of range, `out` is not empty, the disk is too full, too many files are
+            unreadable, there are no images, or no image meets the conditions.
 
     Example:
         >>> faces = prepare("downloads/img_align_celeba.zip", "data/celeba")  # doctest: +SKIP
@@ -94,16 +97,16 @@ def prepare(
         (162770, 64, 64, 3)
     """
     if type(image_size) is not int or image_size < 1:
-        raise UserError(f"`image_size` is {image_size!r}; it is a number of pixels, such as 64")
+        raise UserError(f"`image_size` is {image_size!r}; give a number of pixels, such as 64")
     if channels not in (None, 1, 3):
-        raise UserError(f"`channels` is {channels!r}; it is 1 (grey) or 3 (RGB)")
+        raise UserError(f"`channels` is {channels!r}; give 1 (grey) or 3 (RGB)")
     if not 0 < validation_fraction < 1:
-        raise UserError(f"`validation_fraction` is {validation_fraction}; it lies between 0 and 1")
-    if crop is not None and crop not in CROPS:
-        raise UserError(f"`crop` is {crop!r}; it is one of {', '.join(CROPS)}")
+        raise UserError(f"`validation_fraction` is {validation_fraction}; give a number between 0 and 1")
+    if crop is not None and crop not in SET_CROPS:
+        raise UserError(f"`crop` is {crop!r}; give one of {', '.join(SET_CROPS)}")
     where = (where,) if isinstance(where, str) else tuple(where)
     if _is_taken(out):
-        raise UserError(f"{out} exists already: remove it or choose another place for the prepared set")
+        raise UserError(f"{out} exists already: remove it, or give another folder")
 
     files = remote.fetch(source)
     kind = kind if kind is not None else detect_kind(files)
@@ -111,15 +114,15 @@ def prepare(
         partition = _beside(source, partition, celeba.PARTITION)
         attributes = _beside(source, attributes, celeba.ATTRIBUTES)
     elif partition is not None or attributes is not None:
-        raise UserError(f"`partition` and `attributes` are files of CelebA's, and {source} is of kind {kind}")
+        raise UserError(f"`partition` and `attributes` are files of CelebA, and {source} is of kind {kind}")
     elif kind == "folder" and remote.is_url(source) and Path(files).name.startswith(("cars_train", "cars_test")):
-        raise UserError(f"{source} is fetched without its annotations: give the folder that holds both, or `kind`")
+        raise UserError(f"{source} is fetched without its annotations: give the folder that holds both, or give `kind`")
     with open_source(files, kind, partition=partition, attributes=attributes, data_dir=data_dir) as opened:
         if not opened.items:
             raise UserError(f"{source} has no images in it")
         if where:
             opened = select(opened, where)
-        # Enlarging 8 pixels to 64 with Lanczos' filter rings: ghost lines on the black ground.
+        # Lanczos' filter rings if 8 pixels are enlarged to 64: ghost lines on the black background.
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
         recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
@@ -130,7 +133,7 @@ def prepare(
 
 
 def _beside(source: str | Path, given: str | Path | None, name: str) -> str | Path | None:
-    """A file of CelebA's, fetched from where it was said to be, or from beside images in a bucket."""
+    """Fetches a file of CelebA from the given place, or from beside the images in a bucket; None if there is none."""
     if given is None and remote.is_url(source):
         beside = f"{source.rstrip('/').rpartition('/')[0]}/{name}"
         given = beside if remote.listing(beside) else None
@@ -138,7 +141,8 @@ def _beside(source: str | Path, given: str | Path | None, name: str) -> str | Pa
 
 
 def _is_taken(out: str | Path) -> bool:
-    if remote.is_url(out):  # what an interrupted upload left there may be written over
+    """Tells whether the output folder holds anything but the remains of an interrupted upload."""
+    if remote.is_url(out):
         return not remote.listing(out).keys() <= {loading.IMAGES, loading.LABELS, loading.NAMES}
     out = Path(out)
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
@@ -148,13 +152,13 @@ def _pixels(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray
     size = recipe.image_size
     image = decode_image(data, recipe.channels)
     image = crop_image(item.cut(image) if item.cut else image, recipe.crop)
-    # Crop first: the filter of `resize(box=...)` would reach over the edge of the box.
+    # Crop first: the filter of `resize(box=...)` would read pixels outside the box.
     image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
     return np.asarray(image).reshape(size, size, recipe.channels)
 
 
 def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, list[Item]]:
-    """The items of each split, in the source's order; a lone training split gives some for validation."""
+    """Returns the items of each split, in the source's order. If there is only `train`, some become `validation`."""
     if {item.split for item in items} <= {None, "train"} and len(items) > 1:
         held_out = max(1, round(validation_fraction * len(items)))
         chosen = set(loading.permutation(len(items), seed=0)[: min(held_out, len(items) - 1)].tolist())
@@ -178,10 +182,12 @@ def _write_set(
 ) -> None:
     items = [item for members in splits.values() for item in members]
     shape = (len(items), recipe.image_size, recipe.image_size, recipe.channels)
-    # Writing to a memory map on a full disk kills the process (SIGBUS), so ask first.
+    # Writing to a memory map on a full disk kills the process (SIGBUS), so check first.
     needed, free = math.prod(shape), shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(f"the prepared set takes {needed / 1e9:.1f} GB, {folder.parent} has {free / 1e9:.1f} GB free")
+        raise UserError(
+            f"the prepared set takes {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: make room"
+        )
     images = np.lib.format.open_memmap(folder / loading.IMAGES, "w+", np.uint8, shape)
     failures: dict[int, str] = {}
     with tqdm(total=len(items), desc="prepare", unit="images", disable=not progress) as bar:
@@ -213,7 +219,7 @@ def _write_set(
         **({"where": list(where)} if where else {}),
         **({"cut": source.cut} if source.cut else {}),
         "crop": recipe.crop,
-        "crop_description": CROPS[recipe.crop],
+        "crop_description": CROP_DESCRIPTIONS[recipe.crop],
         "filter": recipe.resampling,
         "image_size": recipe.image_size,
         "channels": recipe.channels,
@@ -227,12 +233,12 @@ def _write_set(
 
 
 def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, np.ndarray | Exception]]:
-    """Decodes items on all cores: pairs of row and pixels, or row and error; few are in memory at a time."""
+    """Decodes items on all cores. Yields (row, pixels) or (row, error); few images are in memory at a time."""
 
     def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
         try:
             return _pixels(item, read(), recipe)
-        except Exception as error:  # a damaged file can raise nearly anything in Pillow
+        except Exception as error:  # Pillow raises almost any error on a damaged file
             return error
 
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -242,7 +248,7 @@ def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tup
         for row in sorted(range(len(items)), key=lambda row: items[row].position):
             item = items[row]
             read = item.read
-            if source.forward_only:  # one thread reads, in this order, and the others wait for it
+            if source.forward_only:  # one thread reads in this order, and the others wait for it
                 read = reader.submit(item.read).result
             pending.append((row, pool.submit(decode, item, read)))
             if len(pending) >= 4 * workers:
@@ -260,12 +266,12 @@ def _check_failures(given: str, items: list[Item], failures: dict[int, str]) -> 
         first = "; ".join(f"{_one_line(items[row].name)} ({reason})" for row, reason in list(failures.items())[:3])
         raise UserError(
             f"{given}: more than 1 % of the images cannot be read, {len(failures)} so far of {len(items)}: "
-            f"{first}; mend or remove such files"
+            f"{first}; repair or remove such files"
         )
 
 
 def _compact(path: Path, images: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Writes the array again without the rows of unreadable files."""
+    """Rewrites the array without the rows of unreadable files."""
     shorter_path = path.with_name("shorter.npy")
     shorter = np.lib.format.open_memmap(shorter_path, "w+", np.uint8, (len(kept), *images.shape[1:]))
     for start in range(0, len(kept), 1024):
@@ -276,7 +282,7 @@ def _compact(path: Path, images: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _one_line(name: str) -> str:
-    """A name that fits on one line of UTF-8: file systems allow line ends and stray bytes."""
+    """Escapes line ends and invalid bytes in a file name, so that it fits on one line of UTF-8."""
     return name.replace("\n", "\\n").replace("\r", "\\r").encode("utf-8", "backslashreplace").decode("utf-8")
 
 

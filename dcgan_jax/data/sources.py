@@ -1,4 +1,4 @@
-"""Image sources: folders, archives, official data files and sets by name, seen as one sequence of images."""
+"""Image sources: folders, archives, official data files and sets by name, each as one sequence of images."""
 
 import contextlib
 import functools
@@ -18,8 +18,6 @@ from dcgan_jax.data.svhn import is_svhn, svhn
 from dcgan_jax.data.tfds import PREFIX, tfds_kind, tfds_set
 from dcgan_jax.errors import UserError
 
-KINDS = SOURCE_KINDS
-
 _SPLIT_FOLDERS = {
     "train": "train",
     "test": "test",
@@ -38,20 +36,20 @@ def open_source(
     attributes: str | Path | None = None,
     data_dir: str | None = None,
 ) -> Iterator[Source]:
-    """Opens a source of a given kind; its files are closed at the end of the context.
+    """Opens a source of a given kind. Leaving the context closes its files.
 
     Args:
-        path: a folder, archive or file, or `tfds:NAME`; not looked at for "digits".
-        kind: one of `KINDS`.
-        partition: CelebA's `list_eval_partition.txt`; None looks for it beside the images.
-        attributes: CelebA's `list_attr_celeba.txt`; likewise.
-        data_dir: where the sets of tensorflow-datasets are; None is its default.
+        path: a folder, archive or file, or `tfds:NAME`; ignored for "digits".
+        kind: one of `config.SOURCE_KINDS`.
+        partition: path of CelebA's `list_eval_partition.txt`. By default it is beside the images.
+        attributes: path of CelebA's `list_attr_celeba.txt`; the default is the same.
+        data_dir: folder of the sets of tensorflow-datasets. None uses its default.
 
     Raises:
-        UserError: there is nothing of that kind at `path`, or it is damaged.
+        UserError: `path` has no source of that kind, or it is damaged.
     """
-    if kind not in KINDS:
-        raise UserError(f"`kind` is {kind!r}; it is one of {', '.join(KINDS)}")
+    if kind not in SOURCE_KINDS:
+        raise UserError(f"`kind` is {kind!r}; give one of {', '.join(SOURCE_KINDS)}")
     if str(path).startswith(PREFIX):
         yield tfds_set(str(path), kind, data_dir)
         return
@@ -74,7 +72,7 @@ def open_source(
 
 
 def detect_kind(path: str | Path) -> str:
-    """The kind of source that lies at `path`, by its name and layout; cars without annotations look like any folder."""
+    """Detects the kind of a source by its name and layout. Cars without annotations count as "folder"."""
     if str(path).startswith(PREFIX):
         return tfds_kind(str(path))
     if str(path) == "digits":
@@ -89,11 +87,11 @@ def detect_kind(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def image_folder(path: Path, kind: str = "folder") -> Iterator[Source]:
-    """Images of a folder or archive, with splits and classes read off its subfolders.
+    """Opens the images of a folder or archive, with splits and classes from the names of its folders.
 
-    One folder that wraps everything is ignored. If all top-level folders are called `train`, `test` or
-    `validation` (`valid`, `val`), they are the splits, and the next level the classes; otherwise the top
-    level is the classes. An image outside the class folders has no label.
+    A single folder around everything is ignored. If all top-level folders are named `train`, `test` or `validation`
+    (`valid`, `val`), they are the splits, and the folders in them are the classes. Otherwise the top-level folders are
+    the classes. An image outside the class folders has no label.
     """
     with files_in(path) as (items, forward_only):
         parts = [PurePosixPath(item.name).parts for item in items]
@@ -114,8 +112,8 @@ def image_folder(path: Path, kind: str = "folder") -> Iterator[Source]:
 
 
 def digits() -> Source:
-    """The 1,797 handwritten digits that come with scikit-learn: 8x8, 16 grey levels spread over 0 to 255."""
-    from sklearn.datasets import load_digits  # slow to import, and only wanted here
+    """Returns the 1,797 handwritten digits of scikit-learn: 8x8 pixels, grey levels 0..16 scaled to 0..255."""
+    from sklearn.datasets import load_digits  # slow to import
 
     data: Any = load_digits()
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Street View House Numbers' official files: cropped digits (format 2), and digits out of photographs (format 1)."""
+"""The official files of Street View House Numbers: cropped digits (format 2), and photographs (format 1)."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,8 @@ _DIGITS = [str(digit) for digit in range(10)]
 _ANNOTATIONS = "digitStruct.mat"
 
 
-class _Digit(NamedTuple):
-    """A digit of a photograph: its box in pixels and what it shows, 10 for the digit 0."""
+class Digit(NamedTuple):
+    """A digit in a photograph: its box in pixels, and its label, which is 10 for the digit 0."""
 
     left: int
     top: int
@@ -35,7 +35,7 @@ class _Digit(NamedTuple):
 
 
 def is_svhn(path: Path) -> bool:
-    """Whether SVHN lies at a path, in either format."""
+    """Tells whether a path holds SVHN, in either format."""
     if path.suffix.lower() == ".mat":
         return True
     return bool(_cropped(path)) or any(map(_is_annotated, split_places(path, _PHOTOGRAPHS).values()))
@@ -43,17 +43,18 @@ def is_svhn(path: Path) -> bool:
 
 @contextlib.contextmanager
 def svhn(path: Path) -> Iterator[Source]:
-    """SVHN's digits; the class names are the digits, whose label 0 is 10 in the files.
+    """Opens SVHN's digits. The class names are the digits; the files label the digit 0 by 10.
 
     Args:
-        path: `train_32x32.mat` and the like or a folder of them (format 2); `train.tar.gz`, the folder `train` or
-            the folder that holds either, likewise `test` and `extra` (format 1). Format 2 comes first where both are.
+        path: format 2 is `train_32x32.mat`, `test_32x32.mat`, `extra_32x32.mat`, or a folder of them. Format 1 is
+            `train.tar.gz` or the folder `train`, the same for `test` and `extra`, or a folder of them. If a folder
+            holds both formats, format 2 is read.
 
     Raises:
-        UserError: no such files, or not of that format.
+        UserError: there are no such files, or they have another format.
     """
     if files := _cropped(path):
-        yield Source("svhn", [item for file in files for item in _cropped_items(file)], _DIGITS)
+        yield Source("svhn", [item for file in files for item in cropped_items(file)], _DIGITS)
         return
     photographs = split_places(path, _PHOTOGRAPHS)
     if not photographs:
@@ -71,10 +72,11 @@ def svhn(path: Path) -> Iterator[Source]:
 
 
 def cut_digit(image: Image.Image, digit: tuple[int, int, int, int]) -> Image.Image:
-    """The square about a digit: its box extended in the shorter direction about its centre, as format 2 does.
+    """Crops a photograph to the square around a digit.
 
-    A square that crosses the photograph's edge is shifted into it; where the photograph is narrower than the square,
-    its outermost pixels are repeated.
+    The square is the box, extended about its centre in its shorter direction, as in format 2. A square that crosses the
+    photograph's edge is shifted inside. If the photograph is narrower than the square, its outermost pixels are
+    repeated.
 
     Args:
         image: the photograph.
@@ -91,32 +93,34 @@ def cut_digit(image: Image.Image, digit: tuple[int, int, int, int]) -> Image.Ima
 
 
 def _interval(start: int, length: int, limit: int) -> tuple[int, tuple[int, int]]:
-    """Where an interval begins once it is shifted into 0 to `limit`, and by how much it still stands out."""
+    """Shifts an interval into 0 to `limit`. Returns its start, and how far it still extends before and after."""
     lacking = max(length - limit, 0)
     return min(max(start, 0), max(limit - length, 0)), (lacking // 2, lacking - lacking // 2)
 
 
 def _cropped(path: Path) -> list[Path]:
-    """Format 2's files at a path."""
+    """The files of format 2 at a path."""
     if not path.is_dir():
         return [path] if path.suffix.lower() == ".mat" else []
     return [file for split in _SPLITS if (file := path / f"{split}_32x32.mat").is_file()]
 
 
-def _cropped_items(file: Path) -> list[Item]:
-    """The digits of a file of format 2. The pixels are held in memory: SciPy reads such files whole."""
+def cropped_items(file: Path) -> list[Item]:
+    """Reads the digits of a file of format 2. All pixels are in memory: SciPy reads the whole file."""
     try:
         content = read_mat(file, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].ravel().astype(np.int64)
-    except Exception as error:  # SciPy raises nearly anything on a file of another format
+    except Exception as error:  # SciPy raises almost any error on another format
         raise UserError(f"{file} is not a readable SVHN file with `X` and `y`: {error}") from error
     if pixels.ndim != 4 or pixels.shape != (32, 32, 3, len(labels)) or pixels.dtype != np.uint8:
         raise UserError(
             f"{file}: `X` is {pixels.dtype} {pixels.shape} with {len(labels)} labels; "
-            "SVHN's is uint8 (32, 32, 3, N) with N labels"
+            "SVHN has uint8 (32, 32, 3, N) with N labels: get it again"
         )
     if labels.size and not (labels.min() >= 0 and labels.max() <= 10):
-        raise UserError(f"{file}: labels run from {labels.min()} to {labels.max()}; SVHN's run from 1 to 10")
+        raise UserError(
+            f"{file} has labels from {labels.min()} to {labels.max()}; SVHN's labels are 1 to 10: get it again"
+        )
     split = file.name.split("_")[0]
     split = split if split in _SPLITS else None
     return [
@@ -134,27 +138,27 @@ def _annotates(name: str) -> bool:
 
 
 def _is_annotated(place: Path) -> bool:
-    """Whether there is a `digitStruct.mat` in a folder, or anywhere in an archive."""
+    """Tells whether a folder has a `digitStruct.mat`, or an archive has one anywhere."""
     if place.is_dir():
         return (place / _ANNOTATIONS).is_file()
     try:
         with tarfile.open(place) as archive:
             return any(_annotates(member.name) for member in archive)
-    except Exception:  # whoever opens it next says so
+    except Exception:  # opening it for reading reports the damage
         return False
 
 
 def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item]:
-    """Each digit of the photographs in a folder or archive of format 1 as an item of its own."""
+    """Returns one item for each digit in the photographs of a folder or archive of format 1."""
     annotations = next((file for file in files if _annotates(file.name)), None)
     if annotations is None:
         raise UserError(f"{place} has no {_ANNOTATIONS} in it: get SVHN's {split}.tar.gz again")
     with damage_named(place):
         content = annotations.read()
-    digits = _read_digits(content, f"{_ANNOTATIONS} of {place}")
+    digits = read_digits(content, f"{_ANNOTATIONS} of {place}")
     photographs = [file for file in files if file is not annotations]
 
-    # The digits of a photograph are read one after another, and a compressed archive cannot go back to it.
+    # The digits of a photograph follow one another, and a compressed archive cannot go back.
     @functools.lru_cache(maxsize=1)
     def read(index: int) -> bytes | np.ndarray:
         return photographs[index].read()
@@ -163,7 +167,7 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     for index, photograph in enumerate(photographs):
         path = PurePosixPath(photograph.name)
         if path.name not in digits:
-            raise UserError(f"{path} of {place} is not in its {_ANNOTATIONS}: use the one of this set")
+            raise UserError(f"{path} of {place} is not in its {_ANNOTATIONS}: use the annotations of this set")
         for number, digit in enumerate(digits[path.name], 1):
             items.append(
                 Item(
@@ -178,23 +182,23 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     return items
 
 
-def _read_digits(content: Any, file: str) -> dict[str, list[_Digit]]:
-    """The digits of each photograph, by file name, from a `digitStruct.mat`.
+def read_digits(content: Any, file: str) -> dict[str, list[Digit]]:
+    """Reads the digits of each photograph, by its file name, from a `digitStruct.mat`.
 
-    The file is HDF5: two columns of references, to each photograph's name (a column of character codes) and to a
-    group of its digits' `left`, `top`, `width`, `height` and `label`. Each of these holds the number itself where
-    there is one digit, and references to the numbers where there are several.
+    The file is HDF5 with two columns of references: to each photograph's name (a column of character codes), and to a
+    group with `left`, `top`, `width`, `height` and `label` of its digits. Each of these holds the number of a single
+    digit, or references to the numbers of several digits.
     """
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"{file} takes h5py to read: pip install 'dcgan-jax[svhn]'") from error
+        raise UserError(f"reading {file} takes h5py: pip install 'dcgan-jax[svhn]'") from error
     try:
         with h5py.File(io.BytesIO(content), "r") as mat:
             table: Any = mat["digitStruct"]
 
             def deref(reference: Any) -> Any:
-                return mat[reference][()]  # type: ignore[index]
+                return mat[reference][()]  # type: ignore[index]  # a reference leads to a dataset here
 
             def numbers(dataset: Any) -> list[int]:
                 values: Any = dataset[()].ravel()
@@ -205,13 +209,11 @@ def _read_digits(content: Any, file: str) -> dict[str, list[_Digit]]:
             digits = {}
             for name, box in zip(table["name"][()].ravel(), table["bbox"][()].ravel(), strict=True):
                 group: Any = mat[box]
-                columns = [numbers(group[field]) for field in _Digit._fields]
-                digits["".join(map(chr, deref(name).ravel()))] = [
-                    _Digit(*digit) for digit in zip(*columns, strict=True)
-                ]
-    except Exception as error:  # h5py raises nearly anything on a file of another format
+                columns = [numbers(group[field]) for field in Digit._fields]
+                digits["".join(map(chr, deref(name).ravel()))] = [Digit(*digit) for digit in zip(*columns, strict=True)]
+    except Exception as error:  # h5py raises almost any error on another format
         raise UserError(f"{file} is not a readable SVHN annotation ({error}): get it again") from error
     wrong = {digit.label for those in digits.values() for digit in those} - set(range(11))
     if wrong:
-        raise UserError(f"{file}: there is a label {min(wrong)}; SVHN's run from 1 to 10")
+        raise UserError(f"{file} has a label {min(wrong)}; SVHN's labels are 1 to 10: get it again")
     return digits

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets, prepared on disk by `tfds build`; read without TensorFlow where the format allows it."""
+"""Sets of tensorflow-datasets that `tfds build` wrote to disk. Only the TFRecord format needs TensorFlow to read."""
 
 import contextlib
 import functools
@@ -17,29 +17,29 @@ from dcgan_jax.errors import UserError
 PREFIX = "tfds:"
 _KINDS = {"celeb_a": "celeba", "svhn_cropped": "svhn", "cars196": "cars"}
 _SPLITS = {"valid": "validation", "val": "validation"}
-_FORMATS = ("array_record", "parquet", "tfrecord")  # the first one that the set has is read
-_BATCH = 128  # records in memory at a time; array_record takes 5 to 30 times as long for single ones
+_FORMATS = ("array_record", "parquet", "tfrecord")  # in order of preference
+_BATCH = 128  # records at a time; single ones take 5 to 30 times as long in array_record
 
 
 def tfds_kind(source: str) -> str:
-    """The kind of set that `tfds:NAME` is, which decides how its images are prepared."""
+    """Returns the kind of the set `tfds:NAME`. It decides how the images are prepared."""
     return _KINDS.get(_name(source), "folder")
 
 
 def tfds_set(source: str, kind: str, data_dir: str | None = None) -> Source:
-    """A set of tensorflow-datasets in its own splits; nothing is downloaded.
+    """Returns a set of tensorflow-datasets in its own splits. Nothing is downloaded.
 
-    The images are those of the feature `image`, or of the only image feature; labels come from the feature `label` or
-    the only class label, attributes from `attributes` (celeb_a). The photographs of cars196 are cut to their boxes.
+    Images come from the feature `image` or the only image feature. Labels come from the feature `label` or the only
+    class label, attributes from `attributes` (celeb_a). The photographs of cars196 are cropped to their boxes.
     The records are read from the first to the last, a few at a time.
 
     Args:
-        source: `tfds:celeb_a`, `tfds:svhn_cropped`, `tfds:cars196` or another, with `/CONFIG` and `:VERSION` if wanted.
-        kind: one of `dcgan_jax.data.KINDS`.
-        data_dir: the folder or bucket that holds the sets; None is where tensorflow-datasets puts them by default.
+        source: `tfds:celeb_a`, `tfds:svhn_cropped`, `tfds:cars196` or another set. `/CONFIG` and `:VERSION` may follow.
+        kind: one of `config.SOURCE_KINDS`.
+        data_dir: folder or bucket of the sets. None uses the default of tensorflow-datasets.
 
     Raises:
-        UserError: tensorflow-datasets, the set or what it takes to read it is not there, or it has no images.
+        UserError: the set, or a package that reads it, is missing, or the set has no images.
     """
     info, file_format = _find(source, data_dir)
     image, label = _feature(info, "Image", "image"), _feature(info, "ClassLabel", "label")
@@ -79,9 +79,10 @@ def tfds_set(source: str, kind: str, data_dir: str | None = None) -> Source:
 
 
 def cut_fractions(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
-    """The part of a photograph of cars196 inside its box: top, left, bottom and right edges as parts of its sides.
+    """Crops a photograph of cars196 to its box: top, left, bottom and right edge as fractions of its sides.
 
-    The set divides the official numbers, which count pixels from 1 and include the last, by width and height.
+    The fractions are the official numbers divided by height and width. These count pixels from 1, and a box includes
+    its last pixel.
     """
     y1, y2 = (round(edge * image.height) for edge in box[::2])
     x1, x2 = (round(edge * image.width) for edge in box[1::2])
@@ -93,14 +94,14 @@ def _name(source: str) -> str:
 
 
 def _find(source: str, data_dir: str | None) -> tuple[Any, str]:
-    """What tensorflow-datasets knows of a set on disk, and the file format to read it in."""
+    """Returns tensorflow-datasets' description of a set on disk, and the file format to read."""
     try:
         from tensorflow_datasets import builder_from_directory
         from tensorflow_datasets.core import DatasetNotFoundError
         from tensorflow_datasets.core.constants import DATA_DIR
         from tensorflow_datasets.core.read_only_builder import builder_from_files
     except ImportError as error:
-        raise UserError(f"{source} takes tensorflow-datasets to read: pip install 'dcgan-jax[tfds]'") from error
+        raise UserError(f"reading {source} takes tensorflow-datasets: pip install 'dcgan-jax[tfds]'") from error
     name, place = source.removeprefix(PREFIX), data_dir or DATA_DIR
     build = f"tfds build {name} --file_format array_record --data_dir {place}"
     try:
@@ -116,16 +117,17 @@ def _find(source: str, data_dir: str | None) -> tuple[Any, str]:
         raise UserError(f"{source} is stored as {', '.join(there)}: build it again with `{build}`")
     if file_format == "tfrecord":
         try:
+            # Not a dependency: only this format needs it.
             import tensorflow  # type: ignore[import-not-found]  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f"{source} in {place} is stored as TFRecord: install tensorflow, or build it anew with `{build}`"
+                f"{source} in {place} is stored as TFRecord: install tensorflow, or build it again with `{build}`"
             ) from error
     return builder_from_directory(builder.data_dir, file_format=file_format).info, file_format
 
 
 def _feature(info: Any, kind: str, usual: str) -> str | None:
-    """The feature of a kind: the one with the usual name, or the only one."""
+    """Returns the feature of a kind that has the usual name, or else the only one of that kind."""
     from tensorflow_datasets import features
 
     found = [name for name, feature in info.features.items() if isinstance(feature, getattr(features, kind))]
@@ -135,7 +137,7 @@ def _feature(info: Any, kind: str, usual: str) -> str | None:
 
 
 class _Forward:
-    """Records that are read from the first to the last; to go back is to start again."""
+    """Records that are read from the first to the last. Going back starts again from the first."""
 
     def __init__(self, start: Callable[[], Iterator[bytes]], count: int):
         self._start, self._count = start, count
@@ -155,14 +157,14 @@ class _Forward:
 
 
 def _open_records(source: str, part: Any, file_format: str) -> _Forward:
-    """The records of a split, each one a serialised `tf.train.Example`."""
+    """Opens the records of a split; each is a serialised `tf.train.Example`."""
     files = [instruction.filename for instruction in part.file_instructions]
     try:
         stored = sum(map(_parquet_rows, files)) if file_format == "parquet" else part.num_examples
     except Exception as error:
         raise UserError(f"{source}: split {part.name} cannot be read ({error}): build the set again") from error
     if stored != part.num_examples:
-        # tensorflow-datasets 4.9.10 drops records when it writes more than 100 to a file, and reads what is left.
+        # tensorflow-datasets 4.9.10 drops records if it writes more than 100 to a file.
         raise UserError(
             f"{source}: the parquet files hold {stored} of the {part.num_examples} records of split {part.name}: "
             "build the set again with `--file_format array_record`"
@@ -199,22 +201,22 @@ def _parquet_records(files: list[str]) -> Iterator[bytes]:
 
 
 def _tensorflow_records(files: list[str]) -> Iterator[bytes]:
-    import tensorflow as tf  # type: ignore[import-not-found]
+    import tensorflow as tf  # type: ignore[import-not-found]  # not a dependency, see `_find`
 
-    with contextlib.suppress(RuntimeError):  # it has its devices already
-        tf.config.set_visible_devices([], "GPU")  # otherwise it takes all of their memory
-    yield from tf.data.TFRecordDataset(files).as_numpy_iterator()  # type: ignore[misc]
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow has initialised its devices already
+        tf.config.set_visible_devices([], "GPU")  # otherwise it takes all GPU memory
+    yield from tf.data.TFRecordDataset(files).as_numpy_iterator()  # type: ignore[misc]  # TensorFlow has no types here
 
 
 def _parse(record: bytes) -> Mapping[str, Any]:
-    # The set's own `deserialize_example_np` takes 40 times as long on celeb_a's 50 features.
+    # tensorflow-datasets' `deserialize_example_np` takes 40 times as long on celeb_a's 50 features.
     from tensorflow_datasets.proto import tf_example_pb2
 
-    return tf_example_pb2.Example.FromString(record).features.feature  # type: ignore[attr-defined]
+    return tf_example_pb2.Example.FromString(record).features.feature  # type: ignore[attr-defined]  # a generated class
 
 
 def _examples(source: str, records: _Forward) -> Iterator[Mapping[str, Any]]:
-    """All records of a split in their order, parsed."""
+    """Yields all records of a split in their order, parsed."""
     for i in range(len(records)):
         try:
             yield _parse(records[i])
@@ -227,7 +229,7 @@ def _read_image(records: _Forward, index: int, feature: str) -> bytes:
 
 
 def _read_attributes(source: str, splits: list[_Forward], names: list[str]) -> Mapping[str, np.ndarray]:
-    """The attributes of all records: for each name one bool a record."""
+    """Reads the attributes of all records: for each name a bool array over the records."""
     values = np.zeros((sum(map(len, splits)), len(names)), bool)
     examples = itertools.chain.from_iterable(_examples(source, records) for records in splits)
     for row, example in enumerate(examples):

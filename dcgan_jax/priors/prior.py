@@ -34,7 +34,7 @@ class Prior:
         latent_bounds: (lowest, highest) value of a latent's entries, or None. Labels have bounds of their own.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None without a discriminator.
         model: the configuration of a DCGAN; None for any other decoder.
-        crop: how the training images were cropped, one of `data.CROPS`; None if unknown.
+        crop: how the training images were cropped, one of `config.SET_CROPS`; None if unknown.
         encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts); None without an
             encoder. `known` is grey (0) in the hole. Mean and deviation [n, latent_dim] are a Gaussian over the
             latents that fit the known pixels. `shifts` are feature offsets from which a search starts, or ().

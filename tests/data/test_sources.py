@@ -236,13 +236,13 @@ def test_svhn_photographs_with_something_wrong(tmp_path: Path, monkeypatch) -> N
     for content, message in [
         (b"nothing", "not a readable SVHN annotation"),
         (digit_struct({"2.png": PHOTOGRAPHS["2.png"]}), r"1\.png of .* is not in its digitStruct\.mat"),
-        (digit_struct({"2.png": (60, 40, [(0, 0, 5, 5, 11)])}), "there is a label 11"),
+        (digit_struct({"2.png": (60, 40, [(0, 0, 5, 5, 11)])}), "has a label 11"),
     ]:
         (root / "digitStruct.mat").write_bytes(content)
         with pytest.raises(UserError, match=message):
             quiet(root, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"takes h5py to read: pip install 'dcgan-jax\[svhn\]'"):
+    with pytest.raises(UserError, match=r"takes h5py: pip install 'dcgan-jax\[svhn\]'"):
         quiet(root, tmp_path / "out")
 
 
@@ -302,7 +302,7 @@ def test_conditions_that_cannot_be_met(faces: Path, tmp_path: Path) -> None:
     path = faces / "list_attr_celeba.txt"
     for text, message in [
         (attribute_list(dict(list(FACES.items())[:3])), r"000004\.jpg has no line"),
-        (attribute_list(FACES).replace("000002.jpg", "000002.jpg 1"), "line 4: expected a file name and 3 times"),
+        (attribute_list(FACES).replace("000002.jpg", "000002.jpg 1"), "line 4: expected a file name and 3 values"),
     ]:
         path.write_text(text)
         with pytest.raises(UserError, match=message):
@@ -504,7 +504,7 @@ def test_tfds_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
     stored = info.read_text()
     info.write_text(stored.replace('"array_record"', '"tfrecord"'))
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(UserError, match="is stored as TFRecord: install tensorflow, or build it anew") as unreadable:
+    with pytest.raises(UserError, match="is stored as TFRecord: install tensorflow, or build it again") as unreadable:
         quiet("tfds:celeb_a", tmp_path / "out", data_dir=where)
     assert command in str(unreadable.value) and "\n" not in str(unreadable.value)
 
@@ -514,6 +514,6 @@ def test_tfds_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match="more than 1 % of the images cannot be read"):
         quiet("tfds:celeb_a", tmp_path / "out", data_dir=where)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"takes tensorflow-datasets to read: pip install 'dcgan-jax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"takes tensorflow-datasets: pip install 'dcgan-jax\[tfds\]'"):
         quiet("tfds:celeb_a", tmp_path / "out", data_dir=where)
     assert sources.detect_kind("tfds:celeb_a:2.1.0") == "celeba"
