@@ -1,28 +1,33 @@
-"""What every test shares: exact float32 products, and tiny models."""
+"""What all tests share: settings of JAX, a folder for all workers, a tiny run and its prior."""
 
+import fcntl
 import os
+import pickle
+import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import pytest
 
-from dcgan_jax.data import prepare
-
-# GPUs multiply float32 in TF32 by default, which no oracle would accept.
-jax.config.update("jax_default_matmul_precision", "highest")
-
-# Many tests compile the same training step, some of them in processes of their own.
-_CACHE = tempfile.TemporaryDirectory()
-for name, value in {"compilation_cache_dir": _CACHE.name, "persistent_cache_min_compile_time_secs": 0.5}.items():
-    jax.config.update(f"jax_{name}", value)
-    os.environ[f"JAX_{name.upper()}"] = str(value)
-
-
-# Some test files start themselves as programs, which import the helpers of this folder.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+# All of this holds in the workers and in the processes that tests start, too. JAX reads it when it is imported, so this
+# file imports nothing heavy at its top: the process that starts the workers never needs JAX.
+assert "jax" not in sys.modules
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory()
+    os.environ |= {
+        # GPUs multiply float32 in TF32 by default, which no oracle would accept.
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        # Compiles in half the time; what the tests compile, they run a few times.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        # Many tests compile the same programs, some of them in other workers or processes.
+        "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        # Some test files start themselves as programs, which import the helpers of this folder.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -35,21 +40,50 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory) -> SimpleNamespace:
-    """A prepared set and four training steps on it, both by the command: paths, and the state as it was in memory."""
-    from dcgan_jax.command import main
-    from dcgan_jax.training import loop
+def shared(tmp_path_factory) -> Path:
+    """A folder that all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    root, states = tmp_path_factory.mktemp("digits"), []
-    data, run = root / "data", root / "run"
-    options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4"
-    options += " --log-every 2 --measure-every 0"
-    with pytest.MonkeyPatch.context() as patch:
-        train = loop.train
-        patch.setattr(loop, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))
-        assert main.main(["prepare", "digits", "--out", str(data), "--image-size", "32", "--quiet"]) == 0
-        assert main.main(["train", "--data", str(data), "--run", str(run), "--quiet", *options.split()]) == 0
-    return SimpleNamespace(data=data, run=run, state=states[0])
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Makes a folder in one worker; the others wait for it."""
+    done = path.with_suffix(".done")
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
+            path.mkdir()
+            make(path)
+            done.touch()
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_run(shared) -> SimpleNamespace:
+    """A prepared set and four training steps on it, both by the command: paths, and the state as it was in memory.
+
+    Read only: all workers share it.
+    """
+    import jax
+
+    def make(root: Path) -> None:
+        from dcgan_jax.command import main
+        from dcgan_jax.training import loop
+
+        options = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4"
+        options += " --log-every 2 --measure-every 0"
+        data, run, states = str(root / "data"), str(root / "run"), []
+        with pytest.MonkeyPatch.context() as patch:
+            train = loop.train
+            patch.setattr(loop, "train", lambda *args, **kwargs: states.append(train(*args, **kwargs)))
+            assert main.main(["prepare", "digits", "--out", data, "--image-size", "32", "--quiet"]) == 0
+            assert main.main(["train", "--data", data, "--run", run, "--quiet", *options.split()]) == 0
+        (root / "state").write_bytes(pickle.dumps(jax.device_get(states[0])))
+
+    root = made_once(shared / "digits_run", make)
+    state = jax.device_put(pickle.loads((root / "state").read_bytes()))
+    return SimpleNamespace(data=root / "data", run=root / "run", state=state)
 
 
 @pytest.fixture(scope="session")
@@ -62,24 +96,22 @@ def digits_prior(digits_run):
     return dj.prior_from_state(digits_run.state, read_run(digits_run.run).settings(TrainConfig))
 
 
-@pytest.fixture(scope="module")
-def quick_compile() -> Iterator[None]:
-    """Compiles in half the time, for modules that run what they compile a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="session")
+def digits(shared) -> Path:
+    """The handwritten digits, prepared at 32×32 grey. Read only: all workers share them."""
+
+    def make(root: Path) -> None:
+        from dcgan_jax.data import prepare
+
+        prepare("digits", root / "digits", image_size=32, progress=False)
+
+    return made_once(shared / "sets", make) / "digits"
 
 
 @pytest.fixture
 def float64() -> Iterator[None]:
     """Double precision for one test."""
+    import jax
+
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
-    """The handwritten digits, prepared at 32×32 grey."""
-    path = tmp_path_factory.mktemp("sets") / "digits"
-    prepare("digits", path, image_size=32, progress=False)
-    return path

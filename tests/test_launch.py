@@ -85,7 +85,6 @@ def test_slurm(digits, tmp_path):
         "SLURM_JOB_ID": "17",
         "JAX_COORDINATOR_PORT": str(free_port()),
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     options = "--image-size 32 --channels 1 --base-width 2 --batch-size 8 --log-every 2 --sample-every 4 --quiet"
     options += " --measure-every 0"

@@ -16,6 +16,15 @@ from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import init, step
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_as_users_compile():
+    """The processes that compile for other devices take none of the tests' own settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
+        patch.delenv("JAX_DEFAULT_MATMUL_PRECISION")
+        yield
+
+
 def counted(body: str, others: str = "", platform: str = "cuda") -> Counts:
     """Counts a program of which `body` are the lines of ENTRY."""
     return Program(f"HloModule test\n{others}\nENTRY %main (p: f32[]) -> f32[] {{\n{body}\n}}\n", platform).count()

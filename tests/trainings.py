@@ -46,14 +46,10 @@ def one_step_for_all(config, batch_sharding):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """And in half the time."""
+    """All runs of a module share the compiled step."""
     with pytest.MonkeyPatch.context() as patch:
         replace_recipe(patch, make_step=one_step_for_all)
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        patch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def train(config, data, run):

@@ -18,8 +18,6 @@ from dcgan_jax.command import main
 from dcgan_jax.errors import UserError
 from dcgan_jax.storage import checkpoints
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CONFIG = ce.ContextEncoderConfig(image_size=32, channels=1, base_width=4, batch_size=8, num_steps=4)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (8, 32, 32, 1), np.uint8)

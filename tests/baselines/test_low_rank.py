@@ -8,8 +8,6 @@ import pytest
 from dcgan_jax import masks
 from dcgan_jax.baselines.low_rank import low_rank, shrink, solve
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = 24
 STEPS = 4000
 CLOSE = {"tolerance": 1e-6, "round_steps": STEPS, "max_steps": STEPS}

@@ -22,8 +22,6 @@ from dcgan_jax.baselines.patch_match import (
     vote,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEY = jax.random.key(7)
 PATCH = 5
 H, W = 20, 24

@@ -8,8 +8,6 @@ import scipy.optimize
 from dcgan_jax import masks
 from dcgan_jax.baselines.total_variation import solve, total_variation
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def differences(x):
     """[h, w, c] -> [h, w, 2 c], pixel by pixel."""

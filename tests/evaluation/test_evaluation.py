@@ -28,8 +28,6 @@ from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.evaluation.methods import ImageSet, prepare_method
 from dcgan_jax.storage.files import locked
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE, COUNT = 12, 5
 NUMBERS = [str(i) for i in range(COUNT)]  # the names of images without names
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)

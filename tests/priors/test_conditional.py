@@ -27,7 +27,6 @@ from dcgan_jax.training.encoder import EncoderConfig, encoder_prior
 from dcgan_jax.training.loop import train
 from dcgan_jax.training.measures import inversion_psnr
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6, num_classes=3)
 CONFIG = TrainConfig(model=MODEL, batch_size=8)
 KEY = jax.random.key(0)

@@ -115,7 +115,7 @@ def test_holes_are_the_papers_half_of_them_shifted():
     assert abs(holes[2::4].mean() - 0.8) < 0.01 and abs(holes[3::4].mean() - 0.25) < 0.01
 
 
-def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path, quick_compile):
+def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     dj.save_prior(prior, tmp_path / "gan.safetensors")
     arguments = ["train-encoder", "--data", str(digits), "--run", str(tmp_path / "run"), "--quiet"]
     arguments += ["--prior", str(tmp_path / "gan.safetensors"), "--batch-size", "8", "--log-every", "1"]
