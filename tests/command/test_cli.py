@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import tiny
 from PIL import Image
 
 import dcgan_jax as dj
+from dcgan_jax import config as config_module
+from dcgan_jax import data
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import main as main_module
@@ -24,6 +27,8 @@ from dcgan_jax.images.figures import tile
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.runs import read_run
 from dcgan_jax.training import loop
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
@@ -46,7 +51,7 @@ def prior_file(digits_prior, tmp_path_factory):
 
 def test_training_leaves_a_run(digits_run):
     record = read_run(digits_run.run)
-    config, data = record.settings(dj.TrainConfig), record.data
+    config, images = record.settings(dj.TrainConfig), record.data
     assert config == dj.TrainConfig(
         model=dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=8),
         batch_size=8,
@@ -54,7 +59,7 @@ def test_training_leaves_a_run(digits_run):
         log_every=2,
         measure_every=0,
     )
-    assert data["kind"] == "digits" and int(digits_run.state.step) == 4
+    assert images["kind"] == "digits" and int(digits_run.state.step) == 4
     lines = (digits_run.run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert (digits_run.run / "samples" / "0000004.png").is_file()
@@ -134,7 +139,8 @@ def test_as_a_module(prior_file, tmp_path):
     command = ["sample", "--prior", prior_file, "--count", "3"]
     assert main(*command, "--out", tmp_path / "here.png") == 0
     there = [sys.executable, "-m", "dcgan_jax", *map(str, command), "--out", str(tmp_path / "there.png")]
-    done = subprocess.run(there, capture_output=True, text=True, check=True)
+    compiled_alike = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(there, capture_output=True, text=True, check=True, env=compiled_alike)
     assert done.stdout == ""
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
@@ -182,6 +188,37 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
     assert [line.split(" is skipped: ")[0] for line in skipped] == [f"dcgan-jax: {i:02d}" for i in range(10)]
     assert last == f"dcgan-jax: and 3 more such images, see {out / 'results.jsonl'}"
     assert (out / "good.png").is_file()
+
+
+# ------------------------------------------------------------------------------------------ a fast start
+
+
+@pytest.mark.parametrize("command", ["--help", "inpaint --help", "evaluate --help", "inpaint --imagse a"])
+def test_help_and_mistyped_options_import_nothing_heavy(command):
+    code = f"""
+import contextlib, io, sys
+import dcgan_jax
+from dcgan_jax.command.main import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.suppress(SystemExit):
+        main({command.split()})
+print({{"jax", "flax", "optax", "numpy", "scipy", "PIL", "fsspec", "orbax"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_names_of_the_package():
+    assert set(dj.__all__) <= set(dir(dj)) and {"inpaint", "masks", "load_prior", "TrainConfig"} <= set(dj.__all__)
+    assert all(getattr(dj, name).__module__.startswith("dcgan_jax.") for name in set(dj.__all__) - {"masks"})
+    assert dj.masks is sys.modules["dcgan_jax.masks"]
+    with pytest.raises(AttributeError):
+        dj.impaint  # noqa: B018
+
+
+def test_names_of_options_are_those_of_the_modules():
+    assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(data.CROPS)
+    assert config_module.SOURCE_KINDS == data.KINDS
 
 
 # ------------------------------------------------------------------------------------------ wrong input

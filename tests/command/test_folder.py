@@ -15,9 +15,13 @@ from tiny import tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax.command import inpaint as inpaint_module
+from dcgan_jax.command import pairing
+from dcgan_jax.command import plan as plan_module
 from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SIZE, BATCH = 12, 2
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
@@ -489,6 +493,20 @@ def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
             found[name] = image.info.get("icc_profile")
     assert found == {"profile": b"a profile", "opaque": None, "printed": None}
     assert (read(tmp_path / "out" / "opaque.png")[KNOWN] == PIXELS["a"][KNOWN]).all()
+
+
+def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
+    """If memory allows; without memory the results are the same."""
+    decoded, read_image = [], pairing.read_image
+    monkeypatch.setattr(
+        pairing, "read_image", lambda file, channels: decoded.append(file) or read_image(file, channels)
+    )
+    run(images, mask, tmp_path / "out")
+    assert sorted(decoded) == sorted(images.glob("*.png"))
+    monkeypatch.setattr(plan_module, "KEPT_BYTES", 0)
+    run(images, mask, tmp_path / "again")
+    for name in files(tmp_path / "out"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
 # ------------------------------------------------------------------------------------------ going on

@@ -20,6 +20,7 @@ from dcgan_jax.baselines.nearest import nearest
 from dcgan_jax.baselines.patch_match import patch_match
 from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.command import main
+from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import evaluate as evaluate_module
 from dcgan_jax.evaluation import tables
@@ -95,6 +96,29 @@ def test_holes_are_those_of_the_masks_whatever_the_count():
     assert (draw_holes("random", NUMBERS, SIZE, 1) != holes["random"]).any()
 
 
+def test_a_drawn_hole_is_the_same_in_inpaint(digits, tmp_path, monkeypatch):
+    """For the same image and seed, though it has another number in its split."""
+    drawn = {}
+
+    def record(mask, names, size, seed):
+        holes = draw_holes(mask, names, size, seed)
+        drawn.update(zip(names, holes, strict=True))
+        return holes
+
+    monkeypatch.setattr(evaluate_module, "draw_holes", record)
+    shared = ("--split", "test", "--count", "3", "--seed", "4")
+    given = ("--data", str(digits), "--out", str(tmp_path / "scores"), "--methods", "telea", "--masks", "pattern")
+    assert main.main(["evaluate", *given, *shared, "--quiet"]) == 0
+    options = {"split": "test", "count": 3, "seed": 4, "batch_size": 3, "progress": False}
+    config = dj.InpaintConfig(num_steps=1)
+    inpaint_folder(tanh_prior((32, 32, 1)), digits, "pattern", tmp_path / "out", config, **options)
+    assert len(drawn) == 3
+    for name, hole in drawn.items():
+        with Image.open(tmp_path / "out" / "strips" / f"{name}.png") as file:
+            strip = np.asarray(file.convert("L"))
+        assert (strip[:, 34:66] == np.where(hole, 255, strip[:, :32])).all()
+
+
 def strip_times(lines):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
@@ -134,7 +158,7 @@ def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
     ],
 )
 def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkeypatch):
-    methods = {"search": 1, "nearest": 1}
+    methods = {"search": 3, "nearest": 3}
     options = OPTIONS | {"mask_names": ("random",)}
     before = evaluate([SET], methods, tmp_path, **options)
     calls, complete = [], evaluate_module.score_unit
@@ -144,7 +168,7 @@ def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkey
     images = changed.pop("set", SET)
     after = evaluate([images], methods, tmp_path, **options | changed)
     assert set(calls) == again
-    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 2  # what no longer holds is gone
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6  # what no longer holds is gone
     for a, b in zip(before, after, strict=True):
         assert (a == b) == (a["method"] not in again)
 
@@ -204,14 +228,14 @@ def test_files(lines, tmp_path):
 
 def test_failed_searches_are_counted(tmp_path):
     broken = dataclasses.replace(SET, prior=dataclasses.replace(PRIOR, params=PRIOR.params * np.nan))
-    lines = evaluate([broken], {"search": 2}, tmp_path, mask_names=("center",), **OPTIONS)
+    lines = evaluate([broken], {"search": 3}, tmp_path, mask_names=("center",), **OPTIONS)
     (cell,) = tables.cells(lines)
-    assert cell.not_finite == 2 and np.isfinite(cell.scores["psnr"].mean)
+    assert cell.not_finite == 3 and np.isfinite(cell.scores["psnr"].mean)
 
 
 def test_every_method_is_given_the_images_and_holes(tmp_path):
     """Under one mask: the pictures are what the methods make when they are called by hand."""
-    size = 32
+    size = 20
     images = np.asarray(jax.image.resize(RNG.uniform(0, 255, (2, 5, 5, 3)), (2, size, size, 3), "cubic").clip(0, 255))
     images = images.astype(np.uint8)
     prior = tanh_prior((size, size, 3))
@@ -309,10 +333,10 @@ def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
 
 def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
     holes, keys = draw_holes("half", NUMBERS, SIZE, 0), jax.random.split(jax.random.key(7), COUNT)
-    method = prepare_method("search", SET, CONFIG, 4)
-    whole, _ = method.complete(IMAGES[:4], holes[:4], keys[:4])
-    part, notes = method.complete(IMAGES[2:4], holes[2:4], keys[2:4])
-    assert (part == whole[2:4]).all() and len(notes) == 2
+    method = prepare_method("search", SET, CONFIG, 3)
+    whole, _ = method.complete(IMAGES[:3], holes[:3], keys[:3])
+    part, notes = method.complete(IMAGES[1:3], holes[1:3], keys[1:3])
+    assert (part == whole[1:3]).all() and len(notes) == 2
 
 
 def command(data, prior, out, *more):
