@@ -130,7 +130,7 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     add("--crop", default=None, help=crop)
     add("--gif", action="store_true", default=False, help="Show the course of each search in gifs/.")
     score = "The images are complete under their masks: compare the results with them. Drawn masks always do."
-    add("--score", action="store_true", default=False, help=score)
+    add("--score", "--complete", action="store_true", default=False, help=score)
     add_label(sub, "found by each search")
     add_search(sub)
 
