@@ -9,8 +9,6 @@ from PIL import Image
 from dcgan_jax import masks
 from dcgan_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 KEYS = jax.random.split(jax.random.key(7), 24)
 
 

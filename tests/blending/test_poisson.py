@@ -11,8 +11,6 @@ from dcgan_jax import masks
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.sparse import poisson_blend_sparse
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def dense(completion, image, hole):
     """The normal equations of min |grad x - grad G|^2 over missing pixels, edge by edge, in float64."""

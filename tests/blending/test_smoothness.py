@@ -12,8 +12,6 @@ from dcgan_jax import masks
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.smooth import LONGEST, MOST_DETAIL, ROUGHNESS, SHARPNESS, smooth_blend
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = 12
 HOLES = {name: np.asarray(masks.by_name(name, jax.random.split(jax.random.key(3), 1), SIZE)[0]) for name in masks.NAMES}
 HOLES["corner"] = np.add.outer(np.arange(SIZE), np.arange(SIZE)) < 7

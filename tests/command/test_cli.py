@@ -28,8 +28,6 @@ from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.runs import read_run
 from dcgan_jax.training import loop
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")

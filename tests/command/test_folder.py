@@ -21,8 +21,6 @@ from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE, BATCH = 12, 2
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
 NAMES = ("a", "b.1", "c")

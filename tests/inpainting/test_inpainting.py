@@ -393,7 +393,8 @@ def test_a_second_call_compiles_nothing():
     jax.monitoring.register_event_duration_secs_listener(listen)
     jax.jit(lambda x: x * 3 + 1)(1.0)
     assert compiled  # the counter counts
-    dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
+    for images in (IMAGES, jnp.asarray(IMAGES)):  # arrays on a device are checked there, by a program of their own
+        dj.inpaint(UNIFORM, images, HOLES, KEY, CONFIG)
     other = dataclasses.replace(UNIFORM, params=jax.tree.map(lambda x: x / 2, PARAMS))
     keys = jax.random.split(KEY, 4)
     for images in (-IMAGES, jnp.asarray(IMAGES)):

@@ -11,8 +11,6 @@ from flax import linen as nn
 from dcgan_jax.networks import normalization
 from dcgan_jax.networks.normalization import BatchNorm
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SHAPES = [(6, 4, 3, 5), (12, 7)]
 
 
