@@ -1,1 +1,1 @@
-"""Other ways to complete images: one method a file."""
+"""Other methods that complete images, one file each."""

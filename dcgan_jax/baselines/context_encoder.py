@@ -1,4 +1,4 @@
-"""Context encoder: a network trained to paint the hole, by squared error and an adversary (Pathak et al. 2016)."""
+"""Context encoder: a network that paints the hole, trained by squared error and an adversary (Pathak et al. 2016)."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ FORMAT = "dcgan_jax context encoder"
 
 
 class Network(nn.Module):
-    """Known pixels and hole to a whole image: convolutions down to 4×4, a channel-wise layer, convolutions up."""
+    """Known pixels and hole -> whole image: convolutions down to 4×4, a channel-wise layer, convolutions up."""
 
     config: ContextEncoderConfig
     dtype: jnp.dtype | None = None
@@ -42,7 +42,7 @@ class Network(nn.Module):
         # He's initialisation makes the start of training fast: the network is deep and its loss the squared error.
         init = nn.initializers.variance_scaling(2.0, "fan_avg", "normal")
         widths = self.config.widths
-        # The hole as a channel is ours: the paper paints it in the mean colour and leaves the network to find it.
+        # The hole as a channel is ours. The paper fills it with the mean colour, and the network must find it.
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
         for i, width in enumerate(widths):
             x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
@@ -61,7 +61,7 @@ class Network(nn.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ContextEncoder:
-    """A trained context encoder, a pytree: its weights and statistics, and its configuration."""
+    """A trained context encoder, a pytree: weights, batch-norm statistics and configuration."""
 
     params: Any
     config: ContextEncoderConfig = dataclasses.field(metadata={"static": True})
@@ -74,20 +74,20 @@ def context_encoder(
     *,
     blend: bool = True,
 ) -> Shaped[Array, "b h w c"]:
-    """Paints the holes of images by one pass of the network.
+    """Completes images by one pass of the network.
 
     Args:
-        encoder: of `load`, trained at the images' size.
-        images: float in [−1, 1] or uint8. What lies in the hole is not read.
+        encoder: from `load`; it must be trained for images of this size.
+        images: float in [−1, 1] or uint8. Values in the hole are never read.
         hole: True = missing.
-        blend: `poisson_blend` what it paints into the hole. The paper does not; on 50 held-out faces it gains 0.1 dB
-            under `half`, 3.7 dB under `random`.
+        blend: apply `poisson_blend` to the network's output. The paper does not. On 50 held-out faces this gains 0.1 dB
+            for the mask `half` and 3.7 dB for `random`.
 
     Returns:
-        Completed images of the same type, equal to the input where known.
+        Completed images of the same dtype, equal to the input where known.
 
     Raises:
-        ValueError: the images are of another size than the network's.
+        ValueError: the network takes images of another size.
 
     Source:
         Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context encoders: feature learning by inpainting", CVPR 2016.
@@ -98,7 +98,7 @@ def context_encoder(
 
 
 @functools.partial(jax.jit, static_argnames="blend")
-def _complete(encoder, images, hole, blend):
+def _complete(encoder: ContextEncoder, images: Array, hole: Array, blend: bool) -> Array:
     known = known_pixels(images, hole)
     painted: Any = Network(encoder.config).apply(encoder.params, known, hole, train=False)
     if blend:
@@ -107,10 +107,10 @@ def _complete(encoder, images, hole, blend):
 
 
 def load(source: str | Path) -> ContextEncoder:
-    """Loads a context encoder from a run's folder, from a file of `save`, or by the name of one in the package.
+    """Loads a context encoder: from a run's folder, from a file of `save`, or a packaged one by its name.
 
     Raises:
-        UserError: there is nothing of the kind, or it is damaged.
+        UserError: there is no such context encoder, or it is damaged.
     """
     path = mirror.fetch_prior(source) if remote.is_url(source) else Path(source)
     if path.is_dir():
@@ -125,13 +125,13 @@ def load(source: str | Path) -> ContextEncoder:
 
 
 def from_run(run: Run) -> tuple[ContextEncoder, int]:
-    """Makes the context encoder of the newest checkpoint of a run.
+    """Reads the context encoder from the newest checkpoint of a run.
 
     Returns:
-        The context encoder, and the training steps done.
+        The context encoder, and its number of training steps.
 
     Raises:
-        UserError: the run trains something else, or has no checkpoint that can be read.
+        UserError: the run trains something else, or has no readable checkpoint.
     """
     config = run.settings(ContextEncoderConfig)
     parts = ("step", "encoder", "encoder_statistics")
@@ -142,7 +142,7 @@ def from_run(run: Run) -> tuple[ContextEncoder, int]:
 
 
 def save(encoder: ContextEncoder, path: str | Path, *, half_precision: bool = False) -> None:
-    """Saves the weights as safetensors with the configuration inside; see `prior.save_prior`."""
+    """Saves weights and configuration as a safetensors file; see `save_prior`."""
     metadata = {"format": FORMAT, "model": json.dumps(encoder.config.to_json())}
     save_weights(path, encoder.params, metadata, half_precision=half_precision)
 

@@ -22,7 +22,7 @@ from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
 
 class ContextEncoderState(NamedTuple):
-    """All that a training run carries from step to step; arrays only."""
+    """The state of a training run. It holds arrays only."""
 
     step: Int[Array, ""]
     encoder: Any
@@ -34,7 +34,7 @@ class ContextEncoderState(NamedTuple):
 
 
 def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncoderState:
-    """Draws the weights of a new run."""
+    """Initialises the weights of a new run."""
     encoder_key, adversary_key = jax.random.split(key)
     x = jnp.zeros((1, *config.image_shape))
     encoder = Network(config).init(encoder_key, x, jnp.zeros(x.shape[:3], bool), train=True)
@@ -54,44 +54,46 @@ def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncode
 def make_train_step(
     config: ContextEncoderConfig, batch_sharding: NamedSharding | None = None
 ) -> Callable[[ContextEncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[ContextEncoderState, Metrics]]:
-    """Builds the step: one update of the adversary, one of the encoder, on the same batch and the same holes.
+    """Builds the training step: one update of the encoder and one of the adversary, on the same batch and holes.
 
-    A quarter of the batch has each kind of mask. With F the network, M the hole's indicator and D the adversary, the
-    encoder descends (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), the squared error on the scale [−1, 1].
+    Each kind of mask covers a quarter of the batch. With the network F, the indicator M of the hole and the adversary
+    D, the encoder minimises (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), on the scale [−1, 1].
 
     Args:
         config: of the run.
-        batch_sharding: how the batch lies on the devices; see `training.make_train_step`.
+        batch_sharding: of the batch over the devices; see `training.gan.make_train_step`.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the run's key: step t uses
-        fold_in(key, t), t being `state.step`.
+        step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key:
+        step t = `state.step` uses fold_in(key, t).
 
     Source:
-        Pathak et al. 2016, equations 1 to 3; the adversary sees whole images, as they do for holes of any shape.
+        Pathak et al. 2016, equations 1 to 3. The adversary sees whole images, as in the paper for holes of any shape.
     """
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     network, discriminator = Network(config, dtype), Discriminator(config.adversary, dtype)
     encoder_optimizer, adversary_optimizer = _optimizers(config)
 
-    def judge(params, statistics, x, groups=1):
+    def judge(params: Any, statistics: Any, x: Array, groups: int = 1) -> tuple[Array, Any]:
         variables = {"params": params, "batch_stats": statistics}
         logits, updated = discriminator.apply(variables, x, train=True, groups=groups, mutable=["batch_stats"])
         return logits, updated["batch_stats"]
 
-    def paint(params, statistics, images, hole):
+    def paint(params: Any, statistics: Any, images: Array, hole: Array) -> tuple[Array, Array, Any]:
         variables = {"params": params, "batch_stats": statistics}
         painted, updated = network.apply(
             variables, known_pixels(images, hole), hole, train=True, mutable=["batch_stats"]
         )
         return painted, jnp.where(hole[..., None], painted, images), updated["batch_stats"]
 
-    def step(state: ContextEncoderState, batch, key):
+    def step(
+        state: ContextEncoderState, batch: UInt8[Array, "b h w c"], key: PRNGKeyArray
+    ) -> tuple[ContextEncoderState, Metrics]:
         flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
         images = to_floats(batch, config.flip, flip_key)
         hole = constrain(masks.mixed(hole_key, images.shape[0], config.image_size), batch_sharding)
 
-        def encoder_objective(params):
+        def encoder_objective(params: Any) -> tuple[Array, tuple[Metrics, Any, Array]]:
             painted, completed, statistics = paint(params, state.encoder_statistics, images, hole)
             missing = jnp.sum(hole, axis=(1, 2)) * images.shape[-1]
             error = jnp.sum((hole[..., None] * (painted - images)) ** 2, axis=(1, 2, 3)) / missing
@@ -108,7 +110,7 @@ def make_train_step(
         updates, optimizer = encoder_optimizer.update(gradient, state.encoder_optimizer)
         encoder = optax.apply_updates(state.encoder, updates)
 
-        def adversary_objective(params):
+        def adversary_objective(params: Any) -> tuple[Array, Any]:
             logits, seen = judge(params, state.adversary_statistics, in_turn(images, completed), groups=2)
             real, painted = logits.reshape(-1, 2).T
             return discriminator_loss(real, painted), seen
@@ -129,12 +131,12 @@ def make_train_step(
 
 
 def from_state(state: ContextEncoderState, config: ContextEncoderConfig) -> ContextEncoder:
-    """The network of a training state."""
+    """Returns the context encoder of a training state."""
     return ContextEncoder({"params": state.encoder, "batch_stats": state.encoder_statistics}, config)
 
 
 def _optimizers(config: ContextEncoderConfig) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    def adam(rate):
+    def adam(rate: float) -> optax.GradientTransformation:
         return optax.adam(optax.cosine_decay_schedule(rate, config.num_steps), b1=config.beta1, b2=config.beta2)
 
     return adam(config.learning_rate), adam(config.learning_rate / 10)
@@ -143,7 +145,7 @@ def _optimizers(config: ContextEncoderConfig) -> tuple[optax.GradientTransformat
 def _picture(
     config: ContextEncoderConfig, state: ContextEncoderState, images: np.ndarray, key: PRNGKeyArray
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first images of the set, masked and completed."""
+    """Draws the first images of the set, masked and completed."""
     images = np.asarray(images[:SHOWN])
     holes = np.asarray(masks.mixed(key, len(images), config.image_size))
     network = from_state(state, config)

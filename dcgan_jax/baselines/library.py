@@ -1,8 +1,9 @@
-"""Inpainting as it comes with other libraries: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation.
+"""Inpainting methods of other libraries: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation.
 
-They come with the extra `baselines` and complete one image at a time.
+The extra `baselines` installs these libraries. They complete one image at a time.
 """
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -15,7 +16,7 @@ from dcgan_jax.images.inputs import check_hole_fits, check_images
 def telea(
     images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], *, radius: float = 3
 ) -> UInt8[np.ndarray, "b h w c"]:
-    """Marches from the rim inwards, each pixel a weighted mean of those known around it.
+    """Fills holes from the rim inwards. Each pixel is a weighted mean of the known pixels around it.
 
     Args:
         images: 1 or 3 channels.
@@ -34,7 +35,7 @@ def telea(
 def navier_stokes(
     images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], *, radius: float = 3
 ) -> UInt8[np.ndarray, "b h w c"]:
-    """Carries lines of equal brightness into the hole, as a fluid carries its vorticity; arguments as of `telea`.
+    """Continues lines of equal brightness into the hole, as a fluid transports vorticity. Arguments as for `telea`.
 
     Source:
         Bertalmio, Bertozzi, Sapiro, "Navier–Stokes, fluid dynamics, and image and video inpainting", CVPR 2001;
@@ -44,7 +45,7 @@ def navier_stokes(
 
 
 def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"]) -> UInt8[np.ndarray, "b h w c"]:
-    """Solves Δ²x = 0 in the hole, which goes on with slopes as well as values; clipped to the range of known pixels.
+    """Solves Δ²x = 0 in the hole, so that values and slopes are continuous. Clips to the range of known pixels.
 
     Args:
         images: 1 or 3 channels.
@@ -59,41 +60,43 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
     """
     inpaint_biharmonic = scikit_image().restoration.inpaint_biharmonic
 
-    def one(image, missing):
+    def one(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
         return np.floor(255 * inpaint_biharmonic(image, missing, channel_axis=-1) + 0.5).astype(np.uint8)
 
     return _each(one, images, hole)
 
 
 def opencv() -> ModuleType:
-    """OpenCV; `UserError` if it is not installed."""
+    """Imports OpenCV; raises `UserError` if it is not installed."""
     try:
         import cv2
     except ImportError as error:
-        raise UserError("`telea` and `navier-stokes` are OpenCV's: pip install 'dcgan-jax[baselines]'") from error
+        raise UserError("`telea` and `navier-stokes` need OpenCV: pip install 'dcgan-jax[baselines]'") from error
     return cv2
 
 
 def scikit_image() -> ModuleType:
-    """scikit-image; `UserError` if it is not installed."""
+    """Imports scikit-image; raises `UserError` if it is not installed."""
     try:
         import skimage.restoration
     except ImportError as error:
-        raise UserError("`biharmonic` is scikit-image's: pip install 'dcgan-jax[baselines]'") from error
+        raise UserError("`biharmonic` needs scikit-image: pip install 'dcgan-jax[baselines]'") from error
     return skimage
 
 
-def _opencv(algorithm, images, hole, radius):
+def _opencv(algorithm: str, images: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
     cv2 = opencv()
 
-    def one(image, missing):
+    def one(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
         return cv2.inpaint(image, missing.astype(np.uint8), radius, getattr(cv2, algorithm)).reshape(image.shape)
 
     return _each(one, images, hole)
 
 
-def _each(one, images, hole):
-    """Completes images one by one; those without anything missing stay, those without anything known are grey."""
+def _each(
+    one: Callable[[np.ndarray, np.ndarray], np.ndarray], images: np.ndarray, hole: np.ndarray
+) -> UInt8[np.ndarray, "b h w c"]:
+    """Completes images one by one. An image without a hole is unchanged; one without a known pixel becomes grey."""
     check_images(images, only_uint8=True)
     check_hole_fits(hole, images.shape[:3])
     completed = np.where(hole[..., None], np.uint8(128), images)

@@ -1,4 +1,4 @@
-"""Low-rank matrix completion: each channel's hole is filled so that few singular values carry the channel."""
+"""Low-rank matrix completion: fills each channel's hole so that few singular values describe the channel."""
 
 import functools
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-_CHUNK = 48  # channels solved side by side: all of them wait for the slowest
+_CHUNK = 48  # channels solved side by side: they wait for the slowest
 
 
 class Solution(NamedTuple):
-    """What was found for each channel."""
+    """The completions, and how each channel's solver ended."""
 
-    image: Float[Array, "*b h w c"]  # equal to the given one where known
-    residual: Float[Array, "*b c"]  # the last step's, relative, see `solve`
+    image: Float[Array, "*b h w c"]  # equal to the input where known
+    residual: Float[Array, "*b c"]  # relative, of the last step; see `solve`
     num_steps: Int[Array, "*b c"]
 
 
@@ -37,29 +37,29 @@ def low_rank(
 
         min_X  |X|_* - max over A A' = I, B B' = I of tr(A X B')   subject to X = channel on the known pixels,
 
-    which is the sum of all singular values but the `rank` largest. Rounds alternate: A and B are the first singular
-    vectors of X; then the convex problem for these A and B is solved by alternating directions (ADMM). Both start from
-    the harmonic filling of the hole. The problem is not convex as a whole, so the result depends on that start; above
-    all where whole rows or columns are missing, as the singular values alone say nothing about these.
+    the sum of all singular values but the `rank` largest. Each round takes A and B from the first singular vectors of
+    X, and then solves the convex problem for these A and B by alternating directions (ADMM). The start is the harmonic
+    fill of the hole. The whole problem is not convex, so the result depends on the start. This matters most where
+    whole rows or columns are missing, because singular values do not determine them.
 
     Args:
         images: uint8, or floats in [−1, 1]. Values in the hole are never read.
         hole: True = missing. An image without a known pixel becomes grey.
-        rank: r >= 0, the number of singular values that are free; 0 is the plain nuclear norm.
-        penalty: beta > 0 of ADMM: singular values are shrunk by 1 / beta a step. It changes the way to the solution
-            and, the problem not being convex, which one is found.
-        tolerance: relative residual, positive: a round ends when a step's is not above it, see `solve`, and a channel
-            is done when a round changes it by no more than this.
-        round_steps: bound of the steps of a round.
-        max_steps: bound of the steps of all rounds together. On photographs the default ends before the tolerance is
-            met, which scores better than the limit does: the start is only partly forgotten.
+        rank: r >= 0, the number of free singular values; 0 is the plain nuclear norm.
+        penalty: beta > 0 of ADMM. Each step shrinks the singular values by 1 / beta. It changes the path of the solver
+            and, because the problem is not convex, also the solution.
+        tolerance: positive. A round ends when the residual of a step is at most this, see `solve`. A channel stops when
+            a round changes it by at most this.
+        round_steps: limit of the steps of a round.
+        max_steps: limit of the steps of all rounds together. On photographs the default stops before the tolerance is
+            met. This scores better than the converged result, because it keeps part of the start.
 
     Returns:
-        Shape and dtype of `images`, equal to them bit for bit where known. An image's result does not depend on the
-        others of its batch.
+        Images of the shape and dtype of `images`, equal to them bit for bit where known. An image's result does not
+        depend on the rest of its batch.
 
     Raises:
-        ValueError: a shape, dtype or setting does not fit.
+        ValueError: a shape, dtype or setting is wrong.
 
     Example:
         >>> import jax.numpy as jnp
@@ -84,10 +84,10 @@ def solve(
     round_steps: int = 20,
     max_steps: int = 40,
 ) -> Solution:
-    """Solves as `low_rank` does, and says how well: floats, not clipped to [−1, 1], residuals and numbers of steps.
+    """Solves as `low_rank` does, and returns floats, not clipped to [−1, 1], with residuals and numbers of steps.
 
-    With the copy W of X that is right on the known pixels, and its value W0 a step before, the residual is
-    max(|X - W|, |W - W0|) / |W| in Frobenius norms: primal and dual residual of ADMM.
+    The residual is max(|X - W|, |W - W0|) / |W| in Frobenius norms, the larger of ADMM's primal and dual residual. W is
+    the copy of X that equals the known pixels, and W0 is W one step before.
     """
     check_pairs(images, hole)
     _check(rank, penalty, tolerance, round_steps, max_steps)
@@ -95,22 +95,24 @@ def solve(
 
 
 @jax.jit
-def _solve(images, hole, rank, penalty, tolerance, round_steps, max_steps):
+def _solve(
+    images: Array, hole: Array, rank: int, penalty: float, tolerance: float, round_steps: int, max_steps: int
+) -> Solution:
     known = known_pixels(images, hole)
     start = poisson_blend(jnp.zeros_like(known), known, hole)
     batch, height, width, channels = known.shape
 
-    def solve_one(arrays):
+    def solve_one(arrays: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         known, hole, start = arrays
-        problem = _Problem(known, hole, jnp.asarray(penalty, known.dtype))
+        problem = Problem(known, hole, jnp.asarray(penalty, known.dtype))
         state = run(problem, init(problem, start, rank), rank, tolerance, round_steps, max_steps)
         return state.filled, state.residual, state.num_steps
 
-    def split(x):
+    def split(x: Float[Array, "b h w c"]) -> Float[Array, "b*c h w"]:
         return x.transpose(0, 3, 1, 2).reshape(-1, height, width)
 
     arrays = split(known), jnp.repeat(hole, channels, axis=0), split(start)
-    # Without more to fill it up, the last, smaller chunk would be compiled apart.
+    # Padded to whole chunks: a smaller last chunk would be compiled separately.
     missing = -len(arrays[0]) % min(_CHUNK, max(len(arrays[0]), 1))
     arrays = [jnp.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in arrays]
     filled, *statistics = jax.lax.map(solve_one, tuple(arrays), batch_size=_CHUNK)
@@ -118,35 +120,46 @@ def _solve(images, hole, rank, penalty, tolerance, round_steps, max_steps):
     return Solution(filled, *(x[: batch * channels].reshape(batch, channels) for x in statistics))
 
 
-class _Problem(NamedTuple):
-    known: Array  # [h, w], one channel, anything finite in the hole
+class Problem(NamedTuple):
+    """One channel of an image."""
+
+    known: Array  # [h, w], finite in the hole
     hole: Array  # [h, w]
     penalty: Array
 
 
-class _State(NamedTuple):
-    filled: Array  # [h, w], W of the paper: right where known
+class State(NamedTuple):
+    """The solver for one channel."""
+
+    filled: Array  # [h, w], W of the paper: equal to the known pixels
     dual: Array  # [h, w], Y of the paper
     directions: Array  # [h, w], A'B of the paper: the first singular vectors, U_r V_r'
-    at_refresh: Array  # [h, w], `filled` when `directions` were taken
+    at_refresh: Array  # [h, w], `filled` when `directions` were computed
     residual: Array
     round_steps: Array  # done in this round
     num_steps: Array
     running: Array
 
 
-def init(problem: _Problem, start: Float[Array, "h w"], rank) -> _State:
-    """Starts from a channel that is right where known."""
+def init(problem: Problem, start: Float[Array, "h w"], rank: int | Array) -> State:
+    """Starts from a channel that equals the known pixels."""
     _, directions = shrink(start, 0.0, rank)
     running = jnp.any(problem.hole)
     residual = jnp.where(running, jnp.inf, 0).astype(start.dtype)
     count = jnp.zeros((), jnp.int32)
-    # The solution's dual is minus the directions on the missing pixels.
-    return _State(start, -directions, directions, start, residual, count, count, running)
+    # On the missing pixels, the dual of the solution is minus the directions.
+    return State(start, -directions, directions, start, residual, count, count, running)
 
 
-def step(problem: _Problem, state: _State, rank, tolerance, round_steps, max_steps) -> _State:
-    """One step of ADMM, and new directions where it ends a round."""
+def step(
+    problem: Problem,
+    state: State,
+    rank: int | Array,
+    tolerance: float | Array,
+    round_steps: int | Array,
+    max_steps: int | Array,
+) -> State:
+    """Does one step of ADMM, and computes new directions if it ends a round."""
     penalty = problem.penalty
     low, directions = shrink(state.filled - state.dual / penalty, 1 / penalty, rank)
     filled = jnp.where(problem.hole, low + (state.directions + state.dual) / penalty, problem.known)
@@ -155,7 +168,7 @@ def step(problem: _Problem, state: _State, rank, tolerance, round_steps, max_ste
     steps, num_steps = state.round_steps + 1, state.num_steps + 1
     ends = (residual <= tolerance) | (steps >= round_steps)
     settled = ends & (_norm(filled - state.at_refresh) <= tolerance * size)
-    return _State(
+    return State(
         filled=filled,
         dual=state.dual + penalty * (low - filled),
         directions=jnp.where(ends, directions, state.directions),
@@ -167,10 +180,17 @@ def step(problem: _Problem, state: _State, rank, tolerance, round_steps, max_ste
     )
 
 
-def run(problem: _Problem, state: _State, rank, tolerance, round_steps, max_steps) -> _State:
-    """Steps until a round changes nothing."""
+def run(
+    problem: Problem,
+    state: State,
+    rank: int | Array,
+    tolerance: float | Array,
+    round_steps: int | Array,
+    max_steps: int | Array,
+) -> State:
+    """Does steps until a round changes almost nothing."""
 
-    def body(state):
+    def body(state: State) -> State:
         return step(problem, state, rank, tolerance, round_steps, max_steps)
 
     return jax.lax.while_loop(lambda state: state.running, body, state)
@@ -179,35 +199,37 @@ def run(problem: _Problem, state: _State, rank, tolerance, round_steps, max_step
 def shrink(
     matrix: Float[Array, "m n"], threshold: Float[Array, ""] | float, rank: Int[Array, ""] | int
 ) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
-    """Lowers all singular values by `threshold`, to 0 at least; and U_r V_r' of the first `rank` singular vectors.
+    """Shrinks the singular values of a matrix, and returns its leading singular vectors.
 
-    Of singular vectors whose values are below 1/1000 of the largest nothing is said: they count as absent.
+    Returns:
+        The matrix with all singular values lowered by `threshold`, but not below 0; and U_r V_r' of the first `rank`
+        singular vectors. Vectors whose values are below 1/1000 of the largest are left out.
     """
     if matrix.shape[0] < matrix.shape[1]:
         low, directions = shrink(matrix.T, threshold, rank)
         return low.T, directions.T
-    # By the Gram matrix, since XLA's SVD takes 2.3 times as long on the CPU (64 x 64, in batches). That squares the
-    # condition, but what is lost are values below the threshold, and what is left is measured again as |M v|.
-    multiply = functools.partial(jnp.matmul, precision="highest")  # GPUs would take TF32
+    # By the Gram matrix: XLA's SVD takes 2.3 times as long on a CPU (batches of 64 x 64). This squares the condition
+    # number, but it only loses values below the threshold; the others are computed again as |M v|.
+    multiply = functools.partial(jnp.matmul, precision="highest")  # else GPUs use TF32
     _, right = jnp.linalg.eigh(multiply(matrix.T, matrix))
     scaled = multiply(matrix, right)
     values = jnp.linalg.norm(scaled, axis=0)
-    floor = jnp.maximum(values[-1] * 1e-6, jnp.finfo(values.dtype).tiny)  # less would be flushed to 0
+    floor = jnp.maximum(values[-1] * 1e-6, jnp.finfo(values.dtype).tiny)  # smaller numbers would be flushed to 0
     low = multiply(scaled * jnp.maximum(1 - threshold / jnp.maximum(values, floor), 0), right.T)
     first = (jnp.arange(len(values)) >= len(values) - rank) & (values > 1e-3 * values[-1])
-    # Vectors of rounding errors are not orthogonal: with them the convex problem would have no minimum.
+    # Vectors that consist of rounding errors are not orthogonal: the convex problem would have no minimum.
     directions = multiply(scaled * jnp.where(first, 1 / jnp.maximum(values, floor), 0), right.T)
     return low, directions
 
 
-def _norm(x):
+def _norm(x: Float[Array, "h w"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.sum(x**2))
 
 
-def _check(rank, penalty, tolerance, round_steps, max_steps) -> None:
+def _check(rank: int, penalty: float, tolerance: float, round_steps: int, max_steps: int) -> None:
     for name, value in (("penalty", penalty), ("tolerance", tolerance)):
         if not value > 0:
-            raise ValueError(f"`{name}` is {value!r}; it takes a positive number")
+            raise ValueError(f"`{name}` is {value!r}; pass a positive number")
     for name, value, least in (("rank", rank, 0), ("round_steps", round_steps, 1), ("max_steps", max_steps, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"`{name}` is {value!r}; it takes an integer of at least {least}")
+            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least {least}")

@@ -1,4 +1,4 @@
-"""Nearest neighbour: the training image that agrees best with the known pixels fills the hole."""
+"""Nearest neighbour: fills the hole from the training image that agrees best with the known pixels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-BLOCK_BYTES = 2**27  # of training images in float64 at a time
+BLOCK_BYTES = 2**27  # of float64 training images at a time
 
 
 def nearest(
@@ -18,22 +18,22 @@ def nearest(
     *,
     blend: bool = True,
 ) -> Shaped[Array, "b h w c"]:
-    """Fills holes from the nearest training image, by default blended in as a completion of a search is.
+    """Fills holes from the nearest training image.
 
     Args:
-        images: float in [−1, 1] or uint8. What lies in the hole is not read.
+        images: float in [−1, 1] or uint8. Values in the hole are never read.
         hole: True = missing.
-        training: the images to choose from, of the type of `images`; they may lie on disk.
-        blend: `poisson_blend` them in; else their pixels are copied.
+        training: the images to choose from, of the dtype of `images`. The array may be memory-mapped.
+        blend: use `poisson_blend`, as for the completions of a search. Otherwise the pixels are copied.
 
     Returns:
-        Completed images of the type of `images`, equal to them where known.
+        Completed images of the dtype of `images`, equal to them where known.
 
     Raises:
-        ValueError: `training` is of another size or type, or empty.
+        ValueError: `training` is empty or has another size or dtype.
 
     Source:
-        Hays and Efros 2007 fill holes from a set of images; Yeh et al. 2017, figure 8, from the nearest one.
+        Hays and Efros 2007 fill holes from a set of images; Yeh et al. 2017, figure 8, use the nearest one.
     """
     chosen = training[np.asarray(nearest_index(images, hole, training))]
     filled = known_pixels(chosen, np.zeros(hole.shape, bool))
@@ -47,15 +47,16 @@ def nearest_index(
     hole: Bool[Array | np.ndarray, "b h w"],
     training: Shaped[np.ndarray, "n h w c"],
 ) -> Int[np.ndarray, " b"]:
-    """Which training image has the least Σ (x − y)² over an image's known pixels; the first of several.
+    """Returns the index of the training image with the least Σ (x − y)² over the known pixels; the first of equals.
 
-    Exact for uint8, by matrix products of whole numbers in float64; memory does not grow with the training images.
+    For uint8 the result is exact: whole numbers are multiplied in float64. Memory does not grow with the number of
+    training images.
     """
     check_pairs(images, hole)
     if training.shape[1:] != images.shape[1:] or training.dtype != images.dtype or not len(training):
         raise ValueError(
-            f"`training` is {training.dtype}{list(training.shape)}; for `images` {images.dtype}{list(images.shape)} it "
-            "takes one or more of the same size and type"
+            f"`training` is {training.dtype}{list(training.shape)} and `images` is {images.dtype}{list(images.shape)}; "
+            "pass one or more training images of the same size and dtype"
         )
     known = ~np.asarray(hole)[..., None]
     flat = (len(images), -1)
@@ -66,7 +67,7 @@ def nearest_index(
     for start in range(0, len(training), block):
         x = np.asarray(training[start : start + block]).astype(np.float64).reshape(-1, y.shape[1])
         distance = -2 * (y @ x.T)
-        distance += counted @ np.square(x, out=x).T  # without Σ y², which is the same for all
+        distance += counted @ np.square(x, out=x).T  # Σ y² is left out: it is the same for all
         nearest = distance.argmin(axis=1)
         least = distance[np.arange(len(y)), nearest]
         index = np.where(least < best, start + nearest, index)

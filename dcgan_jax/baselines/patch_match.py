@@ -1,7 +1,6 @@
 """Completion by patches of the same image, found by PatchMatch (Barnes et al. 2009; Wexler et al. 2007).
 
-It has the shape of every iterative method here, for one image: `init_field`, `field_step`, `search` and `vote` are the
-parts, `complete` is all of them.
+`complete` completes one image by `init_field`, `field_step`, `search` and `vote`.
 """
 
 from functools import partial
@@ -17,9 +16,9 @@ from dcgan_jax.images.inputs import check_pairs, image_keys
 from dcgan_jax.images.pixels import composite, known_pixels
 from dcgan_jax.masks import check_hole
 
-_JUMPS = (8, 4, 2, 1)  # pixels between a patch and the neighbours it learns from
+_JUMPS = (8, 4, 2, 1)  # pixels between a patch and the neighbours whose sources it tries
 _TINY = 1e-12  # far below the square of one grey level
-_LEAST = 1e-20  # a vote always counts, so that every missing pixel has one
+_LEAST = 1e-20  # least weight of a vote, so that every missing pixel has one
 
 
 class Settings(NamedTuple):
@@ -34,17 +33,20 @@ class Settings(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One level of an image's pyramid with its n = (h − p + 1)(w − p + 1) patches, by their upper left pixels."""
+    """One level of an image's pyramid.
 
-    image: Float[Array, "h w c"]  # finite everywhere; what lies in the hole is a first guess
+    Its n = (h − p + 1)(w − p + 1) patches are numbered by their upper left pixels.
+    """
+
+    image: Float[Array, "h w c"]  # finite; the values in the hole are a first guess
     hole: Bool[Array, "h w"]
     patches: Float[Array, "n d"]  # of `image`, p·p·c values each
-    usable: Bool[Array, " n"]  # wholly known: these are the sources, all others the targets
-    weights: Float[Array, " n"]  # of a patch's vote, smaller the deeper it lies in the hole
+    usable: Bool[Array, " n"]  # no missing pixel: these are the sources, all others the targets
+    weights: Float[Array, " n"]  # of a patch's vote; smaller for patches deeper in the hole
 
 
 class Field(NamedTuple):
-    """The correspondence field: of each patch the nearest source found so far; a source's is itself."""
+    """The correspondence field: the nearest source found so far for each patch. A source's nearest is itself."""
 
     nearest: Int[Array, " n"]
     distance: Float[Array, " n"]  # sum of squared differences; infinite where the level has no source
@@ -64,42 +66,43 @@ def patch_match(
 ) -> Shaped[Array, "b h w c"]:
     """Completes each image with patches of its own known part.
 
-    Minimises, coarse to fine, the sum over the patches that touch the hole (targets) of the squared difference to the
-    nearest patch that lies wholly in the known part (source). Each level alternates `num_rounds` times between
+    Targets are the patches with a missing pixel; sources are those without. The method minimises, coarse to fine, the
+    sum over the targets of the squared difference to the nearest source. Each level alternates `num_rounds` times
+    between
 
-    - the search: every target looks for its nearest source by PatchMatch, in parallel form. It tries the sources
-      beside those of its neighbours 8, 4, 2 and 1 pixels away (propagation), then sources drawn around its own, in
-      squares that halve from the whole image to a pixel (random search), and keeps the nearest;
-    - the vote: each missing pixel becomes the mean of what the sources of all targets over it say, weighted by
-      `decay^−depth · exp(−sharpness · d² / mean d²)`. Known pixels never change.
+    - the search: every target looks for its nearest source by PatchMatch, in parallel form. It first tries the sources
+      that fit the sources of its neighbours 8, 4, 2 and 1 pixels away (propagation). Then it tries random sources
+      around its own, in squares that shrink by half from the whole image to a pixel (random search);
+    - the vote: each missing pixel becomes the mean of the pixels that the sources of all targets over it propose,
+      weighted by `decay^−depth · exp(−sharpness · d² / mean d²)`. Known pixels never change.
 
-    The first level starts from the harmonic fill of the hole and random sources; every other one from the vote of the
-    coarser level's field, enlarged. A coarse pixel is known if all of its four pixels are. Where a coarse level has no
-    whole patch known, the image begins at the next finer one that has.
+    The first level starts from the harmonic fill of the hole and random sources. Each finer level starts from the
+    enlarged field of the coarser level. A coarse pixel is known if all of its four pixels are. An image starts at the
+    coarsest level with a source.
 
-    Cannot apply where no whole patch is known, as with 80 % of the pixels missing at random: see `applicable`. Not for
-    use under `jit` or `vmap`, since it looks at `hole` before it starts. An image's result does not depend on the
-    others of its batch.
+    The method needs a source, so it cannot complete images with 80 % of the pixels missing at random: see `applicable`.
+    It does not work under `jit` or `vmap`, because it reads `hole` first. An image's result does not depend on the rest
+    of its batch.
 
     Args:
         images: uint8, or floats in [−1, 1]; sides of at least `patch_size` pixels. Values in the hole are never read.
         hole: True = missing; any part of the image, its border included.
-        key: one random key, of which image i uses `fold_in(key, i)`, or an array of b keys.
+        key: one random key, from which image i uses `fold_in(key, i)`, or an array of b keys.
         patch_size: side of the patches in pixels, odd.
-        num_levels: levels of the pyramid at most, each half the size of the one before; those whose sides would be
-            below `patch_size` are left out. On 64×64 photographs 1 comes closest to the original; more copy larger
-            structures, and more often wrong ones.
-        num_rounds: searches and votes a level, at least 1.
-        num_sweeps: passes of propagation and random search a search, at least 1.
-        sharpness: at least 0; 0 lets near and far sources count alike, large values follow the nearest, which gives
-            sharper but less certain pixels.
-        decay: at least 1; a target counts by this factor less for each pixel its middle is deeper in the hole.
+        num_levels: maximum number of levels of the pyramid, each half the size of the one before. Levels with sides
+            below `patch_size` are left out. On 64×64 photographs 1 comes closest to the original; more levels copy
+            larger structures, and more often wrong ones.
+        num_rounds: searches and votes for each level, at least 1.
+        num_sweeps: passes of propagation and random search for each search, at least 1.
+        sharpness: at least 0. With 0 all sources count the same. Large values follow the nearest source, which gives
+            sharper but less reliable pixels.
+        decay: at least 1. A target's weight falls by this factor for each pixel that its middle is deeper in the hole.
 
     Returns:
-        Shape and dtype of `images`; equal to them bit for bit where `hole` is False.
+        Images of the shape and dtype of `images`, equal to them bit for bit where `hole` is False.
 
     Raises:
-        ValueError: a shape, dtype or setting does not fit, or a hole leaves no whole patch known.
+        ValueError: a shape, dtype or setting is wrong, or a hole leaves no source.
 
     Example:
         >>> import jax, numpy as np
@@ -118,7 +121,7 @@ def patch_match(
     _check(images, holes, settings)
     if not holes.any():
         return images
-    # One after the other: one compiled program serves batches of every size, and no image can affect another's bits.
+    # One after the other: one compiled program for batches of every size, and no image affects another's bits.
     completed = [
         _complete_one(image, hole, own_key, settings)
         for image, hole, own_key in zip(images, holes, image_keys(key, len(images)), strict=True)
@@ -127,14 +130,14 @@ def patch_match(
 
 
 def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) -> Bool[np.ndarray, " b"]:
-    """Tells for which images `patch_match` has something to copy: those with a whole patch known.
+    """Tells for which images `patch_match` has a source: a patch without a missing pixel.
 
     Args:
         hole: True = missing.
         patch_size: side of the patches in pixels, odd.
 
     Returns:
-        True where a square of `patch_size` × `patch_size` known pixels lies in the image.
+        True for each image with a square of `patch_size` × `patch_size` known pixels.
 
     Raises:
         ValueError: `hole` is not bool [b, h, w] or `patch_size` not odd.
@@ -146,7 +149,7 @@ def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) 
     hole = np.asarray(hole)
     check_hole(hole)
     if hole.ndim != 3:
-        raise ValueError(f"`hole` has shape {hole.shape}; it takes [b, h, w], for one hole x[None]")
+        raise ValueError(f"`hole` has shape {hole.shape}; pass [b, h, w], for one hole x[None]")
     _check_patch_size(patch_size)
     if min(hole.shape[1:]) < patch_size:
         return np.zeros(len(hole), bool)
@@ -160,7 +163,10 @@ def complete(
     """Completes one image.
 
     Args:
-        image: finite in the hole, with a first guess of what lies there.
+        image: with a finite first guess in the hole.
+        hole: True = missing.
+        key: of the random sources.
+        settings: of `patch_match`.
     """
     pyramid = [(image, hole)]
     while len(pyramid) < settings.num_levels and min(pyramid[-1][1].shape) >= 2 * settings.patch_size:
@@ -175,10 +181,12 @@ def complete(
     return vote(level, field, settings.sharpness)
 
 
-def _improve(level, field, key, settings, begins):
-    """The rounds of one level; where an image `begins` with it, the first guess is the level's, not a vote."""
+def _improve(
+    level: Level, field: Field, key: Key[Array, ""], settings: Settings, begins: bool | Bool[Array, ""]
+) -> Field:
+    """Does the rounds of one level. If the image `begins` at it, the first guess is the level's image, not a vote."""
 
-    def one_round(i, field):
+    def one_round(i: Array, field: Field) -> Field:
         voted = vote(level, field, settings.sharpness)
         guess = jnp.where(begins & (i == 0), level.image, voted)
         return search(level, guess, field, jax.random.fold_in(key, i), settings.num_sweeps)
@@ -187,7 +195,7 @@ def _improve(level, field, key, settings, begins):
 
 
 def make_level(image: Float[Array, "h w c"], hole: Bool[Array, "h w"], patch_size: int, decay: float = 1.0) -> Level:
-    """Cuts an image into patches and finds out which of them are sources."""
+    """Cuts an image into patches, and finds the sources among them."""
     middle, (h, w) = patch_size // 2, hole.shape
     depth = _depth(hole)[middle : h - middle, middle : w - middle].ravel()
     usable = ~_patches(hole[..., None], patch_size).any(axis=1)
@@ -195,9 +203,9 @@ def make_level(image: Float[Array, "h w c"], hole: Bool[Array, "h w"], patch_siz
 
 
 def init_field(level: Level, key: Key[Array, ""], start: Int[Array, " n"] | None = None) -> Field:
-    """Starts from the places in `start` that are sources, and elsewhere from sources drawn at random.
+    """Starts from the sources in `start`, and for all other targets from random sources.
 
-    Distances are 0 until a search measures them.
+    The distances are 0 until a search measures them.
     """
     own = jnp.arange(level.usable.size)
     sources_first = jnp.argsort(~level.usable, stable=True)
@@ -209,42 +217,44 @@ def init_field(level: Level, key: Key[Array, ""], start: Int[Array, " n"] | None
 
 
 def search(level: Level, guess: Float[Array, "h w c"], field: Field, key: Key[Array, ""], num_sweeps: int) -> Field:
-    """Improves a field by some sweeps, for the patches of `guess`."""
+    """Improves a field for the patches of `guess` by some sweeps."""
     patches = _patches(guess, _patch_size(level))
     distance = jnp.where(level.usable[field.nearest], _distance(level, patches, field.nearest), jnp.inf)
 
-    def sweep(i, field):
+    def sweep(i: Array, field: Field) -> Field:
         return field_step(level, patches, field, jax.random.fold_in(key, i))
 
     return jax.lax.fori_loop(0, num_sweeps, sweep, Field(field.nearest, distance))
 
 
 def field_step(level: Level, patches: Float[Array, "n d"], field: Field, key: Key[Array, ""]) -> Field:
-    """One sweep: propagation, then random search. No patch is farther from its source afterwards.
+    """Does one sweep: propagation, then random search. No patch gets farther from its source.
 
     Args:
-        patches: what sources are sought for: those of the image as it is now completed.
+        level: with the sources.
+        patches: of the current completion.
         field: with the distances of `patches`.
+        key: of the random search.
     """
     rows, columns = _grid(level)
     row, column = jnp.divmod(jnp.arange(rows * columns), columns)
 
-    def within(row, column):
+    def within(row: Array, column: Array) -> Array:
         return (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
 
-    def nearer(field, row, column):
+    def nearer(field: Field, row: Array, column: Array) -> Field:
         allowed = within(row, column)
         candidate = jnp.where(allowed, row * columns + column, 0)
         distance = _distance(level, patches, candidate)
         taken = allowed & level.usable[candidate] & (distance < field.distance)
         return Field(jnp.where(taken, candidate, field.nearest), jnp.where(taken, distance, field.distance))
 
-    def propagate(field, shift):
+    def propagate(field: Field, shift: Array) -> tuple[Field, None]:
         there = row + shift[0], column + shift[1]
         neighbour = field.nearest[jnp.where(within(*there), there[0] * columns + there[1], 0)]
         return nearer(field, neighbour // columns - shift[0], neighbour % columns - shift[1]), None
 
-    def draw(field, radius_and_key):
+    def draw(field: Field, radius_and_key: tuple[Array, Array]) -> tuple[Field, None]:
         radius, key = radius_and_key
         offset = jnp.round(radius * jax.random.uniform(key, (2, rows * columns), minval=-1.0)).astype(jnp.int32)
         return nearer(field, field.nearest // columns + offset[0], field.nearest % columns + offset[1]), None
@@ -253,79 +263,79 @@ def field_step(level: Level, patches: Float[Array, "n d"], field: Field, key: Ke
     radii = [float(max(rows, columns))]
     while radii[-1] >= 2:
         radii.append(radii[-1] / 2)
-    field, _ = jax.lax.scan(propagate, field, np.array(shifts, np.int32))
-    field, _ = jax.lax.scan(draw, field, (np.array(radii, np.float32), jax.random.split(key, len(radii))))
+    field, _ = jax.lax.scan(propagate, field, jnp.array(shifts, jnp.int32))
+    field, _ = jax.lax.scan(draw, field, (jnp.array(radii, jnp.float32), jax.random.split(key, len(radii))))
     return field
 
 
 def vote(level: Level, field: Field, sharpness: float) -> Float[Array, "h w c"]:
-    """The level's image with each missing pixel the weighted mean of what the sources of the targets over it say."""
+    """Fills each missing pixel with the weighted mean of the pixels that the targets' sources propose for it."""
     targets = ~level.usable
     distance = jnp.where(targets & jnp.isfinite(field.distance), field.distance, 0)
     scale = distance.sum() / jnp.maximum(targets.sum(), 1)
     weights = level.weights * jnp.exp(-sharpness * distance / jnp.maximum(scale, _TINY))
     weights = jnp.where(targets, jnp.maximum(weights, _LEAST), 0)[:, None, None]
-    said = level.patches[field.nearest].reshape(targets.size, -1, level.image.shape[2])  # [n, p·p, c]
-    sums = _overlay(weights * jnp.pad(said, [(0, 0), (0, 0), (0, 1)], constant_values=1), level)
+    proposed = level.patches[field.nearest].reshape(targets.size, -1, level.image.shape[2])  # [n, p·p, c]
+    sums = _overlay(weights * jnp.pad(proposed, [(0, 0), (0, 0), (0, 1)], constant_values=1), level)
     missing = level.hole[..., None]
     return jnp.where(missing, sums[..., :-1] / jnp.where(missing, sums[..., -1:], 1), level.image)
 
 
-def _distance(level, patches, candidate):
-    # Whole rows: gathers of scalars are slow on CPU. Callers pass places within bounds.
+def _distance(level: Level, patches: Float[Array, "n d"], candidate: Int[Array, " n"]) -> Float[Array, " n"]:
+    # Whole rows: gathering scalars is slow on a CPU. Callers pass indices within bounds.
     difference = level.patches.at[candidate].get(mode="promise_in_bounds") - patches
     return jnp.sum(difference * difference, axis=1)
 
 
-def _patch_size(level):
+def _patch_size(level: Level) -> int:
     return round((level.patches.shape[1] // level.image.shape[2]) ** 0.5)
 
 
-def _grid(level):
-    """Rows and columns of patches."""
+def _grid(level: Level) -> tuple[int, int]:
+    """The numbers of rows and columns of patches."""
     size = _patch_size(level)
     return level.image.shape[0] - size + 1, level.image.shape[1] - size + 1
 
 
-def _patches(image, size):
-    """[h, w, c] -> [n, p·p·c]"""
+def _patches(image: Shaped[Array, "h w c"], size: int) -> Shaped[Array, "n d"]:
+    """Cuts out all patches, each as p·p·c values."""
     h, w, _ = image.shape
     rows = jnp.stack([image[i : h - size + 1 + i] for i in range(size)], axis=2)  # [h', w, p, c]
     both = jnp.stack([rows[:, i : w - size + 1 + i] for i in range(size)], axis=3)  # [h', w', p, p, c]
     return both.reshape((h - size + 1) * (w - size + 1), -1)
 
 
-def _overlay(patches, level):
-    """Sums patches where they lie: [n, p·p, c] -> [h, w, c]."""
+def _overlay(patches: Float[Array, "n p*p c"], level: Level) -> Float[Array, "h w c"]:
+    """Adds up patches at their places in the image."""
     size, (rows, columns) = _patch_size(level), _grid(level)
     channels, (h, w) = patches.shape[2], level.hole.shape
     patches = patches.reshape(rows, columns, size, size, channels)
 
-    # Loops, to keep the program that XLA compiles small.
-    def add_column(i, strips):
+    # Loops keep the compiled program small.
+    def add_column(i: Array, strips: Array) -> Array:
         there = jax.lax.dynamic_slice_in_dim(strips, i, columns, axis=1)
         return jax.lax.dynamic_update_slice_in_dim(strips, there + patches[:, :, :, i], i, axis=1)
 
     strips = jax.lax.fori_loop(0, size, add_column, jnp.zeros((rows, w, size, channels), patches.dtype))
 
-    def add_row(i, image):
+    def add_row(i: Array, image: Array) -> Array:
         there = jax.lax.dynamic_slice_in_dim(image, i, rows, axis=0)
         return jax.lax.dynamic_update_slice_in_dim(image, there + strips[:, :, i], i, axis=0)
 
     return jax.lax.fori_loop(0, size, add_row, jnp.zeros((h, w, channels), patches.dtype))
 
 
-def _halve(image, hole):
-    """Means of 2×2 pixels; a mean that takes in a missing pixel is missing itself."""
+def _halve(image: Float[Array, "h w c"], hole: Bool[Array, "h w"]) -> tuple[Array, Array]:
+    """Halves an image by means of 2×2 pixels. A mean is missing if one of its pixels is."""
     h, w = hole.shape
     h, w, border = (h + 1) // 2, (w + 1) // 2, [(0, h % 2), (0, w % 2)]
-    # The last pixel repeated: the mean over those of the four that exist.
+    # The last row and column are repeated, so the mean is over the pixels that exist.
     image = jnp.pad(image, [*border, (0, 0)], mode="edge").reshape(h, 2, w, 2, -1)
     return image.mean(axis=(1, 3)), jnp.pad(hole, border, mode="edge").reshape(h, 2, w, 2).any(axis=(1, 3))
 
 
-def _enlarge(field, coarser, level):
-    """For each patch the source its parent's offset leads to; −1 where that lies outside or there is no parent's."""
+def _enlarge(field: Field, coarser: Level, level: Level) -> Int[Array, " n"]:
+    """For each patch the source at its parent's offset; −1 if that is outside the image or has no parent."""
     (rows, columns), (coarse_rows, coarse_columns) = _grid(level), _grid(coarser)
     middle = _patch_size(level) // 2
     row, column = jnp.divmod(jnp.arange(rows * columns), columns)
@@ -338,10 +348,10 @@ def _enlarge(field, coarser, level):
     return jnp.where(inside & coarser.usable.any(), to_row * columns + to_column, -1)
 
 
-def _depth(hole):
-    """Chessboard distance to the nearest known pixel; what lies beyond the image's border is not known."""
+def _depth(hole: Bool[Array, "h w"]) -> Int[Array, "h w"]:
+    """Chessboard distance to the nearest known pixel inside the image."""
 
-    def erode(_, depth_and_rest):
+    def erode(_: Array, depth_and_rest: tuple[Array, Array]) -> tuple[Array, Array]:
         depth, rest = depth_and_rest
         x = jnp.pad(rest, 1, mode="edge")
         x = x[:-2] & x[1:-1] & x[2:]
@@ -352,23 +362,25 @@ def _depth(hole):
 
 
 @partial(jax.jit, static_argnames="settings")
-def _complete_one(image, hole, key, settings):
+def _complete_one(
+    image: Shaped[Array, "h w c"], hole: Bool[Array, "h w"], key: Key[Array, ""], settings: Settings
+) -> Shaped[Array, "h w c"]:
     known = known_pixels(image[None], hole[None])[0].astype(jnp.float32)
     filled = poisson_blend(jnp.zeros_like(known), known, hole)
     return composite(image[None], hole[None], complete(filled, hole, key, settings)[None])[0]
 
 
-def _check(images, hole, settings) -> None:
+def _check(images: Array, hole: np.ndarray, settings: Settings) -> None:
     check_pairs(images, hole)
     usable = applicable(hole, patch_size=settings.patch_size)
     for name in ("num_levels", "num_rounds", "num_sweeps"):
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}; it takes an integer of at least 1")
+            raise ValueError(f"`{name}` is {value!r}; pass an integer of at least 1")
     for name, least in (("sharpness", 0), ("decay", 1)):
         value = getattr(settings, name)
         if not least <= value < np.inf:
-            raise ValueError(f"`{name}` is {value!r}; it takes a finite number of at least {least}")
+            raise ValueError(f"`{name}` is {value!r}; pass a finite number of at least {least}")
     lacking = ~usable & hole.any(axis=(1, 2))
     if lacking.any():
         size = settings.patch_size
@@ -378,7 +390,7 @@ def _check(images, hole, settings) -> None:
         )
 
 
-def _check_patch_size(patch_size) -> None:
+def _check_patch_size(patch_size: int) -> None:
     whole = isinstance(patch_size, int | np.integer) and not isinstance(patch_size, bool)
     if not whole or patch_size < 1 or patch_size % 2 == 0:
-        raise ValueError(f"`patch_size` is {patch_size!r}; it takes an odd number of pixels, e.g. 7")
+        raise ValueError(f"`patch_size` is {patch_size!r}; pass an odd number of pixels, e.g. 7")

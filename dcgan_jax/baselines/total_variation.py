@@ -1,4 +1,4 @@
-"""Total variation inpainting: the hole is filled so that its edges are as short and as low as they can be."""
+"""Total variation inpainting: fills the hole with the shortest and weakest edges that fit the known pixels."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-_CHUNK = 16  # images solved side by side: all of them wait for the slowest, and they should fit the caches
-_CHECK_EVERY = 50  # steps between two looks at the gap
-_RELAXATION = 1.9  # below 2; by measurement half the steps of 1
+_CHUNK = 16  # images solved side by side: they wait for the slowest, and should fit into the caches
+_CHECK_EVERY = 50  # steps between two evaluations of the gap
+_RELAXATION = 1.9  # must be below 2; measured: half the steps of 1
 _PRIMAL_STEP, _DUAL_STEP = 0.5 / 8**0.5, 2.0 / 8**0.5  # their product times |grad|² <= 8 must not exceed 1
-_RESTART = 0.3  # restart once the gap has fallen to this share of what it was
+_RESTART = 0.3  # restart when the gap has fallen to this fraction of its value at the last restart
 
 
 class Solution(NamedTuple):
-    """What was found for one image."""
+    """The completions, and how good they are."""
 
-    image: Float[Array, "*b h w c"]  # equal to the given one where known
+    image: Float[Array, "*b h w c"]  # equal to the input where known
     total_variation: Float[Array, "*b"]  # of `image`
-    gap: Float[Array, "*b"]  # total variation of `image` less a lower bound of the least possible
+    gap: Float[Array, "*b"]  # total variation of `image` minus a lower bound of the minimum
     num_steps: Int[Array, "*b"]
 
 
@@ -34,29 +34,29 @@ def total_variation(
     tolerance: float = 1e-3,
     max_steps: int = 10_000,
 ) -> Shaped[Array, "b h w c"]:
-    """Completes images by the least total variation.
+    """Completes images with the least total variation.
 
         min_x  sum_i sqrt(sum over channels of (x_below(i) - x_i)² + (x_right(i) - x_i)²)
         subject to x = image on the known pixels,
 
-    isotropic, with coupled channels, differences across the image's border counted as 0. Each image is solved until
-    its duality gap shows that its total variation is within `tolerance` of the least. Where the minimum is not
-    unique, as between two parallel edges, the result is one of the minima, chosen by the start: the harmonic filling
-    of the hole.
+    It is isotropic and couples the channels. Differences across the image's border count as 0. Each image is solved
+    until its duality gap shows that its total variation is within `tolerance` of the minimum. If the minimum is not
+    unique, as between two parallel edges, the start decides: the harmonic fill of the hole.
 
     Args:
         images: uint8, or floats in [−1, 1]. Values in the hole are never read.
         hole: True = missing. An image without a known pixel becomes grey.
-        tolerance: relative, positive: an image is done when gap <= tolerance · max(its total variation, 1).
-        max_steps: bound of the steps of an image, looked at every 50 steps; at 64 × 64 a few hundred are usual, up to
-            2000 where half the image is missing.
+        tolerance: positive. An image stops when gap <= tolerance · max(its total variation, 1); this is checked every
+            50 steps.
+        max_steps: limit of the steps of an image. At 64 × 64 pixels a few hundred are usual, and up to 2000 if half the
+            image is missing.
 
     Returns:
-        Shape and dtype of `images`, equal to them bit for bit where known. An image's result does not depend on the
-        others of its batch.
+        Images of the shape and dtype of `images`, equal to them bit for bit where known. An image's result does not
+        depend on the rest of its batch.
 
     Raises:
-        ValueError: a shape, dtype or setting does not fit.
+        ValueError: a shape, dtype or setting is wrong.
 
     Example:
         >>> import jax.numpy as jnp
@@ -79,14 +79,14 @@ def solve(
     tolerance: float = 1e-3,
     max_steps: int = 10_000,
 ) -> Solution:
-    """Solves as `total_variation` does, and says how well: floats in [−1, 1], their total variations and gaps.
+    """Solves as `total_variation` does, and returns floats in [−1, 1] with their total variations and gaps.
 
-    A gap is the difference of the primal value and the dual one,
+    The gap is the primal value minus the dual value,
 
         sum over known i of y_i · (grad' p)_i  +  sum over missing i of min over lo <= x <= hi of x · (grad' p)_i,
 
-    for a dual field |p_i| <= 1, where grad' is the transpose of the gradient, and lo and hi are the least and largest
-    values, by channel, of the known pixels next to the hole: clipping a completion to them never adds total variation.
+    for a dual field |p_i| <= 1. Here grad' is the transpose of the gradient, and lo and hi are the least and largest
+    values of the known pixels next to the hole, for each channel: clipping to them never adds total variation.
     """
     check_pairs(images, hole)
     _check(tolerance, max_steps)
@@ -94,11 +94,11 @@ def solve(
 
 
 @jax.jit
-def _solve(images, hole, tolerance, max_steps):
+def _solve(images: Array, hole: Array, tolerance: float, max_steps: int) -> Solution:
     known = known_pixels(images, hole)
     start = poisson_blend(jnp.zeros_like(known), known, hole)
 
-    def solve_one(arrays):
+    def solve_one(arrays: tuple[Array, Array, Array]) -> Solution:
         known, hole, start = arrays
         # Channels first: the innermost axis is then long enough for vector instructions.
         problem = _problem(known.transpose(2, 0, 1), hole)
@@ -106,7 +106,7 @@ def _solve(images, hole, tolerance, max_steps):
         state = run(problem, state, tolerance, max_steps)
         return Solution(state.best.transpose(1, 2, 0), state.total_variation, state.gap, state.num_steps)
 
-    # Without whole images to fill it up, the last, smaller chunk would be compiled apart.
+    # Padded to whole chunks: a smaller last chunk would be compiled separately.
     count = len(known)
     more = -count % min(_CHUNK, max(count, 1))
     arrays = [jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) for x in (known, hole, start)]
@@ -114,54 +114,60 @@ def _solve(images, hole, tolerance, max_steps):
     return jax.tree.map(lambda x: x[:count], solutions)
 
 
-class _Problem(NamedTuple):
-    known: Array  # [c, h, w], anything finite in the hole
+class Problem(NamedTuple):
+    """One image."""
+
+    known: Array  # [c, h, w], finite in the hole
     hole: Array  # [h, w]
-    low: Array  # [c, 1, 1], what a completion need not go below
-    high: Array  # [c, 1, 1]
+    low: Array  # [c, 1, 1], lower bound of a completion
+    high: Array  # [c, 1, 1], upper bound
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
+    """An iterate."""
+
     primal: Array  # [c, h, w], the image
     vertical: Array  # [c, h, w], the dual field, last row 0
     horizontal: Array  # [c, h, w], last column 0
 
 
-class _State(NamedTuple):
-    point: _Point
-    average: _Point  # since the last restart
+class State(NamedTuple):
+    """The solver for one image."""
+
+    point: Point
+    average: Point  # since the last restart
     num_averaged: Array
     gap_at_restart: Array
-    best: Array  # the image of the least gap so far
+    best: Array  # the image with the least gap so far
     total_variation: Array  # of `best`
     gap: Array  # of `best`
     num_steps: Array
 
 
-def _problem(known, hole) -> _Problem:
+def _problem(known: Float[Array, "c h w"], hole: Bool[Array, "h w"]) -> Problem:
     near = jnp.pad(hole, 1)
     near = near[:-2, 1:-1] | near[2:, 1:-1] | near[1:-1, :-2] | near[1:-1, 2:]
     rim = near & ~hole
     low = jnp.min(jnp.where(rim, known, 1), axis=(1, 2), keepdims=True)
     high = jnp.max(jnp.where(rim, known, -1), axis=(1, 2), keepdims=True)
-    some = jnp.any(rim)  # none: nothing is known, or nothing is missing
-    return _Problem(known, hole, jnp.where(some, low, 0), jnp.where(some, high, 0))
+    some = jnp.any(rim)  # False: nothing is known, or nothing is missing
+    return Problem(known, hole, jnp.where(some, low, 0), jnp.where(some, high, 0))
 
 
-def init(problem: _Problem, start: Float[Array, "c h w"]) -> _State:
-    """Starts from an image that is right where known."""
+def init(problem: Problem, start: Float[Array, "c h w"]) -> State:
+    """Starts from an image that equals the known pixels."""
     vertical, horizontal = _gradient(start)
     length = _length(vertical, horizontal)
-    # The dual field that gives the start's own total variation: without a hole the gap is 0 at once.
+    # This dual field attains the start's total variation, so without a hole the gap is 0 at once.
     direction = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
-    point = _Point(start, vertical * direction, horizontal * direction)
+    point = Point(start, vertical * direction, horizontal * direction)
     best, variation, gap = _evaluate(problem, point)
     zero = jnp.zeros((), start.dtype)
-    return _State(point, jax.tree.map(jnp.zeros_like, point), zero, gap, best, variation, gap, jnp.zeros((), jnp.int32))
+    return State(point, jax.tree.map(jnp.zeros_like, point), zero, gap, best, variation, gap, jnp.zeros((), jnp.int32))
 
 
-def step(problem: _Problem, state: _State) -> _State:
-    """One over-relaxed primal-dual step."""
+def step(problem: Problem, state: State) -> State:
+    """Does one over-relaxed primal-dual step."""
     point = state.point
     primal = jnp.clip(point.primal - _PRIMAL_STEP * _transposed(point), problem.low, problem.high)
     primal = jnp.where(problem.hole, primal, problem.known)
@@ -169,15 +175,15 @@ def step(problem: _Problem, state: _State) -> _State:
     vertical, horizontal = _unit_ball(
         point.vertical + _DUAL_STEP * vertical, point.horizontal + _DUAL_STEP * horizontal
     )
-    new = jax.tree.map(lambda old, new: old + _RELAXATION * (new - old), point, _Point(primal, vertical, horizontal))
+    new = jax.tree.map(lambda old, new: old + _RELAXATION * (new - old), point, Point(primal, vertical, horizontal))
     num_averaged = state.num_averaged + 1
     average = jax.tree.map(lambda mean, value: mean + (value - mean) / num_averaged, state.average, new)
     return state._replace(point=new, average=average, num_averaged=num_averaged, num_steps=state.num_steps + 1)
 
 
-def look(problem: _Problem, state: _State) -> _State:
-    """Keeps what has the least gap, and restarts from it where it has become much less."""
-    # Iterates circle about the solution where the hole is wide; their average is then far closer than they are.
+def look(problem: Problem, state: State) -> State:
+    """Keeps the image of the least gap, and restarts if the gap has fallen enough."""
+    # In a wide hole the iterates circle around the solution, and their average is much closer to it.
     points = jax.tree.map(lambda *both: jnp.stack(both), state.average, state.point)
     images, variations, gaps = jax.vmap(_evaluate, in_axes=(None, 0))(problem, points)
     average_wins = gaps[0] < gaps[1]
@@ -185,9 +191,9 @@ def look(problem: _Problem, state: _State) -> _State:
     better = gap < state.gap
     restart = gap < _RESTART * state.gap_at_restart
     back = restart & average_wins
-    return _State(
+    return State(
         point=jax.tree.map(lambda mean, value: jnp.where(back, mean, value), state.average, state.point),
-        average=state.average,  # overwritten by the next step where the count is 0
+        average=state.average,  # the next step overwrites it if the count is 0
         num_averaged=jnp.where(restart, 0, state.num_averaged),
         gap_at_restart=jnp.where(restart, gap, state.gap_at_restart),
         best=jnp.where(better, image, state.best),
@@ -197,36 +203,36 @@ def look(problem: _Problem, state: _State) -> _State:
     )
 
 
-def run(problem: _Problem, state: _State, tolerance: float, max_steps: int) -> _State:
-    """Steps until the gap is small."""
+def run(problem: Problem, state: State, tolerance: float, max_steps: int) -> State:
+    """Does steps until the gap is small."""
 
-    def unfinished(state):
+    def unfinished(state: State) -> Array:
         return (state.gap > tolerance * jnp.maximum(state.total_variation, 1)) & (state.num_steps < max_steps)
 
-    def steps(state):
+    def steps(state: State) -> State:
         count = jnp.minimum(_CHECK_EVERY, max_steps - state.num_steps)
         return look(problem, jax.lax.fori_loop(0, count, lambda _, state: step(problem, state), state))
 
     return jax.lax.while_loop(unfinished, steps, state)
 
 
-def _evaluate(problem: _Problem, point: _Point):
-    """The feasible image nearest to the point, its total variation, and its gap with the feasible dual field."""
+def _evaluate(problem: Problem, point: Point) -> tuple[Array, Array, Array]:
+    """The nearest feasible image, its total variation, and its gap to the nearest feasible dual field."""
     image = jnp.where(problem.hole, jnp.clip(point.primal, problem.low, problem.high), problem.known)
     variation = jnp.sum(_length(*_gradient(image)))
-    slope = _transposed(_Point(image, *_unit_ball(point.vertical, point.horizontal)))
+    slope = _transposed(Point(image, *_unit_ball(point.vertical, point.horizontal)))
     least = jnp.minimum(problem.low * slope, problem.high * slope)
     return image, variation, variation - jnp.sum(jnp.where(problem.hole, least, image * slope))
 
 
-def _gradient(x):
-    """Differences with the pixel below and the one to the right; 0 at the border."""
+def _gradient(x: Float[Array, "c h w"]) -> tuple[Array, Array]:
+    """Differences to the pixel below and to the pixel on the right; 0 at the border."""
     below, right = x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
     return jnp.pad(below, [(0, 0), (0, 1), (0, 0)]), jnp.pad(right, [(0, 0), (0, 0), (0, 1)])
 
 
-def _transposed(point: _Point):
-    """The transpose of the gradient, of the dual field."""
+def _transposed(point: Point) -> Float[Array, "c h w"]:
+    """The transpose of the gradient, applied to the dual field."""
     vertical, horizontal = point.vertical[:, :-1], point.horizontal[:, :, :-1]
     return (
         jnp.pad(vertical, [(0, 0), (1, 0), (0, 0)])
@@ -236,17 +242,17 @@ def _transposed(point: _Point):
     )
 
 
-def _length(vertical, horizontal):
+def _length(vertical: Array, horizontal: Array) -> Float[Array, "h w"]:
     return jnp.sqrt(jnp.sum(vertical**2 + horizontal**2, axis=0))
 
 
-def _unit_ball(vertical, horizontal):
+def _unit_ball(vertical: Array, horizontal: Array) -> tuple[Array, Array]:
     scale = 1 / jnp.maximum(1, _length(vertical, horizontal))
     return vertical * scale, horizontal * scale
 
 
-def _check(tolerance, max_steps) -> None:
+def _check(tolerance: float, max_steps: int) -> None:
     if not tolerance > 0:
-        raise ValueError(f"`tolerance` is {tolerance!r}; it takes a positive number, e.g. 1e-3")
+        raise ValueError(f"`tolerance` is {tolerance!r}; pass a positive number, e.g. 1e-3")
     if isinstance(max_steps, bool) or not isinstance(max_steps, int | np.integer) or max_steps < 1:
-        raise ValueError(f"`max_steps` is {max_steps!r}; it takes an integer of at least 1")
+        raise ValueError(f"`max_steps` is {max_steps!r}; pass an integer of at least 1")
