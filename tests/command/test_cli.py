@@ -16,12 +16,12 @@ from PIL import Image
 
 import dcgan_jax as dj
 from dcgan_jax import config as config_module
-from dcgan_jax import data
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import main as main_module
 from dcgan_jax.command import sample
 from dcgan_jax.command.inpaint import Report
+from dcgan_jax.data.decoding import CROP_DESCRIPTIONS
 from dcgan_jax.errors import DivergedError
 from dcgan_jax.images.figures import tile
 from dcgan_jax.images.pixels import to_uint8
@@ -215,8 +215,7 @@ def test_names_of_the_package():
 
 
 def test_names_of_options_are_those_of_the_modules():
-    assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(data.CROPS)
-    assert config_module.SOURCE_KINDS == data.KINDS
+    assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(CROP_DESCRIPTIONS)
 
 
 # ------------------------------------------------------------------------------------------ wrong input
