@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +90,7 @@ class _Item(NamedTuple):
 class _Ahead:
     """Reads and checks items ahead. An error is kept until the items before it are done."""
 
-    def __init__(self, pairs, prior, key):
+    def __init__(self, pairs: Iterable[tuple], prior: Prior, key: PRNGKeyArray):
         self.waiting: deque[_Item] = deque()
         self.failure: Exception | None = None
         self._rest, self._shape, self._key, self._type = enumerate(pairs), prior.image_shape, key, None
@@ -107,7 +107,7 @@ class _Ahead:
         except Exception as failure:
             self.failure = failure
 
-    def _check(self, i, pair) -> _Item:
+    def _check(self, i: int, pair: Sequence[Any]) -> _Item:
         if len(pair) not in (2, 3, 4):
             raise ValueError(
                 f"item {i} of `pairs` has {len(pair)} parts; it takes (image, hole), (image, hole, key) or "
@@ -121,9 +121,10 @@ class _Ahead:
             raise ValueError(f"{name} is {image.dtype} and the first is {self._type}: make them one type")
         check_hole_fits(hole, self._shape[:2], name=f"hole {i} of `pairs`")
         check_known_values(image, hole, name=name)
-        data, has_key = self._no_key, len(pair) > 2 and pair[2] is not None
-        if has_key:
-            own = single_key(pair[2], self._key, name=f"key {i} of `pairs`")
+        own = pair[2] if len(pair) > 2 else None
+        data, has_key = self._no_key, own is not None
+        if own is not None:
+            own = single_key(own, self._key, name=f"key {i} of `pairs`")
             data = np.asarray(jax.random.key_data(own))
         label = -1
         if len(pair) > 3 and pair[3] is not None:

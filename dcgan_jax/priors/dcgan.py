@@ -29,13 +29,13 @@ class _DCGAN:
 
     def generate(self, params: Any, z: Array, shifts: Sequence[Array] = ()) -> Array:
         generator = Generator(self.model, self.dtype)
-        return generator.apply(params["generator"], z, train=False, shifts=shifts)  # type: ignore[return-value]
+        return generator.apply(params["generator"], z, train=False, shifts=shifts)  # type: ignore[return-value]  # Flax: Any or a tuple
 
     def discriminate(self, params: Any, x: Array) -> Array:
-        return Discriminator(self.model, self.dtype).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]
+        return Discriminator(self.model, self.dtype).apply(params["discriminator"], x, train=False)  # type: ignore[return-value]  # Flax: Any or a tuple
 
     def encode(self, params: Any, known: Array, hole: Array) -> tuple[Array, Array, tuple[Array, ...]]:
-        return Encoder(self.model, self.dtype).apply(params["encoder"], known, hole, train=False)  # type: ignore[return-value]
+        return Encoder(self.model, self.dtype).apply(params["encoder"], known, hole, train=False)  # type: ignore[return-value]  # Flax: Any or a tuple
 
     def sample_latents(self, key: PRNGKeyArray, n: int) -> Array:
         return draw_latents(self.model, key, n)

@@ -147,10 +147,11 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
 
 
 @jax.jit
-def _generate(prior, z):
+def _generate(prior: Prior, z: Array) -> Array:
     return prior.generate(prior.params, z)
 
 
 @jax.jit
-def _discriminate(prior, x):
-    return prior.discriminate(prior.params, x)
+def _discriminate(prior: Prior, x: Array) -> Array:
+    discriminate: Any = prior.discriminate
+    return discriminate(prior.params, x)

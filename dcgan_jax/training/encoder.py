@@ -90,7 +90,7 @@ def make_train_step(
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
 
-    def step(state: EncoderState, batch, key):
+    def step(state: EncoderState, batch: Array, key: PRNGKeyArray) -> tuple[EncoderState, Metrics]:
         n = batch.shape[0]
         flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         real = to_floats(batch, config.flip, flip_key)
@@ -101,7 +101,7 @@ def make_train_step(
         images = images.reshape(-1, *real.shape[1:])
         hole = constrain(draw_holes(hole_key, n + n // 2, config.model.image_size), batch_sharding)
 
-        def objective(params):
+        def objective(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
             encoded, updated = encoder.apply(
                 {"params": params, "batch_stats": state.statistics},
                 known_pixels(images, hole),

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+
+# The classes of protobuf's modules are made when these are imported, so pyright does not see them.
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]

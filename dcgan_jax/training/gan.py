@@ -101,10 +101,10 @@ def make_train_step(
     generator, discriminator = Generator(model, dtype), Discriminator(model, dtype)
     optimizer = _optimizer(config)
 
-    def generate(params, z):
+    def generate(params: Any, z: Array) -> Any:
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
-    def judge(params, statistics, x, labels, groups=1):
+    def judge(params: Any, statistics: Any, x: Any, labels: Array | None, groups: int = 1) -> tuple[Any, Any]:
         variables = {"params": params, "batch_stats": statistics}
         label = None if labels is None else jax.nn.one_hot(labels, model.num_classes)
         logits, updated = discriminator.apply(
@@ -112,20 +112,22 @@ def make_train_step(
         )
         return logits, updated["batch_stats"]
 
-    def slope(params, statistics, x, labels):
+    def slope(params: Any, statistics: Any, x: Array, labels: Array | None) -> Array:
         """The mean squared norm of the logits' gradient with respect to the images."""
         gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
-    def latents(key, labels):
+    def latents(key: PRNGKeyArray, labels: Array | None) -> Array:
         return constrain(draw_latents(model, key, config.batch_size, labels), batch_sharding)
 
-    def update_discriminator(state: GANState, real, labels, key, penalise):
+    def update_discriminator(
+        state: GANState, real: Array, labels: Array | None, key: PRNGKeyArray, penalise: Array
+    ) -> tuple[GANState, Metrics]:
         generated = generate(state.generator, latents(key, labels))
         both = in_turn(real, generated)
         both_labels = None if labels is None else jnp.repeat(labels, 2)
 
-        def objective(params):
+        def objective(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
             logits, statistics = judge(params, state.discriminator_statistics, both, both_labels, groups=2)
             real_logits, generated_logits = logits.reshape(-1, 2).T
             metrics = {
@@ -138,7 +140,7 @@ def make_train_step(
         gradient, (statistics, metrics) = jax.grad(objective, has_aux=True)(state.discriminator)
         if config.r1 > 0:
             # Only every `R1_EVERY` steps, with a weight larger by that factor (Karras et al. 2020, section 3.1).
-            def penalty(params):
+            def penalty(params: Any) -> Array:
                 weight = config.r1 / 2 * R1_EVERY
                 return weight * slope(params, state.discriminator_statistics, real, labels)
 
@@ -154,10 +156,10 @@ def make_train_step(
         )
         return state, metrics
 
-    def update_generator(state: GANState, labels, key):
+    def update_generator(state: GANState, labels: Array | None, key: PRNGKeyArray) -> tuple[GANState, Metrics]:
         z = latents(key, labels)
 
-        def objective(params):
+        def objective(params: Any) -> Array:
             generated = generate(params, z)
             logits, _ = judge(state.discriminator, state.discriminator_statistics, generated, labels)
             return generator_loss(logits, config.loss)
@@ -175,7 +177,7 @@ def make_train_step(
         )
         return state, {"generator_loss": loss}
 
-    def step(state: GANState, batch, key):
+    def step(state: GANState, batch: Any, key: PRNGKeyArray) -> tuple[GANState, Metrics]:
         batch, labels = _split_batch(model, batch)
         if batch.shape[0] != k * config.batch_size:
             raise ValueError(

@@ -258,7 +258,7 @@ def test_any_decoder_is_a_prior():
     assert z.shape == (4, 3)
     x = dj.generate(OWN, z)
     np.testing.assert_allclose(x, np.tanh(np.asarray(z) @ WEIGHTS).reshape(4, 6, 5, 1), atol=1e-6)
-    assert prior_module.image_shape(OWN) == (6, 5, 1)
+    assert OWN.image_shape == (6, 5, 1)
     judged = dataclasses.replace(OWN, discriminate=judge)
     np.testing.assert_allclose(dj.discriminate(judged, x), np.asarray(x).mean(axis=(1, 2, 3)), rtol=1e-5)
 

@@ -17,7 +17,7 @@ from dcgan_jax.command import main
 from dcgan_jax.command import options as options_module
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures
-from dcgan_jax.networks import convolution, dcgan, diagram
+from dcgan_jax.networks import convolution, diagram, layers
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.training import gan, logbook, loop
 from dcgan_jax.training import plot as plot_module
@@ -139,7 +139,7 @@ def test_shapes_are_those_of_the_convolutions(model, monkeypatch):
             found.append(result.shape[1:])
             return result
 
-        monkeypatch.setattr(dcgan, name, watch)
+        monkeypatch.setattr(layers, name, watch)
     jax.eval_shape(lambda key: init_state(TrainConfig(model=model), key), jax.random.key(0))
     assert seen["conv_up"] == [row.shape for row in rows["generator"] if row.name.startswith("up_")]
     assert seen["conv_down"] == [row.shape for row in rows["discriminator"] if row.name.startswith("down_")]
