@@ -147,7 +147,7 @@ def test_labels_are_refused_where_there_are_no_classes_or_none_is_drawn():
         dj.inpaint(prior, image, hole, KEY, SEARCH, labels=0)
     with pytest.raises(ValueError, match="label 0 of `pairs`: `labels` is given, but this prior has no classes"):
         next(dj.inpaint_stream(prior, [(image[0], hole, None, 0)], KEY, SEARCH))
-    with pytest.raises(ValueError, match="`labels` has -1; it takes classes from 0 to 3"):
+    with pytest.raises(ValueError, match="`labels` contains -1; the classes of this prior are 0 to 3"):
         dj.sample_latents(PRIOR, KEY, 1, labels=-1)
     with pytest.raises(UserError, match="`label` is 2, but this prior has no classes"):
         check_label(prior.num_classes, 2)
@@ -239,7 +239,7 @@ def test_a_run_of_all_classes_is_a_conditional_prior(run, weights):
     z = dj.sample_latents(again, KEY, 3, labels=7)
     assert z.shape == (3, 16) and (z[:, 13] == 1).all()
     np.testing.assert_array_equal(dj.generate(again, z), dj.generate(prior, z))
-    with pytest.raises(ValueError, match="this prior's latents have 16"):
+    with pytest.raises(ValueError, match="the latents of this prior have 16"):
         dj.generate(prior, z[:, :6])
 
 
