@@ -134,8 +134,10 @@ def test_a_step_reports_and_descends_the_losses(state):
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "encoder"
-    assert train(digits, run) == 0
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_encoder_training, "SHOWN", len(IMAGES))  # the pictures' program serves other tests
+        assert train(digits, run) == 0
+        yield run
 
 
 def train(digits, run, *more):
