@@ -297,7 +297,7 @@ def test_two_at_once_are_refused(tmp_path):
 
 def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"OpenCV's: pip install 'dcgan-jax\[baselines\]'"):
+    with pytest.raises(UserError, match=r"need OpenCV: pip install 'dcgan-jax\[baselines\]'"):
         evaluate([SET], {"search": 1, "telea": 1}, tmp_path / "out", **OPTIONS)
     assert not list(tmp_path.glob("out/scores*"))
 
