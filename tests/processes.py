@@ -34,6 +34,13 @@ def start(count, arguments, devices=1, **environment):
     ]
 
 
+def as_users_compile(devices, *arguments):
+    """Starts a process of Python with `devices` pretended devices and XLA's own choice of code generator."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, text=True, **pipes)
+
+
 def finish(processes, timeout=240):
     """Waits for all; their exit statuses, outputs and errors."""
     try:

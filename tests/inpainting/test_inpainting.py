@@ -1,14 +1,13 @@
 """The latent search against a plain NumPy one, and the equalities its transformations must keep."""
 
 import dataclasses
-import os
-import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import processes
 import pytest
 from plain import quick_jit
 from tiny import arrays
@@ -406,8 +405,8 @@ def test_a_second_call_compiles_nothing():
 
 def test_on_eight_devices(tmp_path):
     # 11 images do not divide by 8, and 16 do: both take the program for 16.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, __file__, tmp_path / "results.npz"], check=True, env=environment)
+    (status,), _, (errors,) = processes.finish([processes.as_users_compile(8, __file__, tmp_path / "results.npz")])
+    assert status == 0, errors
     with np.load(tmp_path / "results.npz") as found:
         assert (found["devices"] == 8).all()
         # As many slots as `inpaint` has rows, in whatever order images take them.

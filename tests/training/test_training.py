@@ -164,7 +164,7 @@ def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
         batch = draw_batch(config, seed=t)
         state, _ = step(state, batch, key)
         expected = plain_step(config, expected, batch, key)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), as_plain(state), expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-7), as_plain(state), expected)
     assert state.step == 3 and all(x.dtype != jnp.float32 for x in jax.tree.leaves(state))
 
 
