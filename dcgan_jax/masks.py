@@ -6,14 +6,15 @@ A hole is a bool array [..., h, w], True = missing. The papers' mask M is its op
 from collections.abc import Sequence
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
-from PIL import Image, ImageOps
 
+from dcgan_jax import pictures
 from dcgan_jax.config import MASK_NAMES
 from dcgan_jax.errors import UserError
 
@@ -191,29 +192,34 @@ def mixed(key: Key[Array, ""], n: int, size: int) -> Bool[Array, "n size size"]:
 
 
 def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
-    """Reads a hole from an image file: white (luminance of at least 128) = missing.
+    """Reads a hole from an image file.
+
+    White (at least half of the range) is missing. Of a layer painted on transparent ground the strokes are missing. Of
+    a picture with transparent parts these are missing.
 
     Args:
-        path: any 8-bit or 1-bit file that Pillow reads, without transparency. Of an animation the first frame counts.
+        path: any file of 1, 8 or 16 bits a sample that Pillow reads. Of an animation the first frame counts.
 
     Returns:
         True = missing.
 
     Raises:
-        UserError: the file is absent, is no image, is transparent, or has more than 8 bits per pixel.
+        UserError: the file is absent, is no image, or is damaged.
 
     Example:
         >>> hole = read_hole("mask.png")  # doctest: +SKIP
     """
+    return read_mask(path).hole
+
+
+def read_mask(path: str | PathLike[str]) -> pictures.Mask:
+    """Reads a mask as `read_hole` does. The result also says how a mask with transparent parts was understood.
+
+    Raises:
+        UserError: as `read_hole`.
+    """
     try:
-        with Image.open(path) as file:
-            if "A" in file.getbands() or "a" in file.getbands() or "transparency" in file.info:
-                raise UserError(f"mask {path} has transparency; save it as black and white (white = missing)")
-            if file.mode[0] in "IF":  # Pillow would clip 16-bit values to 255 and make dark grey white
-                raise UserError(f"mask {path} has more than 8 bits per pixel ({file.mode}); save it as 8-bit greyscale")
-            return np.asarray(ImageOps.exif_transpose(file).convert("L")) >= 128  # turned upright, as images are
-    except UserError:
-        raise
+        return pictures.read_mask(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"mask {path} does not exist") from None
     except Exception as error:  # a damaged file can raise nearly anything in Pillow

@@ -1,6 +1,6 @@
 """Inpainting methods of other libraries: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation.
 
-The extra `baselines` installs these libraries. They complete one image at a time.
+The extra `baselines` installs scikit-image. The methods complete one image at a time.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,6 @@ def telea(
         images: 1 or 3 channels.
         hole: True = missing.
         radius: of the neighbourhood, in pixels.
-
-    Raises:
-        UserError: OpenCV is not installed.
 
     Source:
         Telea, "An image inpainting technique based on the fast marching method", 2004; OpenCV's `INPAINT_TELEA`.
@@ -66,15 +63,6 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
     return _each(one, images, hole)
 
 
-def opencv() -> ModuleType:
-    """Imports OpenCV; raises `UserError` if it is not installed."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError("`telea` and `navier-stokes` need OpenCV: pip install 'dcgan-jax[baselines]'") from error
-    return cv2
-
-
 def scikit_image() -> ModuleType:
     """Imports scikit-image; raises `UserError` if it is not installed."""
     try:
@@ -85,7 +73,7 @@ def scikit_image() -> ModuleType:
 
 
 def _opencv(algorithm: str, images: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
-    cv2 = opencv()
+    import cv2
 
     def one(image: np.ndarray, missing: np.ndarray) -> np.ndarray:
         return cv2.inpaint(image, missing.astype(np.uint8), radius, getattr(cv2, algorithm)).reshape(image.shape)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dcgan_jax import masks
 from dcgan_jax.command.options import check_counts, search_config
-from dcgan_jax.command.pairing import find_holes, find_images
+from dcgan_jax.command.pairing import ALPHA, find_images, find_masks
 from dcgan_jax.command.plan import Plan, Settings, Task, make_plan
 from dcgan_jax.command.results import (
     GIF_FRAMES,
@@ -30,7 +30,7 @@ from dcgan_jax.command.results import (
 )
 from dcgan_jax.config import PHOTO_CROPS
 from dcgan_jax.evaluation.holes import image_key
-from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config
 from dcgan_jax.inpainting.region import Region, shrink
 from dcgan_jax.inpainting.result import InpaintResult, Status
@@ -56,6 +56,7 @@ class Report:
         before: number of images that an earlier call completed.
         skipped: the reason for each image that cannot be completed, by its name.
         notes: remarks on images, by name.
+        others: names of files in the folder that are no images.
     """
 
     completed: int
@@ -63,19 +64,23 @@ class Report:
     before: int
     skipped: dict[str, str]
     notes: dict[str, str]
+    others: list[str]
 
 
 def run(options: argparse.Namespace) -> int:
     """Completes images and prints what is to be said of them."""
     check_counts(options)
     distributed.join(training=False)
+    prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
     report = inpaint_folder(
-        with_compute_dtype(load_prior(options.prior), options.compute_dtype),
+        prior,
         Path(remote.fetch(options.images)),
         str(remote.fetch(options.masks)),
         options.out,
-        search_config(options),
+        search_config(options, default_config(prior)),
         crop=options.crop,
+        elsewhere=options.elsewhere,
+        invert_masks=options.invert_masks,
         score=options.score,
         gif=options.gif,
         label=options.label,
@@ -90,6 +95,9 @@ def run(options: argparse.Namespace) -> int:
         kept = f"{report.before} images were completed before and are kept (give another folder to do them again)"
         print(f"dcgan-jax: {kept}", file=sys.stderr)
     _print_some([f"{name}: {note}" for name, note in report.notes.items()], where)
+    if report.others:
+        more = f" and {len(report.others) - 1} more files" if len(report.others) > 1 else ""
+        print(f"dcgan-jax: {report.others[0]}{more} left out: no image files that can be read", file=sys.stderr)
     _print_some([f"{name} is skipped: {reason}" for name, reason in report.skipped.items()], where)
     return report_failed(report.not_finite, where) or int(bool(report.skipped))
 
@@ -102,6 +110,8 @@ def inpaint_folder(
     config: InpaintConfig,
     *,
     crop: str | None = None,
+    elsewhere: str | None = None,
+    invert_masks: bool = False,
     score: bool = False,
     gif: bool = False,
     label: int | None = None,
@@ -131,11 +141,14 @@ def inpaint_folder(
     Args:
         prior: see `inpaint`.
         images: a folder, a file, or a prepared set of the prior's size.
-        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. White is
-            missing. A mask has the size of its image.
+        mask: one of `masks.NAMES`, a mask file for all images, a folder of masks with the images' names (see
+            `masks.read_hole`; a mask has the size of its image), or "alpha": transparent parts of an image are missing.
+            The image itself as its mask means "alpha", too.
         out: the folder of the results.
         config: of the search.
         crop: the region of each image that is completed, see `inpaint_photograph`.
+        elsewhere: see `inpaint_photograph`.
+        invert_masks: in masks that are read, white is known.
         score: the images are complete under their masks: compare the results with them. Drawn masks always do.
         gif: write a GIF of each search. It has a frame for each point of the trace, or 50 if `config` has none.
         label: the class of all images, for a conditional prior; by default each search finds it.
@@ -155,12 +168,15 @@ def inpaint_folder(
     if gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // GIF_FRAMES) or 1)
     drawn = mask in masks.NAMES
-    settings = Settings(config, mask if drawn else None, crop, score or drawn, gif, label, seed)
+    if Path(mask).resolve() == images.resolve():
+        mask = ALPHA
+    settings = Settings(config, mask if drawn else None, crop, elsewhere, score or drawn, gif, label, seed)
     leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
-    found = dict(list(find_images(images, split, prior.image_shape, leave_out).items())[:count])
-    read_hole = None if drawn else find_holes(mask, list(found))
+    pictures, others = find_images(images, split, prior.image_shape, leave_out)
+    found = dict(list(pictures.items())[:count])
+    read_mask = None if drawn else find_masks(mask, list(found), invert_masks)
     number, processes = jax.process_index(), jax.process_count()
-    plan = make_plan(prior, dict(list(found.items())[number::processes]), read_hole, settings)
+    plan = make_plan(prior, dict(list(found.items())[number::processes]), read_mask, settings)
     refuse_overwriting(out, settings, list(found), (images, Path(mask)))
     make_folder(out)
     log = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
@@ -178,7 +194,7 @@ def inpaint_folder(
                 notes[task.name] = note
             not_finite += int(result.status) == Status.NOT_FINITE
             bar.update()
-    return Report(len(tasks), not_finite, len(before), plan.skipped, notes)
+    return Report(len(tasks), not_finite, len(before), plan.skipped, notes, others)
 
 
 def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) -> Iterator[tuple[Task, InpaintResult]]:

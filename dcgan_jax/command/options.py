@@ -68,10 +68,15 @@ def check_counts(options: argparse.Namespace) -> None:
             raise UserError(f"`{name}` is {value}; it takes 1 or more")
 
 
-def search_config(options: argparse.Namespace) -> InpaintConfig:
-    """The search that the options of `add_search` describe."""
-    base = InpaintConfig() if options.preset is None else InpaintConfig.preset(options.preset)
-    return dataclasses.replace(base, **given_fields(InpaintConfig, options))
+def search_config(options: argparse.Namespace, default: InpaintConfig | None = None) -> InpaintConfig:
+    """The search that the options of `add_search` describe. `default` is used without a preset."""
+    given = given_fields(InpaintConfig, options)
+    base = default or InpaintConfig()
+    if options.preset is not None:
+        base = InpaintConfig.preset(options.preset)
+    elif given.get("start") == "prior":
+        base = InpaintConfig()
+    return dataclasses.replace(base, **given)
 
 
 def add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:

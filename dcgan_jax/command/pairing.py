@@ -1,49 +1,29 @@
 """Images and masks on disk: pairs them by name and reads them."""
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
 
 from dcgan_jax import masks
-from dcgan_jax.data import decode_image, open_prepared
-from dcgan_jax.data.archives import IMAGE_SUFFIXES, is_image, refuse_link_out
+from dcgan_jax.data import open_prepared
+from dcgan_jax.data.archives import is_image, refuse_link_out
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.holes import image_name
+from dcgan_jax.pictures import Mask, Picture, is_hidden, read_picture
 
 T = TypeVar("T")
 
 
-class Picture(NamedTuple):
-    """A decoded image.
-
-    Attributes:
-        pixels: of the upright image.
-        note: what changed when it was read, in words.
-        profile: ICC profile of the pixels.
-    """
-
-    pixels: UInt8[np.ndarray, "h w c"]
-    note: str | None = None
-    profile: bytes | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the pixels take."""
-        return self.pixels.nbytes
-
-
 PictureReader = Callable[[], Picture]
-HoleReader = Callable[[str], Bool[np.ndarray, "h w"]]  # by the name of the image
+MaskReader = Callable[[str, Picture], Mask]  # by the name of the image and the image itself
+ALPHA = "alpha"  # in place of masks: the transparent parts of each image are missing
 
 
 def find_images(
     source: Path, split: str | None, shape: tuple[int, int, int], leave_out: Sequence[Path] = ()
-) -> dict[str, PictureReader]:
+) -> tuple[dict[str, PictureReader], list[str]]:
     """Finds the images of a folder, a file or a prepared set.
 
     Args:
@@ -53,8 +33,9 @@ def find_images(
         leave_out: folders inside `source` that hold something else, such as masks and results.
 
     Returns:
-        A function for each image, in order, by its name without suffix. It reads the image, and raises `UserError` if
-        the file cannot be read.
+        pictures: a function for each image, in order, by its name without suffix. It reads the image, and raises
+            `UserError` if the file cannot be read.
+        others: names of files in the folder that are no images.
 
     Raises:
         UserError: there is no image, two images have one name, or the set has images of another size.
@@ -68,33 +49,62 @@ def find_images(
                 f"{_times(shape)}: prepare the set with image size {shape[0]} and {shape[2]} channels"
             )
         place = by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
-        return {name: lambda i=i: Picture(np.array(prepared.images[i])) for name, i in place.items()}
+        return {name: lambda i=i: Picture(np.array(prepared.images[i])) for name, i in place.items()}, []
     if split is not None:
         raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
-    files = by_stem(_files(source, leave_out), source)
-    return {name: lambda file=file: read_image(file, shape[2]) for name, file in files.items()}
+    found, others = _files(source, leave_out)
+    files = by_stem(found, source)
+    return {name: lambda file=file: read_image(file, shape[2]) for name, file in files.items()}, others
 
 
-def find_holes(mask: str, names: list[str]) -> HoleReader:
-    """Finds the masks of images: one file for all, or a folder with one for each name. Others in it are ignored.
+def find_masks(mask: str, names: list[str], invert: bool = False) -> MaskReader:
+    """Finds the masks of images.
+
+    Args:
+        mask: a file for all images, a folder with a mask for each name (others in it are ignored), or `ALPHA`.
+        names: of the images.
+        invert: white is known.
+
+    Returns:
+        A function of an image's name and the image. It raises `UserError` if the mask cannot be read.
 
     Raises:
         UserError: there is no such file, or an image has no mask.
     """
+    read = _find_masks(mask, names)
+    if not invert:
+        return read
+
+    def inverted(name: str, picture: Picture) -> Mask:
+        found = read(name, picture)
+        return found._replace(hole=~found.hole)
+
+    return inverted
+
+
+def _find_masks(mask: str, names: list[str]) -> MaskReader:
     path = Path(mask)
+    if mask == ALPHA:
+        return _transparent
     if path.is_file():
-        hole = masks.read_hole(path)
-        return lambda name: hole
+        same = masks.read_mask(path)
+        return lambda name, picture: same
     if not path.is_dir():
-        raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join(masks.NAMES)}")
-    files = by_stem(_files(path), path)
+        raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join((*masks.NAMES, ALPHA))}")
+    files = by_stem(_files(path)[0], path)
     without = [name for name in names if name not in files]
     if without:
         raise UserError(
             f"{len(without)} images have no mask in {path}, {without[0]!r} first: give each mask the name of its image "
             "(the suffix may differ)"
         )
-    return lambda name: masks.read_hole(files[name])
+    return lambda name, picture: masks.read_mask(files[name])
+
+
+def _transparent(name: str, picture: Picture) -> Mask:
+    if picture.transparent is None:
+        raise UserError(f"image {name!r} has no transparent part: give a mask, or make what is missing transparent")
+    return Mask(picture.transparent)
 
 
 def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
@@ -115,40 +125,34 @@ def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
     return found
 
 
-def _files(source: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, Path]]:
-    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
+def _files(source: Path, leave_out: Sequence[Path] = ()) -> tuple[list[tuple[str, Path]], list[str]]:
+    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order.
+
+    Also the names of the other files, apart from hidden ones.
+    """
     if source.is_file():
-        return [(source.name, source)]
+        return [(source.name, source)], []
     if not source.is_dir():
         raise UserError(f"{source} does not exist: give a folder, an image file or a prepared set")
-    files = [(file.relative_to(source).as_posix(), file) for file in sorted(source.rglob("*")) if file.is_file()]
-    files = [(name, file) for name, file in files if is_image(name)]
     inside = [folder.resolve() for folder in leave_out if source.resolve() in folder.resolve().parents]
-    files = [(name, file) for name, file in files if not any(map(file.resolve().is_relative_to, inside))]
-    for _, file in files:
-        refuse_link_out(file, source)
+    paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    paths = [path for path in paths if not any(map(path.resolve().is_relative_to, inside))]
+    named = [(path.relative_to(source).as_posix(), path) for path in paths if not is_hidden(path.relative_to(source))]
+    files = [(name, path) for name, path in named if is_image(name)]
+    for _, path in files:
+        refuse_link_out(path, source)
     if not files:
-        raise UserError(f"{source} holds no image (files that end in {', '.join(sorted(IMAGE_SUFFIXES))})")
-    return files
+        others = f", only files such as {named[0][0]}" if named else ""
+        raise UserError(f"{source} holds no image that can be read{others}: give a folder with images")
+    return files, [name for name, _ in named if not is_image(name)]
 
 
 def read_image(file: Path, channels: int) -> Picture:
     """Reads an image file with 1 or 3 channels; `UserError` if it cannot be read."""
     try:
-        data = file.read_bytes()
-        array = np.asarray(decode_image(data, channels))
-        with Image.open(io.BytesIO(data)) as image:
-            changes = []
-            if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                changes.append("transparent parts were laid on white")
-            if channels == 1 and image.mode not in ("1", "L", "LA"):
-                changes.append("colours were made grey, because the prior's images are")
-            elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-                changes.append(f"{image.mode} was converted to RGB")
-            profile = image.info.get("icc_profile") if image.mode.startswith({1: "L", 3: "RGB"}[channels]) else None
+        return read_picture(file.read_bytes(), channels)
     except Exception as error:  # a damaged file can raise nearly anything in Pillow
         raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
-    return Picture(array.reshape(*array.shape[:2], channels), "; ".join(changes) or None, profile)
 
 
 def _times(shape: tuple[int, ...]) -> str:

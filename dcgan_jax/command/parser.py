@@ -123,11 +123,16 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     add_prior(sub)
     add = sub.add_argument
     add("--images", type=place, required=True, help="Folder, file or prepared set.")
-    add("--masks", required=True, help=f"Folder or file (white = missing), or one of {', '.join(MASK_NAMES)}.")
+    where = f"Folder or file (white = missing); alpha: what is transparent; or one of {', '.join(MASK_NAMES)}."
+    add("--masks", required=True, help=where)
+    inverted = "Black is missing in the masks, in place of white."
+    add("--invert-masks", action="store_true", default=False, help=inverted)
     add("--out", type=local_path, required=True, help="Folder of the results.")
     add("--split", default=None, help="Split of a prepared set (all of it).")
     crop = f"{', '.join(PHOTO_CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels. The prior decides if not given."
     add("--crop", default=None, help=crop)
+    elsewhere = "Fill missing pixels outside the region smoothly. They are refused if not given."
+    add("--elsewhere", default=None, choices=("smooth",), help=elsewhere)
     add("--gif", action="store_true", default=False, help="Show the course of each search in gifs/.")
     score = "The images are complete under their masks: compare the results with them. Drawn masks always do."
     add("--score", "--complete", action="store_true", default=False, help=score)

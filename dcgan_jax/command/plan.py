@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from dcgan_jax.command.pairing import HoleReader, Picture, PictureReader
+from dcgan_jax.command.pairing import MaskReader, PictureReader
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.region import Region, find_region
+from dcgan_jax.pictures import Mask, Picture
 from dcgan_jax.priors.dcgan import fingerprint
 from dcgan_jax.priors.prior import Prior
 
@@ -30,6 +31,7 @@ class Settings:
         config: of the search.
         mask: the name of the mask to draw; None if the masks are files.
         crop: see `inpaint_photograph`.
+        elsewhere: see `inpaint_photograph`.
         score: whether results are compared with what lies in the holes.
         gif: whether the course of each search is written.
         label: the class of all images; None if the searches find it.
@@ -39,6 +41,7 @@ class Settings:
     config: InpaintConfig
     mask: str | None
     crop: str | None
+    elsewhere: str | None
     score: bool
     gif: bool
     label: int | None
@@ -54,7 +57,7 @@ class Task:
         digest: hash of image, hole, prior and settings. A result with the same digest is not made again.
         shape: height and width of the image.
         region: the part that the prior completes.
-        note: what changed when the image was read, in words.
+        note: what the user should know about the image, its mask and its region.
         profile: ICC profile.
     """
 
@@ -82,8 +85,8 @@ class Inputs:
     An image is needed three times: for the plan, for the search and for its results.
     """
 
-    def __init__(self, pictures: dict[str, PictureReader], read_hole: HoleReader | None) -> None:
-        self._pictures, self._read_hole = pictures, read_hole
+    def __init__(self, pictures: dict[str, PictureReader], read_mask: MaskReader | None) -> None:
+        self._pictures, self._read_mask = pictures, read_mask
         self._kept: dict[Hashable, Sized] = {}
         self._room = KEPT_BYTES
 
@@ -91,19 +94,19 @@ class Inputs:
         """Returns an image; `UserError` if it cannot be read."""
         return self._keep(("picture", name), self._pictures[name])
 
-    def given_hole(self, name: str) -> Bool[np.ndarray, "h w"] | None:
-        """Returns the hole of an image from its mask file; None if holes are drawn."""
-        read = self._read_hole
-        return None if read is None else self._keep(("hole", name), lambda: read(name))
+    def given_mask(self, name: str) -> Mask | None:
+        """Returns the mask of an image as it was given; None if holes are drawn."""
+        read = self._read_mask
+        return None if read is None else self._keep(("mask", name), lambda: read(name, self.picture(name)))
 
     def hole(self, task: Task, settings: Settings, size: int) -> Bool[np.ndarray, "h w"]:
         """Returns the hole of a task: from its mask file, or drawn at the side `size` and enlarged to the region."""
-        given = self.given_hole(task.name)
-        return self._keep(("hole", task.name), lambda: _draw(task, settings, size)) if given is None else given
+        given = self.given_mask(task.name)
+        return self._keep(("hole", task.name), lambda: _draw(task, settings, size)) if given is None else given.hole
 
     def drop(self, name: str) -> None:
         """Forgets an image and its hole."""
-        for what in ("picture", "hole"):
+        for what in ("picture", "mask", "hole"):
             kept = self._kept.pop((what, name), None)
             self._room += 0 if kept is None else kept.nbytes
 
@@ -135,25 +138,26 @@ class Plan:
 
 
 def make_plan(
-    prior: Prior, pictures: dict[str, PictureReader], read_hole: HoleReader | None, settings: Settings
+    prior: Prior, pictures: dict[str, PictureReader], read_mask: MaskReader | None, settings: Settings
 ) -> Plan:
     """Looks at every image and mask once.
 
     Args:
         prior: completes the images.
         pictures: reads the image of each name.
-        read_hole: reads the hole of a name; None if holes are drawn.
+        read_mask: reads the mask of an image; None if holes are drawn.
         settings: of all images.
 
     Raises:
-        UserError: a mask has another size than its image, or no image can be completed.
+        UserError: no image can be completed.
     """
-    inputs = Inputs(pictures, read_hole)
+    inputs = Inputs(pictures, read_mask)
     job = json.dumps(
         [
             fingerprint(prior),
             settings.config.to_json(),
             settings.crop,
+            settings.elsewhere,
             settings.score,
             settings.gif,
             settings.seed,
@@ -178,25 +182,29 @@ class _Skipped(Exception):
 
 def _make_task(prior: Prior, name: str, inputs: Inputs, settings: Settings, job: str) -> Task:
     try:
-        pixels, note, profile = inputs.picture(name)
-        given = inputs.given_hole(name)
+        picture = inputs.picture(name)
+        mask = inputs.given_mask(name)
     except UserError as error:
         raise _Skipped(str(error)) from error
-    shape = pixels.shape[:2]
-    hole = np.zeros(shape, bool) if given is None else given
+    pixels, shape = picture.pixels, picture.pixels.shape[:2]
+    hole = np.zeros(shape, bool) if mask is None else mask.hole
     if hole.shape != shape:
-        raise UserError(
+        raise _Skipped(
             f"the mask of {name!r} is {_by(hole.shape)} and the image {_by(shape)} (height, width): give a mask of the "
             "image's size"
         )
     try:
-        region = find_region(prior, pixels, hole, settings.crop)
+        region, chosen = find_region(prior, pixels, hole, settings.crop, settings.elsewhere)
     except UserError as error:
         raise _Skipped(f"image {name!r}: {error}") from error
     digest = hashlib.sha256(f"{job} {settings.mask or ''} {region} {pixels.shape}".encode())
     digest.update(pixels.tobytes() if settings.score else np.where(hole[..., None], 0, pixels).tobytes())
     digest.update(hole.tobytes())
-    return Task(name, digest.hexdigest()[:16], (shape[0], shape[1]), region, note, profile)
+    white = None
+    if picture.transparent is not None and (mask is None or not mask.hole[picture.transparent].all()):
+        white = "transparent parts were laid on white"
+    note = "; ".join(filter(None, (picture.note, white, mask and mask.note, chosen))) or None
+    return Task(name, digest.hexdigest()[:16], (shape[0], shape[1]), region, note, picture.profile)
 
 
 def _draw(task: Task, settings: Settings, size: int) -> Bool[np.ndarray, "h w"]:

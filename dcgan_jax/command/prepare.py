@@ -22,6 +22,7 @@ def run(options: argparse.Namespace) -> int:
         progress=not options.quiet,
     )
     splits = ", ".join(f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items())
-    skipped = len(prepared.manifest["unreadable"])
-    print(f"{options.out}: {splits}" + (f"; {skipped} unreadable, see its manifest.json" if skipped else ""))
+    counts = {name: len(prepared.manifest.get(name, ())) for name in ("unreadable", "damaged")}
+    problems = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    print(f"{options.out}: {splits}" + (f"; {problems}, see its manifest.json" if problems else ""))
     return 0

@@ -9,10 +9,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from dcgan_jax import pictures
 from dcgan_jax.data.items import Item
 from dcgan_jax.errors import UserError
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .gif .tif .tiff .ppm .pgm".split())
 LARGEST_MEMBER = 2**30  # bytes of a file in an archive
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -20,8 +20,7 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 def is_image(name: str) -> bool:
     """Tells whether a path names an image file and neither the file nor one of its folders is hidden."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+    return path.suffix.lower() in pictures.suffixes() and not pictures.is_hidden(path)
 
 
 @contextlib.contextmanager

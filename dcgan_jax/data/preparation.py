@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from dcgan_jax.config import SET_CROPS
 from dcgan_jax.data import celeba, loading
-from dcgan_jax.data.decoding import CROP_DESCRIPTIONS, crop_image, decode_image
+from dcgan_jax.data.cropping import CROP_DESCRIPTIONS, crop_image
 from dcgan_jax.data.items import Item, Source, select
 from dcgan_jax.data.loading import PreparedSet
 from dcgan_jax.data.sources import detect_kind, open_source
 from dcgan_jax.errors import UserError
+from dcgan_jax.pictures import Picture, read_picture
 from dcgan_jax.storage import remote
 
 _KIND_CROPS = {
@@ -148,13 +149,14 @@ def _is_taken(out: str | Path) -> bool:
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def _pixels(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> np.ndarray:
+def _read(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> Picture:
     size = recipe.image_size
-    image = decode_image(data, recipe.channels)
+    picture = read_picture(data, recipe.channels)
+    image = Image.fromarray(picture.pixels[..., 0] if recipe.channels == 1 else picture.pixels)
     image = crop_image(item.cut(image) if item.cut else image, recipe.crop)
     # Crop first: the filter of `resize(box=...)` would read pixels outside the box.
     image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
-    return np.asarray(image).reshape(size, size, recipe.channels)
+    return picture._replace(pixels=np.asarray(image).reshape(size, size, recipe.channels))
 
 
 def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, list[Item]]:
@@ -190,13 +192,16 @@ def _write_set(
         )
     images = np.lib.format.open_memmap(folder / loading.IMAGES, "w+", np.uint8, shape)
     failures: dict[int, str] = {}
+    damaged: dict[int, str] = {}
     with tqdm(total=len(items), desc="prepare", unit="images", disable=not progress) as bar:
         for row, result in _decoded(source, items, recipe):
             if isinstance(result, Exception):
                 failures[row] = " ".join(f"{type(result).__name__}: {result}".split())
                 _check_failures(given, items, failures)
             else:
-                images[row] = result
+                images[row] = result.pixels
+                if result.damage:
+                    damaged[row] = result.damage
             bar.update()
     kept = np.array([row for row in range(len(items)) if row not in failures])
     images.flush()
@@ -227,17 +232,18 @@ def _write_set(
         "splits": {name: [edges[i], edges[i + 1]] for i, name in enumerate(splits)},
         "class_names": source.class_names,
         "unreadable": [{"name": _one_line(items[i].name), "reason": failures[i]} for i in sorted(failures)],
+        "damaged": [{"name": _one_line(items[i].name), "note": damaged[i]} for i in sorted(damaged)],
         "sha256": loading.file_checksum(folder / loading.IMAGES),
     }
     (folder / loading.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, np.ndarray | Exception]]:
+def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, Picture | Exception]]:
     """Decodes items on all cores. Yields (row, pixels) or (row, error); few images are in memory at a time."""
 
-    def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> np.ndarray | Exception:
+    def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> Picture | Exception:
         try:
-            return _pixels(item, read(), recipe)
+            return _read(item, read(), recipe)
         except Exception as error:  # Pillow raises almost any error on a damaged file
             return error
 

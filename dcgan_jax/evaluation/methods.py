@@ -149,14 +149,12 @@ def _patch_match_applies(hole: Bool[np.ndarray, "b h w"]) -> Bool[np.ndarray, " 
 def _telea(*_: Any) -> Method:
     from dcgan_jax.baselines import library
 
-    library.opencv()
     return _of_function(library.telea)
 
 
 def _navier_stokes(*_: Any) -> Method:
     from dcgan_jax.baselines import library
 
-    library.opencv()
     return _of_function(library.navier_stokes)
 
 

@@ -1,9 +1,15 @@
 """The configuration of a latent search, and the published presets."""
 
+from __future__ import annotations
+
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dcgan_jax.config import Config, option
+
+if TYPE_CHECKING:  # the parser of the command reads this module without JAX
+    from dcgan_jax.priors.prior import Prior
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,14 @@ class InpaintConfig(Config):
             UserError: the preset is unknown.
         """
         return cls(**cls.preset_values(_INPAINT_PRESETS, name))
+
+
+def default_config(prior: Prior) -> InpaintConfig:
+    """Returns the best search that a prior allows: the preset "best" if it has an encoder, else `InpaintConfig()`."""
+    if prior.encode is None:
+        return InpaintConfig()
+    best = InpaintConfig.preset("best")
+    return best if prior.feature_shapes else dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
 
 
 _GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 1.0, "prior_weight": 0.1}

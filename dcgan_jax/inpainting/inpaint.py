@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
 from dcgan_jax.errors import UserError
 from dcgan_jax.images.inputs import check_hole_fits, check_images, check_known_values, image_keys
-from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.result import InpaintResult, assemble
 from dcgan_jax.inpainting.search import Found, search
@@ -43,7 +43,7 @@ def inpaint(
         images: float in [−1, 1] or uint8, of the prior's size.
         hole: True where a pixel is missing (the opposite of the paper's M); one for each image, or one [h, w] for all.
         key: one key, of which image i uses fold_in(key, i); or an array of b keys.
-        config: by default `InpaintConfig()`. With a `tolerance`, the search has no reverse derivative.
+        config: by default the preset "best" if the prior has an encoder, else `InpaintConfig()`. With a `tolerance`, the search has no reverse derivative.
         optimizer: an optimiser of optax, line searches included, in place of Adam at `config.learning_rate`. Make it
             once: optax's functions are compared by identity, so a new one causes a new compilation.
         labels: of a conditional prior: the class of each image, or one for all. With −1, the default, the search finds
@@ -68,7 +68,7 @@ def inpaint(
     Source:
         Yeh et al. 2017, equations 3 to 6.
     """
-    config = InpaintConfig() if config is None else config
+    config = default_config(prior) if config is None else config
     check_config(prior, config)
     check_images(images, ("b", *prior.image_shape), taker="this prior")
     check_hole_fits(hole, images.shape[:3], shared=True)

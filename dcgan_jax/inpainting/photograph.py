@@ -1,10 +1,12 @@
 """Photographs of any size: a region is scaled to the prior's size, completed, and blended back at its own size."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, PRNGKeyArray, UInt8
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.sparse import poisson_blend_sparse
@@ -28,6 +30,7 @@ def inpaint_photograph(
     config: InpaintConfig | None = None,
     *,
     crop: str | None = None,
+    elsewhere: str | None = None,
     optimizer: optax.GradientTransformation | None = None,
     label: int | None = None,
 ) -> InpaintResult:
@@ -38,16 +41,19 @@ def inpaint_photograph(
     Args:
         prior: see `inpaint`.
         image: uint8, with the prior's channels.
-        hole: True where a pixel is missing. All missing pixels must lie inside the region.
+        hole: True where a pixel is missing. All missing pixels must lie inside the region, unless `elsewhere` is given.
         key: of the search.
         config: of the search.
         crop: the region. By default it fits the images that the prior was trained on (`prior.crop`); an image of the
-            prior's size is taken whole.
+            prior's size is taken whole. If that is a face and none is found, the region is a square around the hole,
+            and a warning says so.
 
             - "center": the largest region of the prior's proportions, as near to the centre as the hole allows.
-            - "face": the face that OpenCV's cascade finds, cropped as CelebA's faces are (extra `photo`).
+            - "face": the face that OpenCV's cascade finds, cropped as CelebA's faces are.
             - "stretch": the whole photograph, stretched to the prior's proportions.
             - "LEFT,TOP,WIDTH,HEIGHT" in pixels.
+        elsewhere: "smooth" fills missing pixels outside the region by a harmonic function; by default they are
+            refused.
         optimizer: see `inpaint`.
         label: of a conditional prior, the class; by default the search finds it.
 
@@ -68,7 +74,9 @@ def inpaint_photograph(
     image, hole = np.asarray(image), np.asarray(hole)
     check_images(image, ("h", "w", shape[2]), name="`image`", taker="this prior", only_uint8=True)
     check_hole_fits(hole, image.shape[:2])
-    region = find_region(prior, image, hole, crop)
+    region, note = find_region(prior, image, hole, crop, elsewhere)
+    if note is not None:
+        warnings.warn(note, stacklevel=2)
     small, small_hole = shrink(image, hole, region, shape[:2])
     result = inpaint(prior, small[None], small_hole[None], key, config, optimizer, label)
     result = jax.tree.map(lambda x: x[0], jax.device_get(result))
@@ -102,20 +110,51 @@ def restore(
         return restored
     rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in bounds(hole))  # with the known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
-    guide = enlarge(to_float(np.asarray(result.images)), region)
-    # Beyond the region, the completion repeats its edge.
-    inside = np.ix_(
-        np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)
-    )
     place = np.ix_(rows, columns)
     known = to_float(image[place])
-    arrays = guide[inside], known, hole[place]
-    if hole.sum() <= _SPARSE_MOST:
-        blended = poisson_blend_sparse(*arrays)
-    else:
-        blended = np.asarray(poisson_blend(*map(jnp.asarray, arrays)))
-    restored[hole] = to_uint8(blended[hole[place]])
+    arrays = _guide(result, image, hole, region, rows, columns), known, hole[place]
+    restored[hole] = to_uint8(_blend(*arrays)[hole[place]])
     return restored
+
+
+def _blend(
+    completion: Float[np.ndarray, "h w c"], image: Float[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w c"]:
+    """Blends by Poisson's equation: on the host, or on the device if the hole is large."""
+    if hole.sum() <= _SPARSE_MOST:
+        return poisson_blend_sparse(completion, image, hole)
+    return np.asarray(poisson_blend(*map(jnp.asarray, (completion, image, hole))))
+
+
+def _guide(
+    result: InpaintResult,
+    image: UInt8[np.ndarray, "H W c"],
+    hole: Bool[np.ndarray, "H W"],
+    region: Region,
+    rows: Int[np.ndarray, " h"],
+    columns: Int[np.ndarray, " w"],
+) -> Float[np.ndarray, "h w c"]:
+    """The picture whose gradients are blended into the hole, in these rows and columns of the photograph.
+
+    In the region it is the enlarged completion. If nothing is missing elsewhere, it repeats the region's edge there.
+    Otherwise it is the photograph, and a harmonic function where that is missing.
+    """
+    inner = enlarge(to_float(np.asarray(result.images)), region)
+    outside = hole.copy()
+    outside[region.rows, region.columns] = False
+    if not outside.any():
+        inside = np.ix_(
+            np.clip(rows - region.top, 0, region.height - 1), np.clip(columns - region.left, 0, region.width - 1)
+        )
+        return inner[inside]
+    whole = to_float(image)
+    part = (region.rows, region.columns)
+    whole[part] = np.where(hole[part][..., None], inner, whole[part])
+    place = np.ix_(rows, columns)
+    guide = whole.copy()
+    guide[place] = _blend(np.zeros_like(whole[place]), whole[place], outside[place])
+    guide[part] = inner
+    return guide[place]
 
 
 def restore_each(

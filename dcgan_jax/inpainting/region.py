@@ -14,6 +14,7 @@ _SUITED = {"celeba": "face", "stretch": "stretch"}  # the default, by the crop o
 # CelebA's crop relative to the box of the face cascade: its side, and how far its centre lies above that of the box, in
 # sides of the box. They are medians over 382 faces found in 400 training images (standard deviations 0.10 and 0.035).
 _FACE_SIDE, _FACE_RISE = 1.03, 0.137
+_MOSTLY_MISSING = 0.7  # share of an image without a face, from which its mask is probably inverted
 _DETECTION_SIDE = 1024  # pixels; faces are searched in a photograph of at most this side
 
 
@@ -52,25 +53,49 @@ class Region(NamedTuple):
         return ",".join(map(str, self))
 
 
+class Found(NamedTuple):
+    """A region, and what the user should know about how it was chosen."""
+
+    region: Region
+    note: str | None = None
+
+
 def find_region(
-    prior: Prior, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], crop: str | None
-) -> Region:
-    """Returns the region of a photograph to complete.
+    prior: Prior,
+    image: UInt8[np.ndarray, "h w c"],
+    hole: Bool[np.ndarray, "h w"],
+    crop: str | None,
+    elsewhere: str | None = None,
+) -> Found:
+    """Finds the region of a photograph to complete.
 
     Args:
         prior: see `inpaint_photograph`.
         image: the photograph.
         hole: True = missing.
         crop: see `inpaint_photograph`.
+        elsewhere: see `inpaint_photograph`.
 
     Raises:
         UserError: there is no such region, or missing pixels lie outside it.
     """
+    if elsewhere not in (None, "smooth"):
+        raise UserError(f"`elsewhere` is {elsewhere!r}; it takes smooth, or nothing")
     height, width = hole.shape
+    note = None
     if crop is None:
         crop = "stretch" if image.shape == prior.image_shape else _SUITED.get(prior.crop or "", "center")
+        if crop == "face":
+            face = _find_face(image, hole)
+            if face is None and hole.mean() > _MOSTLY_MISSING:
+                raise UserError(
+                    f"{hole.mean():.0%} of it is missing, and no face was found in the rest: white means missing in a "
+                    "mask; turn the mask around (`--invert-masks`), or pass `crop`"
+                )
+            crop = str(face or _surroundings(hole))
+            note = None if face else "no face was found, so the surroundings of the hole were completed"
     if crop == "stretch":
-        return Region(0, 0, width, height)
+        return Found(Region(0, 0, width, height))
     if crop == "center":
         h, w, _ = prior.image_shape
         scale = min(height / h, width / w)
@@ -81,7 +106,10 @@ def find_region(
             bounds(hole) if hole.any() else None,
         )
     elif crop == "face":
-        region = _find_face(image, hole)
+        face = _find_face(image, hole)
+        if face is None:
+            raise UserError("no face was found (hidden, turned or too small?): pass `crop` as LEFT,TOP,WIDTH,HEIGHT")
+        region = face
     else:
         region = Region.parse(crop)
         if not (
@@ -89,12 +117,16 @@ def find_region(
             and 0 <= region.top < region.top + region.height <= height
         ):
             raise UserError(f"`crop` {crop} does not lie inside an image of {width}x{height} (width, height)")
-    if outside := int(hole.sum() - hole[region.rows, region.columns].sum()):
+    outside = int(hole.sum() - hole[region.rows, region.columns].sum())
+    if outside and elsewhere is None:
         raise UserError(
             f"{outside} missing pixels lie outside the region {region} (left, top, width, height): pass four such "
-            'numbers around all of them as `crop`, or "stretch"'
+            'numbers around all of them as `crop`, or "stretch"; or fill those outside smoothly (`--elsewhere smooth`)'
         )
-    return region
+    if outside:
+        filled = f"{outside} missing pixels outside the region were filled smoothly"
+        note = f"{note}; {filled}" if note else filled
+    return Found(region, note)
 
 
 def shrink(
@@ -142,18 +174,24 @@ def _place(
     return Region(starts[1], starts[0], size[1], size[0])
 
 
-def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]) -> Region:
-    """The face that holds most missing pixels, cropped as CelebA's faces are."""
-    try:
-        import cv2  # the extra `photo`
-        import cv2.data
-    except ImportError:
-        raise UserError(
-            "a search for faces needs OpenCV: install it with pip install 'dcgan-jax[photo]', or pass `crop` as "
-            "LEFT,TOP,WIDTH,HEIGHT in pixels"
-        ) from None
+def _surroundings(hole: Bool[np.ndarray, "h w"]) -> Region:
+    """A square around the hole, of twice its length where the image has room."""
+    height, width = hole.shape
+    if not hole.any():
+        return _place((height / 2, width / 2), (min(hole.shape),) * 2, hole.shape)
+    rows, columns = bounds(hole)
+    side = min(2 * max(rows.stop - rows.start, columns.stop - columns.start), height, width)
+    centre = (rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2
+    return _place(centre, (side, side), hole.shape)
+
+
+def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]) -> Region | None:
+    """The face that holds most missing pixels, cropped as CelebA's faces are; None if there is no face."""
+    import cv2  # half a second, and only photographs of faces need it
+    import cv2.data
+
     if hole.all():
-        raise UserError("the whole image is missing, so no face can be found: use another `crop`")
+        return None
     scale = min(1.0, _DETECTION_SIDE / max(hole.shape))
     size = (max(1, round(hole.shape[1] * scale)), max(1, round(hole.shape[0] * scale)))
     grey = np.where(hole, 0, image.mean(axis=-1)).astype(np.uint8)
@@ -163,16 +201,13 @@ def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"])
     grey = cv2.inpaint(grey, missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     detector = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
     faces = sorted(detector.detectMultiScale(grey, 1.1, 5), key=lambda face: -face[2])
-    if not faces:
-        raise UserError("no face was found (hidden, turned or too small?): pass `crop` as LEFT,TOP,WIDTH,HEIGHT")
     regions = []
     for left, top, width, height in faces:
         x, y = (left + width / 2) / scale, (top + height / 2 - _FACE_RISE * height) / scale
         side = min(round(_FACE_SIDE * width / scale), *hole.shape)
         regions.append(_place((y, x), (side, side), hole.shape))
-    return max(
-        regions, key=lambda region: hole[region.rows, region.columns].sum()
-    )  # the first of equals is the largest face
+    # The first of equals is the largest face.
+    return max(regions, key=lambda region: hole[region.rows, region.columns].sum(), default=None)
 
 
 def _resize(channel: np.ndarray, shape: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.images.inputs import check_hole_fits, check_images, check_known_values, single_key
-from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config, inpaint_batch
 from dcgan_jax.inpainting.objective import Problem
 from dcgan_jax.inpainting.result import InpaintResult, assemble
@@ -60,7 +60,7 @@ def inpaint_stream(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; it takes 1 or more")
-    config, key = InpaintConfig() if config is None else config, single_key(key)
+    config, key = default_config(prior) if config is None else config, single_key(key)
     check_config(prior, config)
     ahead = _Ahead(pairs, prior, key)
     devices = len(jax.local_devices())

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from dcgan_jax.data.decoding import CROP_DESCRIPTIONS
 from PIL import Image
 
 import dcgan_jax as dj
@@ -21,7 +22,6 @@ from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import main as main_module
 from dcgan_jax.command import sample
 from dcgan_jax.command.inpaint import Report
-from dcgan_jax.data.decoding import CROP_DESCRIPTIONS
 from dcgan_jax.errors import DivergedError
 from dcgan_jax.images.figures import tile
 from dcgan_jax.images.pixels import to_uint8
