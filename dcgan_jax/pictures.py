@@ -65,8 +65,9 @@ class Mask(NamedTuple):
 @functools.cache
 def suffixes() -> frozenset[str]:
     """Returns the suffixes of the files that Pillow reads here, in lower case, such as ".png"."""
+    kinds = Image.registered_extensions()  # this call also fills Image.OPEN
     readable = Image.OPEN.keys() - _NEED_MORE
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in readable)
+    return frozenset(suffix for suffix, kind in kinds.items() if kind in readable) | {".mpo"}
 
 
 def is_hidden(path: PurePath) -> bool:

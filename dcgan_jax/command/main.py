@@ -1,9 +1,11 @@
 """The command `dcgan-jax`: parses the arguments, runs a command and reports errors in one line."""
 
+import os
 import pkgutil
 import sys
 import traceback
 import warnings
+from pathlib import Path
 
 from dcgan_jax.command.parser import make_parser
 from dcgan_jax.errors import DivergedError, Preempted, UserError
@@ -24,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
+    _keep_programs()
     try:
         # The command's module imports JAX, so it is imported only now.
         status = pkgutil.resolve_name(f"dcgan_jax.command.{options.command}")(options)
@@ -46,6 +49,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         return distributed.leave(status)
     return status
+
+
+def _keep_programs() -> None:
+    """Lets JAX keep compiled programs between calls of the command, unless the environment says otherwise.
+
+    JAX and XLA read these variables when they are imported.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # On CPUs XLA takes its own settings, such as +prefer-no-gather, for features that this machine lacks, and logs
+    # twenty lines for each program that it reads.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _in_a_job() -> bool:

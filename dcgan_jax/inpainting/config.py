@@ -1,7 +1,5 @@
 """The configuration of a latent search, and the published presets."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -104,7 +102,7 @@ class InpaintConfig(Config):
         return cls(**cls.preset_values(_INPAINT_PRESETS, name))
 
 
-def default_config(prior: Prior) -> InpaintConfig:
+def default_config(prior: "Prior") -> InpaintConfig:
     """Returns the best search that a prior allows: the preset "best" if it has an encoder, else `InpaintConfig()`."""
     if prior.encode is None:
         return InpaintConfig()

@@ -43,7 +43,8 @@ def inpaint(
         images: float in [−1, 1] or uint8, of the prior's size.
         hole: True where a pixel is missing (the opposite of the paper's M); one for each image, or one [h, w] for all.
         key: one key, of which image i uses fold_in(key, i); or an array of b keys.
-        config: by default the preset "best" if the prior has an encoder, else `InpaintConfig()`. With a `tolerance`, the search has no reverse derivative.
+        config: by default the preset "best" if the prior has an encoder, else `InpaintConfig()`. With a `tolerance`,
+            the search has no reverse derivative.
         optimizer: an optimiser of optax, line searches included, in place of Adam at `config.learning_rate`. Make it
             once: optax's functions are compared by identity, so a new one causes a new compilation.
         labels: of a conditional prior: the class of each image, or one for all. With −1, the default, the search finds
