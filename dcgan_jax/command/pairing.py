@@ -1,6 +1,7 @@
 """Images and masks on disk: pairs them by name and reads them."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -149,8 +150,15 @@ def _files(source: Path, leave_out: Sequence[Path] = ()) -> tuple[list[tuple[str
 
 def read_image(file: Path, channels: int) -> Picture:
     """Reads an image file with 1 or 3 channels; `UserError` if it cannot be read."""
-    try:
+    with cannot_be_read(file):
         return read_picture(file.read_bytes(), channels)
+
+
+@contextlib.contextmanager
+def cannot_be_read(file: Path | str) -> Iterator[None]:
+    """Raises `UserError`, with the name of the file, for any error of Pillow."""
+    try:
+        yield
     except Exception as error:  # a damaged file can raise nearly anything in Pillow
         raise UserError(f"{file} cannot be read as an image: {' '.join(str(error).split())}") from error
 

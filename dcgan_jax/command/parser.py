@@ -64,6 +64,10 @@ def make_parser() -> argparse.ArgumentParser:
             "evaluate", "evaluate:run", "Compare methods on held-out images, in tables and figures. Resumes its work."
         )
     )
+    sub = command("serve", "serve:run", "Open a page in the browser on which photographs are completed.")
+    add_prior(sub)
+    sub.add_argument("--host", default="127.0.0.1", help="Address of the page. The default serves this machine alone.")
+    sub.add_argument("--port", type=int, default=7860, help="Port of the page; 0 takes a free one (7860).")
     sub = command("demo", "demo:run", "Prepare, train and evaluate on the digits that come with scikit-learn.")
     sub.add_argument("--out", type=local_path, default=Path("demo"), help="Folder of everything that it makes (demo).")
     return parser

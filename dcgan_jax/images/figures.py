@@ -1,5 +1,6 @@
 """Figures of images: masked views, grids, labels, PNG and GIF files. NumPy and Pillow only."""
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -166,13 +167,21 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"], p
     Example:
         >>> save_png("grid.png", tile(images, columns=8))  # doctest: +SKIP
     """
+    content = png(array, profile)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def png(array: UInt8[np.ndarray, "h w *c"], profile: bytes | None = None) -> bytes:
+    """Encodes an image as PNG. Arguments and errors as for `save_png`."""
     array = np.asarray(array)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3):
         raise ValueError(f"`array` is {array.dtype}{list(array.shape)}; pass uint8 [h, w], [h, w, 1] or [h, w, 3]")
-    with whole_file(path) as partial:
-        Image.fromarray(array).save(partial, format="PNG", icc_profile=profile)
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, format="PNG", icc_profile=profile)
+    return content.getvalue()
 
 
 def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], seconds: float) -> None:

@@ -1,0 +1,36 @@
+"""The command `serve`: a page in the browser on which photographs are completed."""
+
+import argparse
+import sys
+
+from dcgan_jax.errors import UserError
+from dcgan_jax.priors.files import packaged_priors
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serves the page until it is interrupted."""
+    try:
+        import uvicorn
+
+        from dcgan_jax.command.serve.application import application
+    except ImportError as error:
+        raise UserError(f"the page needs {error.name}: pip install 'dcgan-jax[serve]'") from error
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"`port` is {options.port}; it takes 0 to 65535")
+    from dcgan_jax.command.serve.completing import Completer
+
+    completer = Completer(list(dict.fromkeys([options.prior, *packaged_priors()])))
+    completer.prior(options.prior)  # a wrong one is named before the page opens
+    hosts = [options.host] if options.host not in _LOCAL else list(_LOCAL)
+    if options.host not in _LOCAL:
+        print(f"dcgan-jax: everybody who reaches {options.host} can use this page", file=sys.stderr)
+    config = uvicorn.Config(
+        application(completer, hosts), host=options.host, port=options.port, log_level="warning", lifespan="off"
+    )
+    server = uvicorn.Server(config)
+    with config.bind_socket() as socket:
+        print(f"http://{options.host}:{socket.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
+        server.run(sockets=[socket])
+    return 0
