@@ -25,7 +25,7 @@ from dcgan_jax.storage.journal import Line
 GIF_FRAMES = 50
 _GIF_SECONDS, _GIF_SIDE = 4.0, 256  # length of a GIF; least side of its images in pixels
 _NOTES = {
-    Status.NOTHING_MISSING: "nothing is missing, it is left as it was",
+    Status.NOTHING_MISSING: "nothing is missing in its region",
     Status.NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
 }
 _SKIPPED = "skipped"  # status of an image that cannot be completed

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def application(completer: Completer, hosts: Sequence[str]) -> Starlette:
 
     async def complete(request: Request) -> Response:
         try:
-            order = await _order(await _form(request))
+            async with _form(request) as form:
+                order = await _order(form)
         except UserError as error:
             return _refusal(error)
         return StreamingResponse(_lines(order), media_type="application/x-ndjson", headers=_HEADERS)
@@ -114,7 +116,8 @@ def _answer(function: Callable[[FormData], Awaitable[dict[str, Any]]]) -> Callab
 
     async def answer(request: Request) -> Response:
         try:
-            return JSONResponse(await function(await _form(request)), headers=_HEADERS)
+            async with _form(request) as form:
+                return JSONResponse(await function(form), headers=_HEADERS)
         except UserError as error:
             return _refusal(error)
 
@@ -125,10 +128,13 @@ def _refusal(error: UserError) -> Response:
     return JSONResponse({"problem": str(error)}, status_code=400, headers=_HEADERS)
 
 
-async def _form(request: Request) -> FormData:
+@contextlib.asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """Reads a form, and closes its files."""
     if int(request.headers.get("content-length", 0)) > _LARGEST:
         raise UserError(f"the files are larger than {_LARGEST >> 20} MiB: make the photograph smaller")
-    return await request.form(max_part_size=2**16)
+    async with request.form(max_part_size=2**16) as form:
+        yield form
 
 
 async def _file(form: FormData, field: str) -> tuple[str, bytes]:

@@ -21,8 +21,7 @@ from dcgan_jax.pictures import Mask, Picture, read_mask, read_picture
 from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.prior import Prior
 
-_GUIDED = ("best", "fast", "several")
-_PLAIN = ("yeh2017", "he2018")
+_DEFAULT = "default"  # the search from random latents of a prior without an encoder
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class Completer:
 
     def presets(self, name: str) -> list[str]:
         """The presets that a prior allows, the default first."""
-        return [*(_GUIDED if self.prior(name).encode is not None else ()), *_PLAIN]
+        guided = ["best", "fast", "several"] if self.prior(name).encode is not None else [_DEFAULT]
+        return [*guided, "yeh2017", "he2018"]
 
     def is_compiled(self, order: Order) -> bool:
         """Tells whether an order like this was completed before, so that its program is ready."""
@@ -133,7 +133,9 @@ class Completer:
         return Completed(images, mean, task.region, note_of(task, result), task.profile)
 
     def _config(self, order: Order) -> InpaintConfig:
-        return default_config(self.prior(order.prior)) if order.preset is None else InpaintConfig.preset(order.preset)
+        if order.preset in (None, _DEFAULT):
+            return default_config(self.prior(order.prior))
+        return InpaintConfig.preset(order.preset)
 
 
 def read_photograph(name: str, data: bytes, channels: int = 3) -> Picture:

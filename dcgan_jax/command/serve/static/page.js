@@ -290,7 +290,7 @@ async function complete() {
       if (line.stage === "searching") words = "Searching.";
       if (line.stage === "failed") throw new Error(line.problem);
       if (line.stage === "done") {
-        show(line);
+        await show(line);
         say(line.note);
         words = "Done in";
       }
@@ -319,7 +319,15 @@ async function* linesOf(body) {
   }
 }
 
-function show(line) {
+// The completed region of a picture, for the choices.
+async function detail(source, [left, top, width, height]) {
+  const part = document.createElement("canvas");
+  part.width = part.height = 128;
+  part.getContext("2d").drawImage(await load(source), left, top, width, height, 0, 0, 128, 128);
+  return part;
+}
+
+async function show(line) {
   at("result").hidden = false;
   at("before").src = at("photograph").src;
   const several = line.images.length > 1;
@@ -328,11 +336,10 @@ function show(line) {
   at("choices").replaceChildren();
   for (const [name, source] of several ? choices : []) {
     const button = document.createElement("button");
-    const picture = document.createElement("img");
-    picture.src = source;
-    picture.alt = button.title = name;
+    button.append(await detail(source, line.region));
+    button.title = name;
+    button.setAttribute("aria-label", name);
     button.type = "button";
-    button.append(picture);
     button.addEventListener("click", () => choose(source, button));
     at("choices").append(button);
   }
