@@ -48,14 +48,14 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
     import jax
     import numpy as np
 
-    from benchmarks import networks, programs
+    from benchmarks import networks, workloads
     from benchmarks.compiled import Program
     from dcgan_jax.parallel import sharding
 
     assert jax.device_count() == count
     config = networks.train_config(base_width, batch_size, "float32")
     mesh = sharding.data_mesh()
-    step, _ = programs.training_step(config, mesh)
+    step, _ = workloads.training_step(config, mesh)
     state, batch, key = networks.state(config), networks.images(batch_size), jax.random.key(networks.SEED)
     start = time.perf_counter()
     program = step.lower(state, batch, key).compile()
