@@ -97,7 +97,8 @@ def environment(name: str) -> dict[str, str]:
     return found
 
 
-def devices(name: str) -> list[jax.Device]:
+# jax.Device comes from a compiled module, where pyright does not see that it is a class.
+def devices(name: str) -> list[jax.Device]:  # pyright: ignore[reportInvalidTypeForm]
     """Returns the target's devices. The process must have been started with `environment(name)`."""
     target = TARGETS[name]
     if target.platform == "cpu":

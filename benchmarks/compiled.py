@@ -96,7 +96,7 @@ class Program:
     pixels do not count, as in XLA's own count. On other platforms every tap counts.
     """
 
-    def __init__(self, text: str, platform: str = "cuda"):
+    def __init__(self, text: str, platform: str = "cuda") -> None:
         self.is_tpu = platform == "tpu"
         self.computations, self.entry = parse(text)
 

@@ -25,7 +25,7 @@ TRAINED = (64, 128, 1024)  # images per device
 SEARCHED = (64, 1024)  # images on all devices together
 LARGE = 8192  # images of a search that fills a GPU
 
-Lowerable = tuple[Callable[..., Any], tuple[Any, ...]]  # a jitted function and the shapes of its arguments
+Lowerable = tuple[Any, tuple[Any, ...]]  # a jitted function and the shapes of its arguments
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import hlo
-from benchmarks.compiled import Counts, Program
+from benchmarks.compiled import Counts, Program, text_of
 
 
 def counted(body: str, others: str = "", platform: str = "cuda") -> Counts:
-    """Counts a program of which `body` are the lines of ENTRY."""
+    """Counts a program with `body` in its entry and `others` as its other computations."""
     return Program(f"HloModule test\n{others}\nENTRY %main (p: f32[]) -> f32[] {{\n{body}\n}}\n", platform).count()
 
 
@@ -17,7 +17,7 @@ def gflop(counts: Counts) -> float:
     return sum(counts.flop.values()) / 1e9
 
 
-# A layer between [2, 8, 8, 3] and [2, 4, 4, 16]: every map of it takes 25 taps at the 16 small places of two images.
+# A layer between [2, 8, 8, 3] and [2, 4, 4, 16]: each map has 25 taps at the 16 small pixels of two images.
 LAYER = 2 * (2 * 16) * 25 * 3 * 16
 
 
@@ -30,7 +30,7 @@ LAYER = 2 * (2 * 16) * 25 * 3 * 16
         ("convBackwardFilter", "f32[16,5,5,3]", "f32[2,11,11,3]", "f32[2,4,4,16]"),
     ],
 )
-def test_a_convolution_of_cudnn(target, result, first, second):
+def test_a_convolution_of_cudnn(target: str, result: str, first: str, second: str) -> None:
     found = counted(f"""
       %a = {first}{{3,2,1,0}} parameter(0)
       %b = {second}{{3,2,1,0}} parameter(1)
@@ -41,8 +41,8 @@ def test_a_convolution_of_cudnn(target, result, first, second):
     assert [kernel.kind for kernel in found.kernels] == [f"__cudnn${target}"]
 
 
-def test_images_for_kernels_are_counted_dense():
-    """4×4 → 8×8 as it was found in a training step: 7×7 taps at 8×8 places, 7.84 times what the layer asks for."""
+def test_images_for_kernels_are_counted_dense() -> None:
+    """4×4 → 8×8, from a real training step: 7×7 taps at 8×8 pixels, 7.84 times what the layer asks for."""
     found = counted("""
       %a = f32[256,14,14,512]{3,2,1,0} parameter(0)
       %b = f32[128,7,7,512]{3,2,1,0} parameter(1)
@@ -54,23 +54,23 @@ def test_images_for_kernels_are_counted_dense():
 UP = "window={size=5x5 pad=3_2x3_2 lhs_dilate=2x2 rhs_reversal=1x1}, dim_labels=b01f_01oi->b01f"
 
 
-def test_a_plain_convolution():
+def test_a_plain_convolution() -> None:
     lines = f"""
       %a = bf16[2,4,4,16] parameter(0)
       %b = bf16[5,5,3,16] parameter(1)
       ROOT %c = bf16[2,8,8,3] convolution(%a, %b), {UP}
     """
-    assert counted(lines).flop == {"bf16": 4 * LAYER}  # at each of 8×8 places all taps, of which most meet zeros
+    assert counted(lines).flop == {"bf16": 4 * LAYER}  # all taps at each of 8×8 pixels; most meet zeros
     pairs = sum((m + k - 3) % 2 == 0 and 0 <= m + k - 3 < 8 for m in range(8) for k in range(5))
-    assert counted(lines, platform="tpu").flop == {"bf16": 2 * 2 * pairs**2 * 16 * 3}  # those on pixels alone
+    assert counted(lines, platform="tpu").flop == {"bf16": 2 * 2 * pairs**2 * 16 * 3}  # only the taps on pixels
     a_product = "%a = f32[6,5] parameter(0)\n%b = f32[5,4] parameter(1)\n%c = f32[6,4] convolution(%a, %b), "
     assert counted(a_product + "dim_labels=bf_io->bf", platform="tpu").flop == {"f32": 2 * 6 * 4 * 5}
 
 
-def test_the_text_of_xla_itself_is_read():
-    """XLA's own count has the taps on pixels alone; what it compiles is read as it stands."""
+def test_the_text_of_xla_itself_is_read() -> None:
+    """The text that XLA writes is read. XLA's own count has only the taps on pixels, like a TPU's."""
 
-    def run(x, kernel, y):
+    def run(x: jax.Array, kernel: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         up = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((3, 2), (3, 2)), (2, 2), (1, 1), ("NHWC", "HWOI", "NHWC"))
         return up, x.reshape(2, -1) @ y
 
@@ -79,13 +79,12 @@ def test_the_text_of_xla_itself_is_read():
     product = 2 * 2 * 1024 * 7
     analysis = lowered.cost_analysis()
     assert analysis is not None and analysis["flops"] == 2 * 2 * pairs**2 * 16 * 3 + product
-    text = lowered.compile().as_text()
-    assert text is not None
+    text = text_of(lowered.compile())
     assert Program(text, "cpu").count().flop == {"f32": 2 * 2 * 16 * 16 * 25 * 16 * 3 + product}
     assert Program(text, "tpu").count().flop == {"f32": analysis["flops"]}
 
 
-def test_products_of_matrices():
+def test_products_of_matrices() -> None:
     found = counted(
         """
       %a = f32[64,100]{1,0} parameter(0)
@@ -140,7 +139,7 @@ FUSIONS = """
 """  # noqa: E501
 
 
-def test_bytes_of_kernels():
+def test_bytes_of_kernels() -> None:
     found = counted(
         """
       %a = f32[64,100]{1,0} parameter(0)
@@ -162,7 +161,7 @@ def test_bytes_of_kernels():
     assert found.norm_reductions == 1
 
 
-def test_loops_and_branches():
+def test_loops_and_branches() -> None:
     others = (
         FUSIONS
         + """
@@ -213,7 +212,7 @@ def test_loops_and_branches():
     assert len(found.kernels) == 4 and len(found.whole().kernels) == 12
 
 
-def test_what_collectives_send():
+def test_what_collectives_send() -> None:
     found = counted("""
       %x = f32[5,5,64,128]{3,2,1,0} parameter(0)
       %y = f32[10]{0} parameter(1)
@@ -230,7 +229,7 @@ def test_what_collectives_send():
     assert len(found.kernels) == 4
 
 
-def test_arrays_of_a_tpu_lie_in_tiles_and_cost_nothing_on_the_chip():
+def test_arrays_of_a_tpu_lie_in_tiles_and_cost_nothing_on_the_chip() -> None:
     tiled, on_chip = hlo.arrays("(bf16[128,64,64,3]{0,3,2,1:T(4,128)(2,1)}, f32[3,512]{1,0:T(4,128)S(1)})")
     assert (tiled.stored, tiled.elements) == (128 * 64 * 64 * 4, 128 * 64 * 64 * 3)
     assert (on_chip.space, on_chip.bytes) == (1, 4 * 4 * 512)
