@@ -139,15 +139,18 @@ CASES = {
     "no image readable": (lambda p, r: complete(p, "text", "center"), r"a\.jpg cannot be read as an image"),
     "16 bits": (lambda p, r: complete(p, "deep.png", "center"), r"deep\.png cannot be read .* 8 bits"),
     "unknown mask": (lambda p, r: complete(p, "good", "circle"), "`masks` is 'circle'"),
-    "narrow mask": (lambda p, r: complete(p, "good", p / "narrow.png"), "the mask of 'a' is 12x6 and the image 12x12"),
-    "other masks": (lambda p, r: complete(p, "good", p / "masks"), "1 images have no mask in .*, 'a' first"),
+    "narrow mask": (
+        lambda p, r: complete(p, "good", p / "narrow.png"),
+        "the mask of 'a' is 12x6, but the image is 12x12",
+    ),
+    "other masks": (lambda p, r: complete(p, "good", p / "masks"), "1 images have no mask in .*, such as 'a'"),
     "transparent mask": (lambda p, r: complete(p, "good", p / "clear.png"), "has transparency"),
     "twins": (lambda p, r: complete(p, "twins", "center"), "two images named 'a'"),
     "overwriting": (lambda p, r: complete(p, "good", "center", "good"), "would overwrite"),
     "out is a file": (lambda p, r: complete(p, "good", "center", "note.txt"), r"note\.txt cannot be made"),
     "set of another size": (
         lambda p, r: complete(p, r.data, "center"),
-        "holds images of 32x32x1 and the prior completes",
+        "holds images of 32x32x1, but the prior completes",
     ),
 }
 
