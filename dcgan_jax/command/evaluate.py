@@ -77,7 +77,7 @@ def _sets(options: argparse.Namespace, searching: bool) -> list[ImageSet]:
                 kind=prepared.manifest.get("kind"),
                 images=prepared.split(split),
                 training=training,
-                identity=f"{prepared.manifest['sha256']} {split} {options.training_split}",
+                version=f"{prepared.manifest['sha256']} {split} {options.training_split}",
                 prior=with_compute_dtype(load_prior(prior), options.compute_dtype) if searching else None,
                 encoder=None if encoder is None else context_encoder.load(encoder),
                 names=[image_name(name) for name in prepared.names[prepared.split_slice(split)]],

@@ -131,7 +131,7 @@ CASES = {
     "even window": (lambda p, r: dj.InpaintConfig(window=4), "`window` of InpaintConfig is 4; it takes an odd number"),
     "other set": (
         lambda p, r: evaluate.evaluate([digits_under_another_prior(r)], {"search": None}, p / "new"),
-        "and the prior is for 12x12x3",
+        "but the prior is for 12x12x3",
     ),
     # Files.
     "missing images": (lambda p, r: complete(p, "nowhere", "center"), "nowhere does not exist"),
