@@ -267,11 +267,15 @@ def damage(path, pixels):
     ("spoil", "options", "message"),
     [
         (lambda f: Image.fromarray(PIXELS["a"]).save(f / "c.jpg"), {}, "two images named 'c'"),
-        (lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES], {}, r"a\.png cannot be read.*\(and 2 images"),
+        (
+            lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES],
+            {},
+            r"a\.png cannot be read.*\(and 2 more images",
+        ),
         (
             lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"),
             {"mask": "mask.png"},
-            "of 'c' is 12x12 .*12x8",
+            "of 'c' is 12x12, .*12x8",
         ),
         (lambda f: None, {"crop": "round"}, "`crop` is 'round'"),
         (lambda f: [file.unlink() for file in f.glob("*.png")], {}, "holds no image"),
@@ -279,7 +283,7 @@ def damage(path, pixels):
         (lambda f: None, {"images": "images/notes.txt"}, "notes.txt cannot be read"),
         (lambda f: None, {"mask": "circle"}, "`masks` is 'circle'.* center, half, random, pattern"),
         (lambda f: None, {"mask": "images/notes.txt"}, "notes.txt cannot be read"),
-        (lambda f: None, {"split": "test"}, "`split` 'test' is given"),
+        (lambda f: None, {"split": "test"}, "`split` is 'test', but"),
         (lambda f: None, {"out": "images"}, "`out`"),
         (lambda f: None, {"out": "images/a.png"}, "cannot be made"),
     ],

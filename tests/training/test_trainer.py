@@ -257,7 +257,9 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
 def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, checkpoint_every=100)
     before_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Preempted, match="stopped by SIGTERM after step 5, which is saved: the same command continues"):
+    with pytest.raises(
+        Preempted, match="stopped by SIGTERM after step 5, which is saved: run the same command to continue"
+    ):
         train(config, digits, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.undo()
