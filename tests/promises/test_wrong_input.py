@@ -113,7 +113,7 @@ CASES = {
     "truncated checkpoint": (lambda p, r: dj.load_prior(p / "truncated"), "damaged .*: restore one"),
     "truncated file": (lambda p, r: dj.load_prior(p / "cut.safetensors"), "is not a prior"),
     "export of damage": (lambda p, r: export_damaged(p), r"safetensors is damaged"),
-    "saved decoder": (lambda p, r: dj.save_prior(PRIOR, p / "a.safetensors"), "decoder of your own"),
+    "saved decoder": (lambda p, r: dj.save_prior(PRIOR, p / "a.safetensors"), "your own decoder"),
     "other suffix": (lambda p, r: dj.save_prior(dj.load_prior(r.run), p / "a.npz"), r"ends in \.safetensors"),
     # Arrays.
     "other size": (

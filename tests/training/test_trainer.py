@@ -304,7 +304,7 @@ def bad_batches(monkeypatch, digits):
 def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
     config = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=2, sample_every=100, rollbacks=2)
     bad_batches |= {1, 5}
-    with pytest.raises(DivergedError, match="not finite at step 2; there is no checkpoint before it"):
+    with pytest.raises(DivergedError, match="not finite at step 2; there is no earlier checkpoint"):
         train(config, digits, tmp_path / "early")
     bad_batches -= {1}
     run = tmp_path / "run"
