@@ -225,7 +225,7 @@ def test_names_of_options_are_those_of_the_modules():
     ("command", "message"),
     [
         ("prepare NOWHERE --out new", "NOWHERE does not exist"),
-        ("prepare here --out new", "here has no images in it"),
+        ("prepare here --out new", "here contains no images"),
         ("prepare text --out new", "more than 1 % of the images cannot be read"),
         ("prepare digits --out here/note.txt/new", "note.txt"),
         ("prepare digits --out DATA", "exists already"),

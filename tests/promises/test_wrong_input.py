@@ -74,7 +74,7 @@ def export_damaged(place):
 CASES = {
     # Sources and prepared sets.
     "missing source": (lambda p, r: prepare(p / "nowhere", p / "new"), "nowhere does not exist"),
-    "empty source": (lambda p, r: prepare(p / "empty", p / "new"), "empty has no images in it"),
+    "empty source": (lambda p, r: prepare(p / "empty", p / "new"), "empty contains no images"),
     "no readable image": (lambda p, r: prepare(p / "text", p / "new"), "more than 1 % of the images cannot be read"),
     "unknown kind": (lambda p, r: prepare(p / "good", p / "new", kind="birds"), "`kind` is 'birds'"),
     "no partition": (lambda p, r: prepare(p / "good", p / "new", kind="celeba"), r"list_eval_partition\.txt"),
@@ -82,9 +82,9 @@ CASES = {
     "out under a file": (lambda p, r: prepare("digits", p / "note.txt" / "new"), r"note\.txt"),
     "unknown label": (
         lambda p, r: prepare("digits", p / "new", where="label=ten"),
-        "no label 'ten' here; there is 0, 1",
+        "no label 'ten'; it has 0, 1",
     ),
-    "no condition": (lambda p, r: prepare("digits", p / "new", where="seven"), "'seven' is no condition"),
+    "no condition": (lambda p, r: prepare("digits", p / "new", where="seven"), "'seven' is not a condition"),
     "no prepared set": (lambda p, r: open_prepared(p / "good"), "good is not a prepared set"),
     "truncated set": (lambda p, r: open_prepared(p / "damaged"), "truncated or damaged"),
     "unreachable bucket": (lambda p, r: verify("nosuch://bucket/set"), "nosuch://bucket/set cannot be opened"),
