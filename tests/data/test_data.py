@@ -322,7 +322,7 @@ def test_too_many_unreadable_files_leave_nothing(tmp_path: Path, form: str) -> N
         source = write_tree(tmp_path / "in", files)
     else:
         source = write_tar(tmp_path / "in", files, "w:gz").rename(tmp_path / "in.tar.gz")
-    with pytest.raises(UserError, match=r"1 so far of 50: 07\.png \(ValueError: not of an image format"):
+    with pytest.raises(UserError, match=r"1 so far of 50: 07\.png \(ValueError: its image format is unknown"):
         quiet(source, tmp_path / "out")
     assert listing(tmp_path) == {source.name}
 

@@ -118,7 +118,7 @@ def test_cars_with_something_missing(tmp_path: Path) -> None:
         ("devkit/cars_meta.mat", None, r"has no cars_meta\.mat"),
         ("devkit/cars_meta.mat", b"nothing", "not a readable MATLAB file with `class_names`"),
         ("devkit/cars_train_annos.mat", None, r"cars_train has no cars_train_annos\.mat beside it"),
-        ("devkit/cars_train_annos.mat", annotations(CARS["test"]), r"00002\.jpg of .*cars_train is not in"),
+        ("devkit/cars_train_annos.mat", annotations(CARS["test"]), r"00002\.jpg of .*cars_train has no annotation"),
         ("devkit/cars_train_annos.mat", class_names(), "not a readable MATLAB file with `annotations`"),
     ]:
         kept = (root / file).read_bytes()
@@ -326,7 +326,7 @@ def test_labels_by_class_name(tmp_path: Path) -> None:
         tmp_path / "named", {f"{c}/1.png": encode(photo(0, 8, 8)) for c in ["a,b", "a", *map(str, range(20))]}
     )
     assert quiet(named, tmp_path / "comma", where="label=a,b").names == ["a,b/1.png"]
-    with pytest.raises(UserError, match=r"there is 0, 1, 10, .*, \.\.\. \(22 in all\)$"):
+    with pytest.raises(UserError, match=r"it has 0, 1, 10, .*, \.\.\. \(22 in all\)$"):
         quiet(named, tmp_path / "out", where="label=c")
 
 
