@@ -2,8 +2,8 @@
 
 Along one axis, a 5-tap convolution of stride 2 is the sum of two convolutions of stride 1. One has three taps over
 every second input, the other has two taps over the inputs in between. Winograd's minimal filtering computes two
-outputs as y = A (G w · B x) with an elementwise product. For three taps it takes 4 multiplications instead of 6, and for two taps
-3 instead of 4. Along both axes, a tile of 2×2 outputs takes (4 + 3)² = 49 multiplications instead of 100.
+outputs as y = A (G w · B x) with an elementwise product. For three taps it takes 4 multiplications instead of 6, and
+for two taps 3 instead of 4. Along both axes, a tile of 2×2 outputs takes (4 + 3)² = 49 multiplications instead of 100.
 
 Over all images and channels, each of the 49 multiplications is a matrix product, the fastest operation of a CPU. In
 bfloat16 it is also the only product that XLA's CPU backend does not compute in float32.
