@@ -1,4 +1,4 @@
-"""Total variation inpainting: fills the hole with the shortest and weakest edges that fit the known pixels.""" ""
+"""Total variation inpainting: fills the hole with the shortest and weakest edges that fit the known pixels."""
 
 from typing import NamedTuple
 

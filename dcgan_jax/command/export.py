@@ -28,18 +28,18 @@ _PREPARATION = {
 
 def run(options: argparse.Namespace) -> int:
     """Exports a run and prints the names of the files."""
-    export(options.run, options.out, half=options.half)
+    export(options.run, options.out, half_precision=options.half)
     print(f"{options.out}, {options.out.with_suffix('.md')}")
     return 0
 
 
-def export(run: str | Path, path: Path, *, half: bool = False) -> None:
+def export(run: str | Path, path: Path, *, half_precision: bool = False) -> None:
     """Saves the prior or the context encoder of a run as one file. The model card has the same name with suffix .md.
 
     Args:
         run: the folder of the run, local or in a bucket. Its newest checkpoint is saved.
         path: the file to write. Its suffix is .safetensors.
-        half: store kernels in float16, see `save_prior`.
+        half_precision: store kernels in float16, see `save_prior`.
 
     Raises:
         UserError: `run` is not the folder of a run, or the suffix of `path` is not .safetensors.
@@ -48,16 +48,16 @@ def export(run: str | Path, path: Path, *, half: bool = False) -> None:
     record = read_run(folder)
     if record.kind == ContextEncoderConfig.KIND:
         encoder, steps = context_encoder.from_run(record)
-        context_encoder.save(encoder, path, half_precision=half)
+        context_encoder.save(encoder, path, half_precision=half_precision)
     else:
         prior, steps = prior_from_run(record)
-        save_prior(prior, path, half=half)
+        save_prior(prior, path, half=half_precision)
     config = record.settings(_CONFIGS[record.kind])
     with whole_file(path.with_suffix(".md")) as partial:
-        partial.write_text(model_card(path.stem, config, record.data, steps, half), encoding="utf-8")
+        partial.write_text(model_card(path.stem, config, record.data, steps, half_precision), encoding="utf-8")
 
 
-def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
+def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half_precision: bool) -> str:
     """Returns the model card of trained weights, in Markdown.
 
     Args:
@@ -65,11 +65,11 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         config: the run's configuration.
         data: the run's record of its data. Entries that an older run lacks are left out.
         steps: number of training steps done.
-        half: whether kernels are stored in float16.
+        half_precision: whether kernels are stored in float16.
     """
     h, w, channels = config.image_shape
     what, details = _OF[type(config)](config)
-    precision = "kernels in float16, everything else in float32" if half else "float32"
+    precision = "kernels in float16, everything else in float32" if half_precision else "float32"
     lines = [
         f"# `{name}`",
         "",

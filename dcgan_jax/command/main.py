@@ -49,6 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _in_a_job() -> bool:
-    """Whether this process has joined a job of several processes."""
+    """Tells whether this process has joined a job of several processes."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1

@@ -107,7 +107,7 @@ def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
 
     Args:
         pairs: file names and values.
-        source: where the names come from, for messages.
+        source: the origin of the names, for messages.
 
     Raises:
         UserError: two names are the same, or a name is an absolute path or contains "..".

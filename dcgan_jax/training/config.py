@@ -55,7 +55,7 @@ class RunConfig(Config):
         return 0
 
     def is_measured(self, step: int) -> bool:
-        """Whether the run measures its network after this step."""
+        """Tells whether the run measures its network after this step."""
         return False
 
 
@@ -110,7 +110,7 @@ class TrainConfig(RunConfig):
         return self.model.num_classes
 
     def is_measured(self, step: int) -> bool:
-        """Whether the run measures its generator after this step."""
+        """Tells whether the run measures its generator after this step."""
         return self.measure_every > 0 and (step % self.measure_every == 0 or step == self.num_steps)
 
     @classmethod
