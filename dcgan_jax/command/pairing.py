@@ -22,9 +22,9 @@ class Picture(NamedTuple):
     """A decoded image.
 
     Attributes:
-        pixels: of the upright image.
-        note: what changed when it was read, in words.
-        profile: ICC profile of the pixels.
+        pixels: the pixels, turned upright.
+        note: a remark on how reading changed the image, such as removed colours; None if it did not.
+        profile: the ICC profile of the pixels; None if there is none.
     """
 
     pixels: UInt8[np.ndarray, "h w c"]
@@ -33,12 +33,12 @@ class Picture(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory that the pixels take."""
+        """Memory of the pixels in bytes."""
         return self.pixels.nbytes
 
 
 PictureReader = Callable[[], Picture]
-HoleReader = Callable[[str], Bool[np.ndarray, "h w"]]  # by the name of the image
+HoleReader = Callable[[str], Bool[np.ndarray, "h w"]]  # name of an image -> its hole
 
 
 def find_images(
@@ -48,38 +48,43 @@ def find_images(
 
     Args:
         source: the folder (with its subfolders), file or set.
-        split: of a prepared set; None takes all of it.
-        shape: of the prior's images. Files are read with its channels; the images of a prepared set must have it.
-        leave_out: folders inside `source` that hold something else, such as masks and results.
+        split: the split of a prepared set; None takes all splits.
+        shape: the shape of the prior's images. Files of any size are read with this number of channels. The images of a
+            prepared set must have this shape.
+        leave_out: folders inside `source` to ignore, such as those of masks and results.
 
     Returns:
-        A function for each image, in order, by its name without suffix. It reads the image, and raises `UserError` if
-        the file cannot be read.
+        A dictionary in order: name of an image without suffix -> function that reads it. The function raises
+        `UserError` if the file cannot be read.
 
     Raises:
-        UserError: there is no image, two images have one name, or the set has images of another size.
+        UserError: there is no image, two images have the same name, or the images of the set have another shape.
     """
     if (source / "manifest.json").is_file():
         prepared = open_prepared(source)
         where = slice(None) if split is None else prepared.split_slice(split)
         if prepared.images.shape[1:] != shape:
             raise UserError(
-                f"{source} holds images of {_times(prepared.images.shape[1:])} and the prior completes "
+                f"{source} holds images of {_times(prepared.images.shape[1:])}, but the prior completes "
                 f"{_times(shape)}: prepare the set with image size {shape[0]} and {shape[2]} channels"
             )
         place = by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
         return {name: lambda i=i: Picture(np.array(prepared.images[i])) for name, i in place.items()}
     if split is not None:
-        raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
+        raise UserError(f"`split` is {split!r}, but {source} is not a prepared set: leave `split` out")
     files = by_stem(_files(source, leave_out), source)
     return {name: lambda file=file: read_image(file, shape[2]) for name, file in files.items()}
 
 
 def find_holes(mask: str, names: list[str]) -> HoleReader:
-    """Finds the masks of images: one file for all, or a folder with one for each name. Others in it are ignored.
+    """Finds the masks of images.
+
+    Args:
+        mask: one file for all images, or a folder with a mask file for each image. Other files in it are ignored.
+        names: the names of the images without suffix.
 
     Raises:
-        UserError: there is no such file, or an image has no mask.
+        UserError: the file or folder does not exist, or an image has no mask.
     """
     path = Path(mask)
     if path.is_file():
@@ -91,17 +96,21 @@ def find_holes(mask: str, names: list[str]) -> HoleReader:
     without = [name for name in names if name not in files]
     if without:
         raise UserError(
-            f"{len(without)} images have no mask in {path}, {without[0]!r} first: give each mask the name of its image "
-            "(the suffix may differ)"
+            f"{len(without)} images have no mask in {path}, such as {without[0]!r}: give each mask the name of its "
+            "image (the suffix may differ)"
         )
     return lambda name: masks.read_hole(files[name])
 
 
 def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
-    """Makes a dictionary by names without suffix.
+    """Makes a dictionary: name without suffix -> value.
+
+    Args:
+        pairs: file names and values.
+        source: the origin of the names, for messages.
 
     Raises:
-        UserError: two names are the same, or one leads out of the folder that it is joined to.
+        UserError: two names are the same, or a name is an absolute path or contains "..".
     """
     found: dict[str, T] = {}
     for name, value in pairs:
@@ -110,13 +119,13 @@ def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
             raise UserError(f"the image name {name!r} leads out of its folder: rename it")
         stem = image_name(name)
         if stem in found:
-            raise UserError(f"{source} holds two images named {stem!r}, and one would be lost: rename one")
+            raise UserError(f"{source} holds two images named {stem!r}, so one would overwrite the other: rename one")
         found[stem] = value
     return found
 
 
 def _files(source: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, Path]]:
-    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order."""
+    """Returns pairs of name and path: the file itself, or all images of a folder and its subfolders, sorted."""
     if source.is_file():
         return [(source.name, source)]
     if not source.is_dir():
@@ -133,16 +142,16 @@ def _files(source: Path, leave_out: Sequence[Path] = ()) -> list[tuple[str, Path
 
 
 def read_image(file: Path, channels: int) -> Picture:
-    """Reads an image file with 1 or 3 channels; `UserError` if it cannot be read."""
+    """Reads an image file with 1 or 3 channels. Raises `UserError` if it cannot be read."""
     try:
         data = file.read_bytes()
         array = np.asarray(decode_image(data, channels))
         with Image.open(io.BytesIO(data)) as image:
             changes = []
             if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                changes.append("transparent parts were laid on white")
+                changes.append("transparent parts became white")
             if channels == 1 and image.mode not in ("1", "L", "LA"):
-                changes.append("colours were made grey, because the prior's images are")
+                changes.append("colours became grey, because the prior makes grey images")
             elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
                 changes.append(f"{image.mode} was converted to RGB")
             profile = image.info.get("icc_profile") if image.mode.startswith({1: "L", 3: "RGB"}[channels]) else None

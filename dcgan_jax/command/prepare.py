@@ -23,5 +23,5 @@ def run(options: argparse.Namespace) -> int:
     )
     splits = ", ".join(f"{stop - start} {name}" for name, (start, stop) in prepared.manifest["splits"].items())
     skipped = len(prepared.manifest["unreadable"])
-    print(f"{options.out}: {splits}" + (f"; {skipped} unreadable, see its manifest.json" if skipped else ""))
+    print(f"{options.out}: {splits}" + (f"; {skipped} unreadable files, see its manifest.json" if skipped else ""))
     return 0

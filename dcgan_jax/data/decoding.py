@@ -1,4 +1,4 @@
-"""Decodes an image file to an upright 8-bit image, and crops it."""
+"""Decodes image files to upright 8-bit images, and crops them."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import re
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-CROP_DESCRIPTIONS = {  # of each name in `config.SET_CROPS`; a manifest records them
+CROP_DESCRIPTIONS = {  # by the names in `config.SET_CROPS`; manifests record them
     "celeba": "rows 55 to 162 and columns 35 to 142 (108x108) of the aligned 178x218 image",
     "center": "the largest centred square",
     "stretch": "the whole image, stretched to a square",
@@ -23,7 +23,7 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        ValueError: the format is unknown, or the file has more than 8 bits for each sample.
+        ValueError: the format is unknown, or the file has more than 8 bits per sample.
         Exception: any error that Pillow raises for a damaged file.
     """
     mode = "L" if channels == 1 else "RGB"
@@ -33,12 +33,12 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         # Pillow's own message would show a memory address.
-        raise ValueError("not of an image format that Pillow knows") from None
+        raise ValueError("its image format is unknown to Pillow") from None
     with image:
-        # Pillow would clip grey images of more than 8 bits. It opens such colour images as if they had 8 bits: only
-        # the raw mode of their tiles ("RGB;16B") shows it.
+        # Pillow would clip grey images of more than 8 bits. It opens colour images of more than 8 bits as if they had
+        # 8 bits: only the raw mode of their tiles ("RGB;16B") shows the difference.
         if image.mode.startswith(("I", "F")) or re.search(r";16[BLN]", str(image.tile)):
-            raise ValueError("more than 8 bits a sample")
+            raise ValueError("it has more than 8 bits per sample")
         upright = ImageOps.exif_transpose(image)
         if upright.has_transparency_data:
             upright = upright.convert("RGBA")
@@ -47,11 +47,19 @@ def decode_image(data: bytes | np.ndarray, channels: int) -> Image.Image:
 
 
 def crop_image(image: Image.Image, crop: str) -> Image.Image:
-    """Crops an image by a name in `config.SET_CROPS`; "stretch" returns it as it is."""
+    """Crops an image; "stretch" returns it unchanged.
+
+    Args:
+        image: the decoded image.
+        crop: a name in `config.SET_CROPS`.
+
+    Raises:
+        ValueError: "celeba" is given an image of another size than 178x218.
+    """
     width, height = image.size
     if crop == "celeba":
         if image.size != (178, 218):
-            raise ValueError(f"{width}x{height} pixels; CelebA's aligned images have 178x218")
+            raise ValueError(f"it has {width}x{height} pixels; CelebA's aligned images have 178x218")
         return image.crop((35, 55, 143, 163))
     if crop == "center":
         side = min(width, height)

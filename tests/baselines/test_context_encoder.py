@@ -174,7 +174,7 @@ def test_runs_and_files_of_another_kind_are_refused(run, digits_run, tmp_path, c
     with pytest.raises(UserError, match="is the run of a dcgan, not of a context-encoder"):
         ce.load(digits_run.run)
     assert main.main(["sample", "--prior", str(run), "--out", str(tmp_path / "x.png")]) == 2
-    assert "is the run of a context-encoder, which is no prior" in capsys.readouterr().err
+    assert "is the run of a context-encoder, which has no prior" in capsys.readouterr().err
     assert train(digits_run.data, digits_run.run) == 2
     assert "is the run of a dcgan" in capsys.readouterr().err
     with pytest.raises(UserError, match="its format is 'dcgan_jax prior', not 'dcgan_jax context encoder'"):

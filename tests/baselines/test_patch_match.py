@@ -274,7 +274,7 @@ def test_a_hole_that_leaves_no_patch_is_refused(kind):
     hole = np.zeros((5, 32, 32), bool)
     hole[3] = True if kind == "all" else masks.random(KEY, 32)
     assert applicable(hole).tolist() == [True, True, True, False, True]
-    message = "`hole` of image 3 leaves no whole patch of 5×5 pixels known: PatchMatch has nothing to copy"
+    message = "`hole` of image 3 leaves no patch of 5×5 known pixels to copy"
     with pytest.raises(ValueError, match=re.escape(message)):
         patch_match(images, hole, KEY)
 

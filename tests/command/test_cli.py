@@ -169,7 +169,7 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
     out = ("--out", tmp_path / "results", *SEARCH)
     assert main("inpaint", "--prior", tmp_path / "broken.safetensors", *images, *out) == 1
     error = capsys.readouterr().err
-    assert "2 searches were not finite" in error and error.count("\n") == 1
+    assert "2 searches reached a loss that is not finite" in error and error.count("\n") == 1
 
 
 def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, capsys):
@@ -182,7 +182,7 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
     images = ("--images", tmp_path / "images", "--masks", tmp_path / "mask.png")
     assert main("inpaint", "--prior", prior_file, *images, "--out", out, *SEARCH) == 1
     first, *skipped, last = capsys.readouterr().err.splitlines()
-    assert first == ("dcgan-jax: good: transparent parts were laid on white; nothing is missing, it is left as it was")
+    assert first == ("dcgan-jax: good: transparent parts became white; no pixel is missing, so the image is unchanged")
     assert [line.split(" is skipped: ")[0] for line in skipped] == [f"dcgan-jax: {i:02d}" for i in range(10)]
     assert last == f"dcgan-jax: and 3 more such images, see {out / 'results.jsonl'}"
     assert (out / "good.png").is_file()
@@ -225,7 +225,7 @@ def test_names_of_options_are_those_of_the_modules():
     ("command", "message"),
     [
         ("prepare NOWHERE --out new", "NOWHERE does not exist"),
-        ("prepare here --out new", "here has no images in it"),
+        ("prepare here --out new", "here contains no images"),
         ("prepare text --out new", "more than 1 % of the images cannot be read"),
         ("prepare digits --out here/note.txt/new", "note.txt"),
         ("prepare digits --out DATA", "exists already"),
@@ -261,10 +261,13 @@ def test_names_of_options_are_those_of_the_modules():
         ("inpaint --prior PRIOR --images text --masks center --out new", "a.jpg cannot be read as an image"),
         ("inpaint --prior PRIOR --images small.png --masks center --out new --crop 0,0,9,9", "does not lie inside"),
         ("inpaint --prior PRIOR --images small.png --masks center --out new --crop oval", "`crop` is 'oval'"),
-        ("inpaint --prior PRIOR --images small.png --masks text --out new", "images have no mask in text, 'small'"),
+        (
+            "inpaint --prior PRIOR --images small.png --masks text --out new",
+            "images have no mask in text, such as 'small'",
+        ),
         ("inpaint --prior PRIOR --images twins --masks center --out new", "two images named 'a'"),
         ("inpaint --prior PRIOR --images twins/a.png --masks center --out twins", "would overwrite twins/a.png"),
-        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1 and the prior"),
+        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1, but the prior"),
         ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
         (
             "inpaint --prior TRUNCATED --images DATA --masks center --out new",
@@ -272,7 +275,7 @@ def test_names_of_options_are_those_of_the_modules():
         ),
         ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
         ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),
-        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8 and the image 32x32"),
+        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8, but the image is 32x32"),
         ("inpaint --prior PRIOR --images DATA --masks center --out here/note.txt", "note.txt cannot be made"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),

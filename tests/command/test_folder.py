@@ -199,7 +199,7 @@ def test_masks_go_by_stem(images, tmp_path):
         changed = (read(tmp_path / "out" / f"{name}.png") != PIXELS[name]).any(axis=-1)
         assert not changed[~hole].any() and changed[hole].mean() > 0.9
     (tmp_path / "masks" / "b.1.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 images have no mask in .*'b\.1' first"):
+    with pytest.raises(UserError, match=r"1 images have no mask in .*such as 'b\.1'"):
         run(images, tmp_path / "masks", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -267,11 +267,15 @@ def damage(path, pixels):
     ("spoil", "options", "message"),
     [
         (lambda f: Image.fromarray(PIXELS["a"]).save(f / "c.jpg"), {}, "two images named 'c'"),
-        (lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES], {}, r"a\.png cannot be read.*\(and 2 images"),
+        (
+            lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES],
+            {},
+            r"a\.png cannot be read.*\(and 2 more images",
+        ),
         (
             lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"),
             {"mask": "mask.png"},
-            "of 'c' is 12x12 .*12x8",
+            "of 'c' is 12x12, .*12x8",
         ),
         (lambda f: None, {"crop": "round"}, "`crop` is 'round'"),
         (lambda f: [file.unlink() for file in f.glob("*.png")], {}, "holds no image"),
@@ -279,7 +283,7 @@ def damage(path, pixels):
         (lambda f: None, {"images": "images/notes.txt"}, "notes.txt cannot be read"),
         (lambda f: None, {"mask": "circle"}, "`masks` is 'circle'.* center, half, random, pattern"),
         (lambda f: None, {"mask": "images/notes.txt"}, "notes.txt cannot be read"),
-        (lambda f: None, {"split": "test"}, "`split` 'test' is given"),
+        (lambda f: None, {"split": "test"}, "`split` is 'test', but"),
         (lambda f: None, {"out": "images"}, "`out`"),
         (lambda f: None, {"out": "images/a.png"}, "cannot be made"),
     ],
@@ -299,12 +303,12 @@ def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch,
 
 def test_a_mask_of_another_size_is_named(images, tmp_path):
     Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
-    with pytest.raises(UserError, match="the mask of 'a' is 12x6 and the image 12x12"):
+    with pytest.raises(UserError, match="the mask of 'a' is 12x6, but the image is 12x12"):
         run(images, tmp_path / "narrow.png", tmp_path / "out")
     (tmp_path / "masks").mkdir()
     for name in NAMES:
         Image.fromarray(HOLE[:, :6] if name == "c" else HOLE).save(tmp_path / "masks" / f"{name}.png")
-    with pytest.raises(UserError, match="the mask of 'c' is 12x6 and the image 12x12"):
+    with pytest.raises(UserError, match="the mask of 'c' is 12x6, but the image is 12x12"):
         run(images, tmp_path / "masks", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -402,9 +406,9 @@ def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
     Image.fromarray(np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 9, np.uint8)])).save(images / "a.png")
     report = run(images, tmp_path / "masks", tmp_path / "out")
     assert report.notes == {
-        "a": "transparent parts were laid on white",
-        "b.1": "nothing is missing, it is left as it was",
-        "c": "nothing is known at the prior's size, the completion is a free sample",
+        "a": "transparent parts became white",
+        "b.1": "no pixel is missing, so the image is unchanged",
+        "c": "no pixel is known at the prior's size, so the completion is a free sample",
     }
     for line in lines(tmp_path / "out"):
         assert line["note"] == report.notes[line["name"]]
@@ -414,7 +418,7 @@ def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
 
 def test_colours_made_grey_are_noted(images, mask, tmp_path):
     report = run(images / "a.png", mask, tmp_path / "out", prior=tanh_prior((SIZE, SIZE, 1)))
-    assert report.notes == {"a": "colours were made grey, because the prior's images are"}
+    assert report.notes == {"a": "colours became grey, because the prior makes grey images"}
 
 
 def test_traces_and_gifs(images, mask, tmp_path):

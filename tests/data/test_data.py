@@ -88,7 +88,7 @@ def test_celeba_s_files_without_its_images_or_partition(celeba: Path, tmp_path: 
     partition = celeba / "list_eval_partition.txt"
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(encode(photo(0, 20, 20)))
-    with pytest.raises(UserError, match=r"files of CelebA, and .* is of kind folder"):
+    with pytest.raises(UserError, match=r"files of CelebA, but .* is of kind folder"):
         quiet(tmp_path / "pictures", tmp_path / "out", partition=partition)
     with zipfile.ZipFile(celeba / "img_align_celeba.zip") as archive:
         archive.extractall(tmp_path / "alone")
@@ -322,7 +322,7 @@ def test_too_many_unreadable_files_leave_nothing(tmp_path: Path, form: str) -> N
         source = write_tree(tmp_path / "in", files)
     else:
         source = write_tar(tmp_path / "in", files, "w:gz").rename(tmp_path / "in.tar.gz")
-    with pytest.raises(UserError, match=r"1 so far of 50: 07\.png \(ValueError: not of an image format"):
+    with pytest.raises(UserError, match=r"1 so far of 50: 07\.png \(ValueError: its image format is unknown"):
         quiet(source, tmp_path / "out")
     assert listing(tmp_path) == {source.name}
 
@@ -479,7 +479,7 @@ def test_damaged_sets_are_refused(prepared_path: Path, tmp_path: Path) -> None:
     images_path.write_bytes(images)
 
     for change, named in [
-        ({"count": 4}, r"\(3, 16, 16, 3\), the manifest says uint8 \(4, 16, 16, 3\)"),
+        ({"count": 4}, r"\(3, 16, 16, 3\), but its manifest says uint8 \(4, 16, 16, 3\)"),
         ({"splits": {"train": [0, 9]}}, "splits outside"),
         ({"format": "another"}, "does not describe"),
         ({"format_version": 99}, "format version 99"),

@@ -118,7 +118,7 @@ def test_cars_with_something_missing(tmp_path: Path) -> None:
         ("devkit/cars_meta.mat", None, r"has no cars_meta\.mat"),
         ("devkit/cars_meta.mat", b"nothing", "not a readable MATLAB file with `class_names`"),
         ("devkit/cars_train_annos.mat", None, r"cars_train has no cars_train_annos\.mat beside it"),
-        ("devkit/cars_train_annos.mat", annotations(CARS["test"]), r"00002\.jpg of .*cars_train is not in"),
+        ("devkit/cars_train_annos.mat", annotations(CARS["test"]), r"00002\.jpg of .*cars_train has no annotation"),
         ("devkit/cars_train_annos.mat", class_names(), "not a readable MATLAB file with `annotations`"),
     ]:
         kept = (root / file).read_bytes()
@@ -235,14 +235,14 @@ def test_svhn_photographs_with_something_wrong(tmp_path: Path, monkeypatch) -> N
         quiet(root, tmp_path / "out", kind="svhn")
     for content, message in [
         (b"nothing", "not a readable SVHN annotation"),
-        (digit_struct({"2.png": PHOTOGRAPHS["2.png"]}), r"1\.png of .* is not in its digitStruct\.mat"),
+        (digit_struct({"2.png": PHOTOGRAPHS["2.png"]}), r"1\.png of .* has no entry in its digitStruct\.mat"),
         (digit_struct({"2.png": (60, 40, [(0, 0, 5, 5, 11)])}), "has a label 11"),
     ]:
         (root / "digitStruct.mat").write_bytes(content)
         with pytest.raises(UserError, match=message):
             quiet(root, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UserError, match=r"takes h5py: pip install 'dcgan-jax\[svhn\]'"):
+    with pytest.raises(UserError, match=r"needs h5py: pip install 'dcgan-jax\[svhn\]'"):
         quiet(root, tmp_path / "out")
 
 
@@ -291,10 +291,10 @@ def test_celeba_attributes(faces: Path, tmp_path: Path, where: list[str], left: 
 
 def test_conditions_that_cannot_be_met(faces: Path, tmp_path: Path) -> None:
     for where, message in [
-        ("Smilling=1", r"`where` 'Smilling=1': there is no 'Smilling' here; there is 5_o_Clock_Shadow, Male, Smiling$"),
-        ("label=1", "there is no 'label' here"),
-        ("Smiling=yes", "an attribute is 1 or 0"),
-        ("Smiling", "is no condition"),
+        ("Smilling=1", r"`where` 'Smilling=1': the source has no 'Smilling'; it has 5_o_Clock_Shadow, Male, Smiling$"),
+        ("label=1", "the source has no 'label'"),
+        ("Smiling=yes", "the value of an attribute is 1 or 0"),
+        ("Smiling", "is not a condition"),
         (("Smiling=0", "Male=0"), "no image meets `where` 'Smiling=0' and 'Male=0'"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -320,13 +320,13 @@ def test_labels_by_class_name(tmp_path: Path) -> None:
     assert audi.manifest["class_names"] == CLASSES  # the numbers keep their meaning
     either = quiet(root, tmp_path / "either", where=["label=Acura RL Sedan 2012, AM General Hummer SUV 2000"])
     assert either.names == ["cars_train/00002.jpg", "cars_test/00001.jpg"]
-    with pytest.raises(UserError, match="there is no label 'Audi' here; there is AM General Hummer SUV 2000, Acura"):
+    with pytest.raises(UserError, match="the source has no label 'Audi'; it has AM General Hummer SUV 2000, Acura"):
         quiet(root, tmp_path / "out", where="label=Audi")
     named = write_tree(
         tmp_path / "named", {f"{c}/1.png": encode(photo(0, 8, 8)) for c in ["a,b", "a", *map(str, range(20))]}
     )
     assert quiet(named, tmp_path / "comma", where="label=a,b").names == ["a,b/1.png"]
-    with pytest.raises(UserError, match=r"there is 0, 1, 10, .*, \.\.\. \(22 in all\)$"):
+    with pytest.raises(UserError, match=r"it has 0, 1, 10, .*, \.\.\. \(22 in all\)$"):
         quiet(named, tmp_path / "out", where="label=c")
 
 
@@ -514,6 +514,6 @@ def test_tfds_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match="more than 1 % of the images cannot be read"):
         quiet("tfds:celeb_a", tmp_path / "out", data_dir=where)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"takes tensorflow-datasets: pip install 'dcgan-jax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"needs tensorflow-datasets: pip install 'dcgan-jax\[tfds\]'"):
         quiet("tfds:celeb_a", tmp_path / "out", data_dir=where)
     assert sources.detect_kind("tfds:celeb_a:2.1.0") == "celeba"

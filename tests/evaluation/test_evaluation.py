@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
             hole_ssim = dj.ssim(results[i : i + 1], IMAGES[i : i + 1], where=holes[i : i + 1])
             assert line["ssim_hole"] == pytest.approx(float(hole_ssim[0]), abs=1e-5)
             assert line["ssim"] == pytest.approx(float(dj.ssim(results[i : i + 1], IMAGES[i : i + 1])[0]), abs=1e-5)
-            assert ("picture" in line) == (i < evaluate_module.SHOWN)
+            assert ("picture" in line) == (i < evaluate_module.FIGURE_IMAGES)
             if "picture" in line:
                 assert (png_pixels(line["picture"]) == results[i]).all()
 
@@ -152,7 +152,7 @@ def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
     ("changed", "again"),
     [
         ({"set": dataclasses.replace(SET, prior=OTHER_PRIOR)}, {"search"}),
-        ({"set": dataclasses.replace(SET, identity="other")}, {"search", "nearest"}),
+        ({"set": dataclasses.replace(SET, version="other")}, {"search", "nearest"}),
         ({"search": dataclasses.replace(CONFIG, num_steps=2)}, {"search"}),
         ({"seed": 1}, {"search", "nearest"}),
     ],
@@ -314,7 +314,7 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
             [dataclasses.replace(SET, images=IMAGES[..., :1])],
             {"search": 1},
             ("half",),
-            "12x12x1 and the prior is for 12x12x3",
+            "12x12x1, but the prior is for 12x12x3",
         ),
         ([dataclasses.replace(SET, prior=None)], {"he2018": 1}, ("half",), "noise has no prior"),
         ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
@@ -385,8 +385,8 @@ def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path):
         (("--methods", "nearest:0"), "`methods` has 'nearest:0'"),
         (("--methods", "magic"), "`methods` has 'magic'"),
         (("--prior", "faces-64", "digits-64"), "`prior` has 2 values for 1 sets"),
-        (("--prior", "faces-64"), "are 32x32x1 and the prior is for 64x64x3: give one that was trained at their size"),
-        (("--context-encoder", "faces-64", "--methods", "context-encoder"), "and the context encoder is for 64x64x3"),
+        (("--prior", "faces-64"), "are 32x32x1, but the prior is for 64x64x3: give one that was trained at their size"),
+        (("--context-encoder", "faces-64", "--methods", "context-encoder"), "but the context encoder is for 64x64x3"),
         (("--split", "nowhere"), "no split 'nowhere'"),
         (("--methods", "context-encoder"), "has no context encoder"),
         (("--methods", "nearest", "--training-split", "nowhere"), "no training images"),

@@ -107,8 +107,8 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
 @pytest.mark.parametrize(
     ("place", "item", "message"),
     [
-        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16 and the first is float32"),
-        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8 and the first is float32"),
+        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16, but the first is float32"),
+        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8, but the first is float32"),
         (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; pass uint8"),
         (4, (IMAGES[0][:, :, 0], HOLES[0]), "image 4 "),
         (0, (IMAGES[0][:2], HOLES[0]), "image 0 "),

@@ -143,7 +143,7 @@ def test_stored_statistics_far_from_0_lose_no_more_than_flax():
 
 def test_images_that_do_not_divide_into_groups_are_refused():
     x, variables = draw((5, 3))
-    with pytest.raises(ValueError, match="`x` has 5 images; it takes a multiple of `groups`, 2"):
+    with pytest.raises(ValueError, match="`x` has 5 images; pass a multiple of `groups`"):
         Ours(False).apply(variables, x, 0.2, 2, mutable=["batch_stats"])
 
 

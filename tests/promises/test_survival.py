@@ -77,6 +77,8 @@ def test_told_to_stop(uninterrupted, digits, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and time.monotonic() - start < 30
     step = max(checkpoint_files(run))
-    assert f"dcgan-jax: stopped by SIGTERM after step {step}, which is saved: the same command continues" in errors
+    assert (
+        f"dcgan-jax: stopped by SIGTERM after step {step}, which is saved: run the same command to continue" in errors
+    )
     subprocess.run(command(digits, run), check=True)
     assert what_counts(run) == what_counts(uninterrupted)
