@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from test_convolution import draw, loop_down, loop_up, plain_down, plain_up
+from convolutions import draw, loop_down, loop_up, plain_down, plain_up
 
 from dcgan_jax.networks import winograd, winograd_rows
 from dcgan_jax.networks.convolution import conv_down, conv_up

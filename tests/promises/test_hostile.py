@@ -1,6 +1,6 @@
 """Files that are damaged, or made to do harm: read as they are, or refused in one line; nothing else happens.
 
-`DCGAN_JAX_EXAMPLES=20000 pytest -n 0 tests/test_hostile.py` looks for longer.
+`DCGAN_JAX_EXAMPLES=20000 pytest -n 0 tests/promises/test_hostile.py` looks for longer.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Wrong input through Python: a ValueError of one line that names what was wrong, and nothing written.
 
-The same through the command is in `test_cli.py`.
+The same through the command is in `tests/command/test_main.py`.
 """
 
 import shutil

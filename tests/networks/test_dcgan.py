@@ -1,5 +1,6 @@
 """Generator and discriminator: shapes, counts, statistics and values."""
 
+import dataclasses
 import itertools
 import re
 
@@ -11,8 +12,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.networks.dcgan import Discriminator, Generator
+from dcgan_jax.networks.dcgan import Discriminator, Generator, draw_latents, generator_statistics
 from dcgan_jax.networks.layers import STATISTICS_DECAY
+from dcgan_jax.training.config import TrainConfig
 
 TINY = ModelConfig(image_size=32, channels=3, base_width=4, latent_dim=6)
 
@@ -217,3 +219,40 @@ def test_shifts_are_added_to_the_features_in_front_of_each_relu(tiny):
             x, params[f"up_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS, transpose_kernel=True
         )
     np.testing.assert_allclose(found, jnp.tanh(x + params["bias"]), atol=1e-5)
+
+
+SMALL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
+
+
+def test_latents_follow_the_model_prior():
+    uniform = np.asarray(draw_latents(SMALL, jax.random.key(0), 5000))
+    assert uniform.shape == (5000, 6) and uniform.min() < -0.99 and 0.99 < uniform.max() <= 1 and uniform.min() >= -1
+    np.testing.assert_allclose(uniform.std(), 3**-0.5, rtol=0.02)
+    normal = np.asarray(draw_latents(dataclasses.replace(SMALL, latent="normal"), jax.random.key(0), 5000))
+    assert np.abs(normal).max() > 3
+    np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
+
+
+def test_latents_of_a_conditional_model_end_in_a_label():
+    model = dataclasses.replace(SMALL, num_classes=3)
+    latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
+    assert latents.shape == (3000, 9)
+    np.testing.assert_array_equal(latents[:, :6], draw_latents(SMALL, jax.random.key(0), 3000))
+    assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
+    np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
+    given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
+    np.testing.assert_array_equal(given[:, 6:], np.eye(3)[[2, 0, 2]])
+    np.testing.assert_array_equal(draw_latents(model, jax.random.key(0), 3, 1)[:, 6:], np.eye(3)[[1, 1, 1]])
+
+
+def test_generator_statistics_are_the_mean_over_fresh_batches():
+    params = plain.some_state(TrainConfig(model=SMALL)).average
+    found = jax.jit(lambda p: generator_statistics(SMALL, p, jax.random.key(1), batches=3, size=8))(params)
+
+    @plain.quick_jit
+    def batch_statistics(params, key):
+        return plain.generator(params, draw_latents(SMALL, key, 8))[1]
+
+    batches = [batch_statistics(params, key) for key in jax.random.split(jax.random.key(1), 3)]
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)

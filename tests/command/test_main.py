@@ -6,35 +6,26 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import jax
 import numpy as np
 import pytest
-import tiny
+from command_line import main
 from PIL import Image
 
 import dcgan_jax as dj
 from dcgan_jax import config as config_module
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.command import inpaint as inpaint_module
-from dcgan_jax.command import main as main_module
-from dcgan_jax.command import sample
 from dcgan_jax.command.inpaint import Report
 from dcgan_jax.data.decoding import CROP_DESCRIPTIONS
 from dcgan_jax.errors import DivergedError
-from dcgan_jax.images.figures import tile
-from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.runs import read_run
 from dcgan_jax.training import loop
 
 COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
-
-
-def main(*arguments):
-    return main_module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -61,76 +52,6 @@ def test_training_leaves_a_run(digits_run):
     lines = (digits_run.run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
     assert (digits_run.run / "samples" / "0000004.png").is_file()
-
-
-def test_sample(digits_run, digits_prior, tmp_path):
-    out = tmp_path / "new" / "a.png"
-    assert main("sample", "--prior", digits_run.run, "--out", out, "--count", 3, "--seed", 5) == 0
-    latents = dj.sample_latents(digits_prior, jax.random.key(5), 3)
-    expected = tile(np.asarray(dj.generate(digits_prior, latents)), columns=3)
-    with Image.open(out) as image:
-        assert (np.asarray(image) == expected).all()
-
-
-def test_sample_forms(digits_run, digits_prior, tmp_path, monkeypatch):
-    """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
-    monkeypatch.setattr(sample, "_BATCH", 4)
-    prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")
-    (tmp_path / "empty").mkdir()
-    for out in ("grid.png", "array.npz", "new/folder", "empty"):
-        assert main("sample", *prior, "--out", tmp_path / out) == 0
-    expected = to_uint8(np.asarray(dj.generate(digits_prior, dj.sample_latents(digits_prior, jax.random.key(5), 10))))
-    with np.load(tmp_path / "array.npz") as file:
-        assert file.files == ["arr_0"]
-        array = file["arr_0"]
-    assert array.dtype == np.uint8 and array.shape == (10, 32, 32, 3) and array.flags.c_contiguous
-    # Batches of another size round differently, so a value half way between two levels may go to either.
-    assert np.abs(array.astype(int) - expected).max() <= 1 and np.std(array) > 1
-    for folder in ("new/folder", "empty"):
-        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06}.png" for i in range(10)]
-        for i in range(10):
-            with Image.open(tmp_path / folder / f"{i:06}.png") as image:
-                assert (np.asarray(image.convert("RGB")) == array[i]).all()
-    with Image.open(tmp_path / "grid.png") as image:
-        assert (np.asarray(image) == tile(array, columns=8)).all()
-    before = sorted(tmp_path.rglob("*"))
-    assert main("sample", *prior, "--out", tmp_path / "empty") == 2
-    # In colour, and what NumPy's own writer makes of the array.
-    sample.save_samples(tiny.tanh_prior((8, 8, 3)), tmp_path / "colour.npz", 6, progress=False)
-    with np.load(tmp_path / "colour.npz") as file:
-        colour = file["arr_0"]
-    assert colour.shape == (6, 8, 8, 3) and (colour[..., 0] != colour[..., 1]).any()
-    np.savez(tmp_path / "numpy.npz", colour)
-    with zipfile.ZipFile(tmp_path / "colour.npz") as ours, zipfile.ZipFile(tmp_path / "numpy.npz") as numpys:
-        assert ours.read("arr_0.npy") == numpys.read("arr_0.npy")
-    # What fails half way leaves nothing.
-    for name in ("colour.npz", "numpy.npz"):
-        (tmp_path / name).unlink()
-    monkeypatch.setattr(sample, "generate", lambda prior, z: dj.generate(prior, z) if len(z) == 4 else 1 / 0)
-    for out in ("other.png", "other.npz", "other"):
-        with pytest.raises(ZeroDivisionError):
-            sample.save_samples(digits_prior, tmp_path / out, 10, progress=False)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_export(digits_run, digits_prior, tmp_path, capsys):
-    out = tmp_path / "digits.safetensors"
-    assert main("export", "--run", digits_run.run, "--out", out) == 0
-    assert capsys.readouterr().out == f"{out}, {tmp_path / 'digits.md'}\n"
-    prior = dj.load_prior(out)
-    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), prior.params, digits_prior.params)
-    assert all(jax.tree.leaves(same)) and prior.crop == "center"
-    card = (tmp_path / "digits.md").read_text()
-    for said in (
-        "# `digits`",
-        "32×32 pixels in grey",
-        "8 uniform latents, base width 4",
-        "4 steps, 32 images seen",
-        "1438",
-    ):
-        assert said in card
-    assert main("export", "--run", digits_run.run, "--out", out, "--half") == 0
-    assert "float16" in (tmp_path / "digits.md").read_text()
 
 
 def test_as_a_module(prior_file, tmp_path):

@@ -152,7 +152,7 @@ def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
     completions = np.asarray(result.completions)
     if config.blend == "poisson":
         blended = dj.poisson_blend_sparse(completions, IMAGES, HOLES)
-    else:  # tests/test_smoothness.py compares it with dense solves
+    else:  # tests/blending/test_smooth.py compares it with dense solves
         blended = dj.smooth_blend(completions, IMAGES, HOLES, sharp=config.blend == "sharp")
     np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
 
