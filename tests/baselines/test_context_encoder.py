@@ -65,7 +65,7 @@ def paint(params, statistics, known, hole):
 quick_paint = plain.quick_jit(paint)
 
 
-def test_it_paints_what_the_network_says(state, encoder):
+def test_completions_are_the_output_of_the_plain_network(state, encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     painted = quick_paint(state.encoder, state.encoder_statistics, np.where(holes[..., None], 0, floats), holes)
@@ -77,7 +77,7 @@ def test_it_paints_what_the_network_says(state, encoder):
     assert np.abs(levels[holes] - (np.asarray(painted)[holes] + 1) * 127.5).max() <= 0.51
 
 
-def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
+def test_hidden_pixels_and_other_images_of_the_batch_have_no_influence(encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     completed = np.asarray(ce.context_encoder(encoder, floats, holes))
@@ -88,7 +88,7 @@ def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
     np.testing.assert_array_equal(ce.context_encoder(encoder, others, other_holes)[0], completed[0])
 
 
-def test_every_kind_of_mask_is_met_equally_often():
+def test_every_kind_of_mask_is_drawn_equally_often():
     holes = np.asarray(masks.mixed(jax.random.key(0), 8, 32))
     assert (holes[[0, 4]] == np.asarray(masks.center(32))).all()
     areas = holes.sum((1, 2)) / 32**2
@@ -98,7 +98,7 @@ def test_every_kind_of_mask_is_met_equally_often():
     assert (holes[3] != holes[7]).any() and (holes[2] != holes[6]).any()
 
 
-def test_a_step_reports_and_descends_the_losses(state):
+def test_a_step_reports_the_plain_losses_and_follows_their_gradients(state):
     """Losses of the step against those of the plain network; the first update of Adam moves by the rate."""
     config = dataclasses.replace(CONFIG, adversarial_weight=0.25, num_steps=10)
     key = jax.random.key(3)
@@ -145,7 +145,7 @@ def train(digits, run, *more):
     return main.main(["train-context-encoder", "--data", str(digits), "--run", str(run), *options.split(), *more])
 
 
-def test_a_run_leaves_pictures_and_resumes_exactly(run, digits, tmp_path, capsys):
+def test_a_run_writes_samples_and_resumes_exactly(run, digits, tmp_path, capsys):
     assert (run / "samples" / "0000004.png").is_file()
     kept = load_state(run, context_encoder_training.RECIPE)[0]
     other = tmp_path / "resumed"
@@ -161,7 +161,7 @@ def test_a_run_leaves_pictures_and_resumes_exactly(run, digits, tmp_path, capsys
     assert "differs in num_steps (4 there, 6 here)" in capsys.readouterr().err
 
 
-def test_a_file_paints_as_the_run_does(run, tmp_path):
+def test_a_saved_file_completes_as_its_run_does(run, tmp_path):
     encoder = ce.load(run)
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     ce.save(encoder, tmp_path / "encoder.safetensors")
@@ -194,7 +194,7 @@ def test_runs_and_files_of_another_kind_are_refused(run, digits_run, tmp_path, c
         ("image_size", 48, "one of 32, 64, 128, 256"),
     ],
 )
-def test_wrong_settings_are_named(field, value, message):
+def test_wrong_settings_are_refused_by_name(field, value, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(CONFIG, **{field: value})
 
@@ -214,7 +214,7 @@ def test_export_writes_the_file_and_a_card(run, tmp_path):
     assert "context encoder" in card and "4 steps, 32 images seen" in card and "32×32 pixels in grey" in card
 
 
-def test_blended_in_it_is_the_poisson_blend_of_what_it_paints(encoder):
+def test_blending_is_the_poisson_blend_of_the_completion(encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     known = np.where(holes[..., None], np.float32(0), floats)

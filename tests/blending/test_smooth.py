@@ -123,7 +123,7 @@ def gradients(completion, image, hole, weights, sharp):
     return jax.vjp(lambda g, y: smooth_blend(g, y, hole, sharp), completion, image)[1](weights)
 
 
-def test_agrees_with_the_dense_solve(blended):
+def test_the_blend_agrees_with_the_dense_solve(blended):
     sharp, completion, image, result = blended
     exact = (completion.astype(float), image.astype(float), STACK)
     lengths = [length_squared(g, y, hole) for g, y, hole in zip(*exact, strict=True)]
@@ -133,7 +133,7 @@ def test_agrees_with_the_dense_solve(blended):
 
 
 @pytest.mark.parametrize("bound", ["least detail", "most detail", "longest"])
-def test_agrees_with_the_dense_solve_at_the_bounds(bound):
+def test_the_blend_agrees_with_the_dense_solve_at_the_bounds(bound):
     """Completions too rough where they are known, completions too soft, and images that are nearly flat."""
     (completion, image), hole = (x[:2] for x in pair()), STACK[[0, 3]]
     if bound == "least detail":
@@ -155,7 +155,7 @@ def test_a_smooth_blend_has_less_error_than_poisson_s():
     assert errors[0] < 0.6 * errors[1]
 
 
-def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
+def test_sharp_holes_have_the_gradient_energy_expected_from_known_pixels():
     completion, image = pair(1, 32)
     hole = np.zeros((1, 32, 32), bool)
     hole[:, 8:24, 10:26] = True
@@ -169,7 +169,7 @@ def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
         assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
 
 
-def test_a_completion_that_is_right_where_it_is_known_is_blended_by_poisson():
+def test_a_completion_that_fits_the_known_pixels_gets_the_poisson_blend():
     """Its gradients have no error there, and l is 0; a shift of all of it changes nothing."""
     _, image = pair()
     hidden = np.where(STACK[..., None], image[:, ::-1], image)  # something else in the hole
@@ -189,7 +189,7 @@ def test_a_plane_is_continued(blended):
     np.testing.assert_allclose(smooth_blend(np.zeros_like(planes), given, holes, blended[0]), planes, atol=1e-4)
 
 
-def test_something_rough_on_plain_ground_is_not_smoothed_away():
+def test_a_rough_object_on_flat_ground_is_not_smoothed_away():
     """The known part is plain and says nothing of what is missing, of which the completion is nearly right."""
     row, column = np.mgrid[:32, :32]
     rough = np.where(
@@ -207,7 +207,7 @@ def test_something_rough_on_plain_ground_is_not_smoothed_away():
 
 
 @pytest.mark.parametrize("sharp", [False, True])
-def test_slopes_go_on_to_the_border(sharp):
+def test_slopes_are_continued_to_the_border(sharp):
     """Neither term has them flat there: with noise in the completion they come out better than by Poisson's."""
     row, column = np.mgrid[:32, :32] / 32
     image = np.repeat(0.6 * np.sin(2.5 * row + 1.5 * column)[None, ..., None], 3, axis=-1).astype(np.float32)
@@ -226,7 +226,7 @@ def test_slopes_go_on_to_the_border(sharp):
     ("shape", "sharp"),
     [((1, 1), True), ((1, 2), True), ((8, 1), True), ((2, 2), True), ((2, 5), True), ((1, 2), False), ((2, 5), False)],
 )
-def test_images_of_few_pixels(shape, sharp):
+def test_images_of_few_pixels_agree_with_the_dense_solve(shape, sharp):
     rng = np.random.default_rng(0)
     completion, image = rng.normal(0, 0.3, (2, *shape, 3)).astype(np.float32)
     hole = np.arange(math.prod(shape)).reshape(shape) == 0
@@ -235,13 +235,13 @@ def test_images_of_few_pixels(shape, sharp):
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**30, 2.0**45])
-def test_the_scale_does_not_matter(blended, scale):
+def test_the_blend_scales_with_the_image(blended, scale):
     sharp, completion, image, result = blended
     scaled = smooth_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK, sharp)
     np.testing.assert_allclose(np.asarray(scaled) / scale, result, atol=1e-5)
 
 
-def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
+def test_known_pixels_keep_their_bits_and_hidden_pixels_are_not_read(blended):
     sharp, completion, image, result = blended
     assert (result.view(np.int32) == image.view(np.int32))[~STACK].all()
     for garbage in (np.nan, np.inf, 1e30):
@@ -250,14 +250,14 @@ def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
         assert (again[STACK] == result[STACK]).all()
 
 
-def test_batch_mates_do_not_matter(blended):
+def test_other_images_of_the_batch_have_no_influence(blended):
     sharp, completion, image, result = blended
     others = [x.copy() for x in (completion, image, STACK)]
     others[0][1:], others[1][1:], others[2][1:] = np.nan, 1e6, True
     assert (np.asarray(smooth_blend(*others, sharp))[0] == result[0]).all()
 
 
-def test_a_lost_completion_is_seen(blended):
+def test_a_completion_of_nan_gives_nan(blended):
     sharp, completion, image, _ = blended
     completion = completion.copy()
     completion[..., 0] = np.nan
@@ -265,7 +265,7 @@ def test_a_lost_completion_is_seen(blended):
     assert np.isnan(result[STACK][:, 0]).all() and np.isfinite(result[~STACK]).all()
 
 
-def test_all_missing_gives_the_completion_and_none_the_image(blended):
+def test_all_missing_gives_the_completion_and_none_missing_gives_the_image(blended):
     sharp, completion, image, _ = blended
     hole = np.zeros_like(STACK)
     hole[::2] = True
@@ -273,7 +273,7 @@ def test_all_missing_gives_the_completion_and_none_the_image(blended):
     assert (result[::2] == completion[::2]).all() and (result[1::2] == image[1::2]).all()
 
 
-def test_leading_axes_and_one_hole_for_all():
+def test_leading_axes_and_a_shared_hole_are_accepted():
     completion, image = pair()
     shape = (2, 3, SIZE, SIZE, 3)
     nested = smooth_blend(completion.reshape(shape), image.reshape(shape), STACK[:1])
@@ -306,7 +306,7 @@ def test_derivatives_agree_with_finite_differences(blended):
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(blended, constant):
+def test_derivatives_are_finite_when_all_nothing_or_a_flat_part_is_known(blended, constant):
     completion, image = pair()
     hole = STACK.copy()
     hole[0], hole[1] = True, False
@@ -319,7 +319,7 @@ def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(b
     np.testing.assert_allclose(grad[0][0], 1.0, atol=1e-5)
 
 
-def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(blended):
+def test_derivatives_are_finite_when_the_completion_is_right_or_has_no_root(blended):
     """Where it is right but for a constant the correction is constant too, up to rounding."""
     completion, image = pair()
     completion[0] = image[0] + np.float32(0.25)
@@ -331,7 +331,7 @@ def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(ble
     assert np.isfinite(moved).all() and (np.abs(moved)[:, STACK[0]] > 0).any(axis=(1, 2)).all()
 
 
-def test_reverse_derivatives_agree_with_forward_ones(blended):
+def test_reverse_and_forward_derivatives_agree(blended):
     """In every kind of hole, all of the image among them."""
     sharp, completion, image, _ = blended
     holes = STACK | (np.array(list(HOLES)) == "half")[:, None, None]
@@ -345,7 +345,7 @@ def test_reverse_derivatives_agree_with_forward_ones(blended):
     np.testing.assert_allclose(*sums, rtol=1e-2, atol=1e-2)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     image, hole = np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8), bool)
     for arguments, name in [
         ((image, image, hole.astype(np.float32)), "`hole`"),

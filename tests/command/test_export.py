@@ -7,7 +7,7 @@ from command_line import main
 import dcgan_jax as dj
 
 
-def test_export(digits_run, digits_prior, tmp_path, capsys):
+def test_an_export_writes_the_weights_and_a_card(digits_run, digits_prior, tmp_path, capsys):
     out = tmp_path / "digits.safetensors"
     assert main("export", "--run", digits_run.run, "--out", out) == 0
     assert capsys.readouterr().out == f"{out}, {tmp_path / 'digits.md'}\n"

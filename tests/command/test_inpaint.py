@@ -72,7 +72,7 @@ def files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_results_are_those_of_inpaint(images, mask, tmp_path):
+def test_results_equal_inpaint(images, mask, tmp_path):
     out = tmp_path / "out"
     report = run(images, mask, out, seed=7)
     assert (report.completed, report.not_finite, report.skipped, report.notes) == (3, 0, {}, {})
@@ -99,7 +99,7 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
     assert [line["name"] for line in lines(out)] == list(NAMES)
 
 
-def test_several_completions_are_files_of_their_own_and_their_mean_is_too(mask, tmp_path):
+def test_several_completions_and_their_mean_are_written(mask, tmp_path):
     (tmp_path / "images").mkdir()
     for name, pixels in PIXELS.items():  # larger than the prior's images
         Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)).save(tmp_path / "images" / f"{name}.png")
@@ -125,7 +125,7 @@ def test_several_completions_are_files_of_their_own_and_their_mean_is_too(mask, 
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-def test_known_pixels_are_the_inputs_decoded_bits(mask, tmp_path, suffix):
+def test_known_pixels_equal_the_decoded_input(mask, tmp_path, suffix):
     source = tmp_path / f"photo.{suffix}"
     Image.fromarray(PIXELS["a"]).save(source)
     run(source, mask, tmp_path / "out", batch_size=1)
@@ -146,7 +146,7 @@ def test_hidden_pixels_have_no_influence(images, mask, tmp_path, level):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-def test_drawn_masks_are_scored(images, tmp_path):
+def test_completions_under_drawn_masks_are_scored(images, tmp_path):
     out = tmp_path / "out"
     run(images, "random", out)
     holes = {}
@@ -187,7 +187,7 @@ def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
     assert (tmp_path / "one_by_one" / "c.png").read_bytes() == (tmp_path / "alone" / "c.png").read_bytes()
 
 
-def test_masks_go_by_stem(images, tmp_path):
+def test_masks_are_paired_with_images_by_stem(images, tmp_path):
     holes = {}
     (tmp_path / "masks").mkdir()
     for i, name in enumerate(NAMES):
@@ -204,7 +204,7 @@ def test_masks_go_by_stem(images, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_white_is_missing_from_128_on(images, tmp_path):
+def test_mask_levels_from_128_are_missing(images, tmp_path):
     levels = np.zeros((SIZE, SIZE), np.uint8)
     levels[3:6], levels[7:9] = 127, 128
     Image.fromarray(levels).save(tmp_path / "levels.png")
@@ -215,7 +215,7 @@ def test_white_is_missing_from_128_on(images, tmp_path):
         assert changed[7:9].mean() > 0.9 and not changed[:7].any() and not changed[9:].any()
 
 
-def test_a_prepared_set(images, mask, tmp_path):
+def test_a_prepared_set_is_completed_by_split(images, mask, tmp_path):
     for split, names in {"train": "a", "test": "bc"}.items():
         for name in names:
             path = tmp_path / "source" / split / f"{name}.png"
@@ -235,7 +235,7 @@ def test_a_prepared_set(images, mask, tmp_path):
     assert [line["name"] for line in lines(tmp_path / "first")] == names[:1]
 
 
-def test_upright_and_on_white(mask, tmp_path):
+def test_images_are_upright_and_on_white(mask, tmp_path):
     # As `prepare` decodes files: what a viewer shows.
     (tmp_path / "images").mkdir()
     exif = Image.Exif()
@@ -297,7 +297,7 @@ def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch,
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
-def test_a_mask_of_another_size_is_named(images, tmp_path):
+def test_a_mask_of_another_size_is_refused_by_name(images, tmp_path):
     Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
     with pytest.raises(UserError, match="the mask of 'a' is 12x6 and the image 12x12"):
         run(images, tmp_path / "narrow.png", tmp_path / "out")
@@ -309,7 +309,7 @@ def test_a_mask_of_another_size_is_named(images, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_masks_and_images_pair_in_subfolders(tmp_path):
+def test_masks_and_images_are_paired_in_subfolders(tmp_path):
     for folder, pixels in (("images", PIXELS["a"]), ("masks", np.where(HOLE, 255, 0).astype(np.uint8))):
         (tmp_path / folder / "train").mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / folder / "train" / "0.png")
@@ -335,7 +335,7 @@ def test_complete_images_are_scored_under_a_mask_file(images, mask, tmp_path):
         assert line["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / (error[HOLE] ** 2).mean()), abs=1e-3)
 
 
-def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
+def test_a_count_reads_only_the_first_files(images, mask, tmp_path):
     Image.new("RGB", (5, 5)).save(images / "z.png")
     run(images, mask, tmp_path / "out", count=2)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.1.png"]
@@ -349,7 +349,7 @@ def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
         lambda path: Image.fromarray(np.zeros((12, 12), np.uint16)).save(path.with_suffix(".png")),
     ],
 )
-def test_one_that_cannot_be_read_is_skipped_and_named(images, mask, tmp_path, spoil):
+def test_an_unreadable_image_is_skipped_and_named(images, mask, tmp_path, spoil):
     run(images, mask, tmp_path / "before")
     spoil(images / "b.1.png")
     report = run(images, mask, tmp_path / "out")
@@ -363,7 +363,7 @@ def test_one_that_cannot_be_read_is_skipped_and_named(images, mask, tmp_path, sp
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
 
 
-def test_photographs_of_any_size(tmp_path):
+def test_photographs_of_any_size_are_completed(tmp_path):
     sizes = {"wide": (40, 21), "high": (17, 30), "small": (5, 5), "own": (SIZE, SIZE)}
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
@@ -395,7 +395,7 @@ def test_photographs_of_any_size(tmp_path):
         assert not hole[: height // 5].any() and not hole[:, : width // 5].any()
 
 
-def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
+def test_unusual_images_get_a_note(images, tmp_path):
     (tmp_path / "masks").mkdir()
     for name, hole in {"a": HOLE, "b.1": np.zeros_like(HOLE), "c": np.ones_like(HOLE)}.items():
         Image.fromarray(hole).save(tmp_path / "masks" / f"{name}.png")
@@ -417,7 +417,7 @@ def test_colours_made_grey_are_noted(images, mask, tmp_path):
     assert report.notes == {"a": "colours were made grey, because the prior's images are"}
 
 
-def test_traces_and_gifs(images, mask, tmp_path):
+def test_a_gif_shows_the_trace(images, mask, tmp_path):
     run(images / "a.png", mask, tmp_path / "out", gif=True, batch_size=1)
     (line,) = lines(tmp_path / "out")
     assert line["trace"]["num_steps"] == [0, 1, 2, 3]
@@ -437,7 +437,7 @@ def lines_of(image, mask, out):
     return line
 
 
-def test_masks_and_results_inside_the_folder_of_images_are_no_images(images, tmp_path):
+def test_masks_and_results_inside_the_image_folder_are_not_images(images, tmp_path):
     (images / "masks").mkdir()
     for name in NAMES:
         Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
@@ -462,14 +462,14 @@ def test_no_mask_is_overwritten(images, tmp_path, folder, out):
     assert {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*.*")} == before
 
 
-def test_names_that_results_would_share(images, mask, tmp_path):
+def test_names_that_results_would_share_are_refused(images, mask, tmp_path):
     (images / "strips").mkdir()
     Image.fromarray(PIXELS["a"]).save(images / "strips" / "a.png")
     with pytest.raises(UserError, match="rename it"):
         run(images, mask, tmp_path / "out")
 
 
-def test_a_name_with_stray_bytes(mask, tmp_path):
+def test_names_with_stray_bytes_are_completed(mask, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     (tmp_path / "images").mkdir()
     Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / f"{name}.png")
@@ -477,7 +477,7 @@ def test_a_name_with_stray_bytes(mask, tmp_path):
     assert (tmp_path / "out" / f"{name}.png").is_file()
 
 
-def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
+def test_colour_profiles_are_kept_and_opaque_alpha_is_ignored(mask, tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / "profile.png", icc_profile=b"a profile")
     opaque = np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 255, np.uint8)])
@@ -510,7 +510,7 @@ def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------ going on
 
 
-def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
+def test_an_interrupted_call_resumes(images, mask, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(images, mask, whole)
     written = inpaint_module.write_result
@@ -541,7 +541,7 @@ def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["image", "mask", "seed", "search", "prior", "result", "strip"])
-def test_what_has_changed_is_done_again(images, mask, tmp_path, change):
+def test_changed_images_are_completed_again(images, mask, tmp_path, change):
     out = tmp_path / "out"
     run(images, mask, out)
     expected, options = (3, 0), {}
@@ -564,7 +564,7 @@ def test_what_has_changed_is_done_again(images, mask, tmp_path, change):
     assert sorted(line["name"] for line in lines(out)) == sorted(NAMES)
 
 
-def test_failures_of_before_are_not_forgotten(images, mask, tmp_path):
+def test_earlier_failures_are_counted_again(images, mask, tmp_path):
     broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
     for _ in range(2):
         assert run(images, mask, tmp_path / "out", prior=broken).not_finite == 3

@@ -38,7 +38,7 @@ def prior_file(digits_prior, tmp_path_factory):
 # ------------------------------------------------------------------------------------------ the path
 
 
-def test_training_leaves_a_run(digits_run):
+def test_training_writes_a_run(digits_run):
     record = read_run(digits_run.run)
     config, images = record.settings(dj.TrainConfig), record.data
     assert config == dj.TrainConfig(
@@ -54,7 +54,7 @@ def test_training_leaves_a_run(digits_run):
     assert (digits_run.run / "samples" / "0000004.png").is_file()
 
 
-def test_as_a_module(prior_file, tmp_path):
+def test_the_module_runs_as_the_command_does(prior_file, tmp_path):
     command = ["sample", "--prior", prior_file, "--count", "3"]
     assert main(*command, "--out", tmp_path / "here.png") == 0
     there = [sys.executable, "-m", "dcgan_jax", *map(str, command), "--out", str(tmp_path / "there.png")]
@@ -64,7 +64,7 @@ def test_as_a_module(prior_file, tmp_path):
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
-def test_inpaint_and_evaluate(digits_run, prior_file, tmp_path, capsys):
+def test_inpaint_and_evaluate_write_their_results(digits_run, prior_file, tmp_path, capsys):
     out = tmp_path / "results"
     images = ("--images", digits_run.data, "--split", "test", "--count", 3, "--masks", tmp_path / "mask.png")
     Image.fromarray(np.asarray(dj.masks.center(32))).save(tmp_path / "mask.png")
@@ -127,7 +127,7 @@ print({{"jax", "flax", "optax", "numpy", "scipy", "PIL", "fsspec", "orbax"}} & s
     assert done.stdout == "set()\n"
 
 
-def test_names_of_the_package():
+def test_the_package_offers_its_public_names():
     assert set(dj.__all__) <= set(dir(dj)) and {"inpaint", "masks", "load_prior", "TrainConfig"} <= set(dj.__all__)
     assert all(getattr(dj, name).__module__.startswith("dcgan_jax.") for name in set(dj.__all__) - {"masks"})
     assert dj.masks is sys.modules["dcgan_jax.masks"]
@@ -135,7 +135,7 @@ def test_names_of_the_package():
         dj.impaint  # noqa: B018
 
 
-def test_names_of_options_are_those_of_the_modules():
+def test_choices_of_options_match_the_modules():
     assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(CROP_DESCRIPTIONS)
 
 
@@ -239,14 +239,14 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
     "command",
     ["", "paint", "train --data a", "train --data a --run b --image-size 31", "sample --prior a --out b --count many"],
 )
-def test_what_cannot_be_parsed(capsys, command):
+def test_unparsable_commands_exit_with_2(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(*command.split())
     assert exit.value.code == 2 and "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "status"), [(DivergedError("loss is not finite"), 3), (KeyboardInterrupt(), 130)])
-def test_other_ends(monkeypatch, capsys, error, status):
+def test_divergence_and_ctrl_c_have_their_exit_status(monkeypatch, capsys, error, status):
     def fail(*_, **__):
         raise error
 
@@ -259,7 +259,7 @@ def test_other_ends(monkeypatch, capsys, error, status):
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_help(capsys, command):
+def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(*command, "--help")
     text = capsys.readouterr().out

@@ -15,7 +15,7 @@ from dcgan_jax.images.figures import tile
 from dcgan_jax.images.pixels import to_uint8
 
 
-def test_sample(digits_run, digits_prior, tmp_path):
+def test_a_grid_holds_the_generated_images(digits_run, digits_prior, tmp_path):
     out = tmp_path / "new" / "a.png"
     assert main("sample", "--prior", digits_run.run, "--out", out, "--count", 3, "--seed", 5) == 0
     latents = dj.sample_latents(digits_prior, jax.random.key(5), 3)
@@ -24,7 +24,7 @@ def test_sample(digits_run, digits_prior, tmp_path):
         assert (np.asarray(image) == expected).all()
 
 
-def test_sample_forms(digits_run, digits_prior, tmp_path, monkeypatch):
+def test_grid_array_and_folder_hold_the_same_images(digits_run, digits_prior, tmp_path, monkeypatch):
     """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
     monkeypatch.setattr(sample, "_BATCH", 4)
     prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")

@@ -15,7 +15,7 @@ TREE = ("b/1.png", "b/2.png", "a/x.PNG", "c/deep/er/3.jpg", "loose.png")
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "tar.gz"])
-def test_class_folders_in_every_form(tmp_path: Path, form: str) -> None:
+def test_class_folders_are_read_from_folders_and_archives(tmp_path: Path, form: str) -> None:
     files = pictures(*TREE, width=40, height=30)
     extra = {"a/.hidden.png": b"x", ".git/y.png": b"x", "__MACOSX/a/z.png": b"x", "a/notes.txt": b"x"}
     everything = {**files, **extra}
@@ -44,7 +44,7 @@ def test_class_folders_in_every_form(tmp_path: Path, form: str) -> None:
         np.testing.assert_array_equal(prepared.images[row], expected)
 
 
-def test_tar_is_read_forward_only(tmp_path: Path, monkeypatch) -> None:
+def test_a_tar_file_is_read_forward_only(tmp_path: Path, monkeypatch) -> None:
     offsets: list[int] = []
     extract = tarfile.TarFile.extractfile
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: offsets.append(m.offset) or extract(self, m))

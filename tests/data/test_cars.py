@@ -12,7 +12,7 @@ from PIL import Image
 from dcgan_jax.errors import UserError
 
 
-def test_cars_splits_inside_a_wrapping_folder(tmp_path: Path) -> None:
+def test_splits_inside_one_outer_folder_are_found(tmp_path: Path) -> None:
     names = ("train/014/1.png", "train/002/2.png", "test/014/3.png", "test/196/4.png")
     files = pictures(*(f"cars_cropped/{name}" for name in names), width=48, height=24)
     source = write_zip(tmp_path / "cars_cropped.zip", files)
@@ -27,7 +27,7 @@ def test_cars_splits_inside_a_wrapping_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folders", "archives", "beside"])
-def test_cars_are_cut_to_their_boxes(tmp_path: Path, form: str) -> None:
+def test_cars_are_cropped_to_their_boxes(tmp_path: Path, form: str) -> None:
     prepared = quiet(write_cars(tmp_path / "cars", form), tmp_path / "out")
     manifest = prepared.manifest
     assert manifest["kind"] == "cars" and manifest["crop"] == "stretch" and manifest["cut"] == "the annotated box"
@@ -40,7 +40,7 @@ def test_cars_are_cut_to_their_boxes(tmp_path: Path, form: str) -> None:
         np.testing.assert_array_equal(prepared.images[row], prepared_pixels(opened(image), box))
 
 
-def test_cars_of_one_split_or_without_labels(tmp_path: Path) -> None:
+def test_one_split_and_missing_labels_are_accepted(tmp_path: Path) -> None:
     root = write_cars(tmp_path / "cars", "folders")
     alone = quiet(root / "cars_test", tmp_path / "alone")
     assert alone.manifest["splits"] == {"test": [0, 1]}
@@ -59,7 +59,7 @@ def test_a_folder_of_cropped_cars_needs_no_annotations(tmp_path: Path) -> None:
         np.testing.assert_array_equal(row, prepared_pixels(opened(files[name])))
 
 
-def test_cars_with_something_missing(tmp_path: Path) -> None:
+def test_missing_or_damaged_annotations_are_refused_by_name(tmp_path: Path) -> None:
     root = write_cars(tmp_path / "cars", "folders")
     for file, content, message in [
         ("devkit/cars_meta.mat", None, r"has no cars_meta\.mat"),

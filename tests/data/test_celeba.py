@@ -32,7 +32,7 @@ def celeba(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [64, 32])
-def test_celeba_crop_and_splits(celeba: Path, tmp_path: Path, size: int) -> None:
+def test_the_crop_and_the_splits_are_the_official_ones(celeba: Path, tmp_path: Path, size: int) -> None:
     prepared = quiet(celeba, tmp_path / "out", image_size=size)
     names = [f"img_align_celeba/00000{i}.jpg" for i in (3, 4, 2, 1)]
     assert prepared.names == names
@@ -49,7 +49,7 @@ def test_celeba_crop_and_splits(celeba: Path, tmp_path: Path, size: int) -> None
         prepared.split("extra")
 
 
-def test_celeba_found_by_archive_or_unpacked(celeba: Path, tmp_path: Path) -> None:
+def test_celeba_is_found_in_an_archive_or_unpacked(celeba: Path, tmp_path: Path) -> None:
     expected = quiet(celeba, tmp_path / "a").images
     with zipfile.ZipFile(celeba / "img_align_celeba.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
@@ -59,7 +59,7 @@ def test_celeba_found_by_archive_or_unpacked(celeba: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(quiet(tmp_path / "unpacked", tmp_path / "c", partition=partition).images, expected)
 
 
-def test_celeba_image_without_partition_line(celeba: Path, tmp_path: Path) -> None:
+def test_images_without_a_line_in_the_partition_are_refused(celeba: Path, tmp_path: Path) -> None:
     (celeba / "list_eval_partition.txt").write_text("000001.jpg 0\n000002.jpg 0\n000003.jpg 0\n")
     with pytest.raises(UserError, match=r"000004\.jpg"):
         quiet(celeba, tmp_path / "out")
@@ -72,7 +72,7 @@ def test_celeba_image_without_partition_line(celeba: Path, tmp_path: Path) -> No
     assert listing(tmp_path) == {"celeba"}
 
 
-def test_celeba_s_files_without_its_images_or_partition(celeba: Path, tmp_path: Path) -> None:
+def test_a_partition_is_refused_for_other_images_and_found_by_option(celeba: Path, tmp_path: Path) -> None:
     partition = celeba / "list_eval_partition.txt"
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(encode(photo(0, 20, 20)))
@@ -85,7 +85,7 @@ def test_celeba_s_files_without_its_images_or_partition(celeba: Path, tmp_path: 
     )
 
 
-def test_celeba_crop_refuses_other_sizes(tmp_path: Path) -> None:
+def test_the_crop_refuses_other_sizes(tmp_path: Path) -> None:
     write_tree(tmp_path / "in", pictures("a.png", "b.png", width=218, height=178))
     with pytest.raises(UserError, match="218x178 pixels"):
         quiet(tmp_path / "in", tmp_path / "out", crop="celeba")
@@ -113,7 +113,7 @@ def numbers(prepared) -> list[int]:
         (["Male=0,1", "5_o_Clock_Shadow=0"], [1, 2, 4]),
     ],
 )
-def test_celeba_attributes(faces: Path, tmp_path: Path, where: list[str], left: list[int]) -> None:
+def test_attributes_select_images(faces: Path, tmp_path: Path, where: list[str], left: list[int]) -> None:
     prepared = quiet(faces, tmp_path / "out", where=where)
     assert numbers(prepared) == left and prepared.manifest["where"] == where
     (faces / "list_attr_celeba.txt").rename(tmp_path / "elsewhere.txt")
@@ -122,7 +122,7 @@ def test_celeba_attributes(faces: Path, tmp_path: Path, where: list[str], left: 
     assert "where" not in quiet(faces, tmp_path / "all").manifest  # which needs no attributes
 
 
-def test_conditions_that_cannot_be_met(faces: Path, tmp_path: Path) -> None:
+def test_conditions_that_cannot_be_met_are_refused(faces: Path, tmp_path: Path) -> None:
     for where, message in [
         ("Smilling=1", r"`where` 'Smilling=1': there is no 'Smilling' here; there is 5_o_Clock_Shadow, Male, Smiling$"),
         ("label=1", "there is no 'label' here"),

@@ -13,7 +13,7 @@ from dcgan_jax.data import decode_image
 # Decoding
 
 
-def test_orientation_transparency_and_channels() -> None:
+def test_images_are_decoded_upright_on_white_and_with_the_given_channels() -> None:
     image = photo(0, 24, 16)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
@@ -50,7 +50,7 @@ def png_16_bit_colour() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_more_than_8_bits_is_refused() -> None:
+def test_more_than_8_bits_are_refused() -> None:
     deep_grey = encode(Image.fromarray(np.full((4, 4), 40000, np.uint16)))
     for data in (deep_grey, png_16_bit_colour()):
         with pytest.raises(ValueError, match="more than 8 bits"):

@@ -25,7 +25,7 @@ def no_thread_is_left():
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("steps", [range(0), range(1), range(3, 5), range(20)])
-def test_items_are_those_of_a_loop(steps, ahead):
+def test_items_are_the_ones_a_loop_makes(steps, ahead):
     made = []
     with Feed(ahead) as feed:
         feed.start(lambda step: (made.append(step), -step)[1], steps)
@@ -34,7 +34,7 @@ def test_items_are_those_of_a_loop(steps, ahead):
     assert made == list(steps)
 
 
-def test_batches_are_those_of_a_loop_and_stay_so(digits):
+def test_batches_are_the_ones_a_loop_makes_and_do_not_change(digits):
     """All are kept to the end: on a CPU they may share memory with the arrays that they were made of."""
     images, mesh = open_prepared(digits).split("train"), sharding.data_mesh()
     indices = [batch_indices(t, 64, len(images), seed=1) for t in range(50)]
@@ -47,7 +47,7 @@ def test_batches_are_those_of_a_loop_and_stay_so(digits):
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_memory_is_bounded(ahead):
+def test_no_more_items_exist_than_allowed(ahead):
     """After each item the thread makes as many as it may; there are never more."""
 
     class Item:
@@ -85,7 +85,7 @@ class BadFile(Exception):
     pass
 
 
-def test_an_error_is_raised_where_its_item_is_needed_and_again():
+def test_an_error_is_raised_each_time_its_item_is_needed():
     def make(step):
         if step == 3:
             raise BadFile("3")
@@ -102,7 +102,7 @@ def test_an_error_is_raised_where_its_item_is_needed_and_again():
         assert list(feed) == [4, 5]
 
 
-def test_a_source_at_its_end_does_not_end_the_row_silently():
+def test_a_source_that_ends_early_is_an_error():
     source = iter(range(2))
     with Feed() as feed:
         feed.start(lambda step: next(source), range(5))
@@ -111,7 +111,7 @@ def test_a_source_at_its_end_does_not_end_the_row_silently():
             next(feed)
 
 
-def test_a_new_row_has_nothing_of_the_old():
+def test_a_new_start_drops_the_items_of_the_old_one():
     """Also while an item of the old row is being made, and others wait."""
     begun, go_on = threading.Event(), threading.Event()
     made = []
@@ -150,7 +150,7 @@ def test_leaving_the_block_ends_the_thread(taken, error):
     assert not feeding() and made == list(range(len(made))) and len(made) <= taken + 2
 
 
-def test_ctrl_c_while_waiting_for_an_item():
+def test_ctrl_c_interrupts_the_wait_for_an_item():
     """The signal comes while an item is made and nothing else is left to take."""
     main, taken, interrupted, found = threading.get_ident(), threading.Event(), threading.Event(), []
 

@@ -22,7 +22,7 @@ def prepared_path(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
-def test_open_is_lazy_and_read_only(prepared_path: Path) -> None:
+def test_opening_is_lazy_and_read_only(prepared_path: Path) -> None:
     prepared = open_prepared(str(prepared_path))
     assert isinstance(prepared.images, np.memmap) and isinstance(prepared.split("train"), np.memmap)
     assert not prepared.images.flags.writeable
@@ -85,7 +85,7 @@ def test_damaged_sets_are_refused(prepared_path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (10, 4), (7, 7), (5, 1), (101, 32)])
-def test_every_image_exactly_once_an_epoch(count: int, batch_size: int) -> None:
+def test_every_epoch_visits_every_image_exactly_once(count: int, batch_size: int) -> None:
     steps = 3 * count  # that many batches are `batch_size` epochs, three times over
     batches = [batch_indices(step, batch_size, count, seed=3) for step in range(steps)]
     assert all(batch.shape == (batch_size,) and batch.dtype == np.int64 for batch in batches)
@@ -106,7 +106,7 @@ def test_batches_are_reproducible_and_writable() -> None:
     assert batch_indices(0, 8, 8, seed=0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
 
 
-def test_batch_arguments() -> None:
+def test_wrong_batch_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="too small for a batch of 8: lower `batch_size`"):
         batch_indices(0, 8, 7, seed=0)
     for step, batch_size, seed in [(-1, 4, 0), (0, 0, 0), (0, 4, -1)]:

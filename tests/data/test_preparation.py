@@ -18,14 +18,14 @@ from dcgan_jax.data import open_prepared, preparation, prepare, verify
 from dcgan_jax.errors import UserError
 
 
-def test_portrait_images_keep_their_middle(tmp_path: Path) -> None:
+def test_portrait_images_are_cropped_to_their_middle(tmp_path: Path) -> None:
     files = pictures("a.png", width=10, height=31)
     pixels = np.asarray(Image.open(io.BytesIO(files["a.png"])))
     prepared = quiet(write_tree(tmp_path / "in", files), tmp_path / "out", image_size=10)
     np.testing.assert_array_equal(prepared.images[0], pixels[10:20])
 
 
-def test_validation_folder_names(tmp_path: Path) -> None:
+def test_split_folders_become_splits(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "in", pictures("train/1.png", "val/2.png", "test/3.png"))
     prepared = quiet(source, tmp_path / "out")
     assert prepared.manifest["splits"] == {"train": [0, 1], "validation": [1, 2], "test": [2, 3]}
@@ -44,7 +44,7 @@ def test_held_out_images_are_the_same_every_time(tmp_path: Path) -> None:
 # Digits
 
 
-def test_digits(tmp_path: Path) -> None:
+def test_the_digits_are_scikit_learns(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
 
     prepared = quiet("digits", tmp_path / "out", image_size=32)
@@ -65,7 +65,7 @@ def test_digits(tmp_path: Path) -> None:
 # Unreadable files, errors, interruption
 
 
-def test_unreadable_file_is_named_and_skipped(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named_and_skipped(tmp_path: Path) -> None:
     files = pictures(*(f"{c}/{i:02d}.png" for c in "ab" for i in range(60)), width=8, height=8)
     broken = "a/30.png"
     files[broken] = files[broken][:60]
@@ -98,7 +98,7 @@ def test_too_many_unreadable_files_leave_nothing(tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
-def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch, interruption: type) -> None:
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch, interruption: type) -> None:
     source = write_tree(tmp_path / "in", pictures(*(f"{i:02d}.png" for i in range(40)), width=8, height=8))
     seen: list[str] = []
 
@@ -131,7 +131,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     assert listing(tmp_path) == {"in"}
 
 
-def test_sigterm_within_the_garbage_collector(tmp_path: Path) -> None:
+def test_sigterm_during_garbage_collection_leaves_nothing(tmp_path: Path) -> None:
     """Python drops an exception raised in one of its callbacks, so the clean-up must not be owed to one."""
     program = (
         "import gc, os, signal; from pathlib import Path; from dcgan_jax.storage.files import whole_folder\n"
@@ -144,7 +144,7 @@ def test_sigterm_within_the_garbage_collector(tmp_path: Path) -> None:
     assert listing(tmp_path) == set()
 
 
-def test_arguments_and_missing_things(tmp_path: Path) -> None:
+def test_wrong_arguments_and_missing_sources_are_refused(tmp_path: Path) -> None:
     source = write_tree(tmp_path / "in", pictures("a.png", "b.png"))
     for options, named in [
         ({"kind": "imagenet"}, "`kind`"),
@@ -170,7 +170,7 @@ def test_arguments_and_missing_things(tmp_path: Path) -> None:
     assert open_prepared(tmp_path / "empty").manifest["count"] == 2
 
 
-def test_full_disk_is_found_out_beforehand(tmp_path: Path, monkeypatch) -> None:
+def test_too_little_disk_space_is_refused_before_the_work(tmp_path: Path, monkeypatch) -> None:
     source = write_tree(tmp_path / "in", pictures("a.png", "b.png"))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * 64 * 64 * 3 - 1))
@@ -181,7 +181,7 @@ def test_full_disk_is_found_out_beforehand(tmp_path: Path, monkeypatch) -> None:
     quiet(source, tmp_path / "out")
 
 
-def test_names_with_line_ends_and_stray_bytes(tmp_path: Path) -> None:
+def test_names_with_line_ends_and_stray_bytes_are_escaped(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in (b"a\nb.png", b"c\xff.png", "d\u2028e.png".encode()):
         (tmp_path / "in" / os.fsdecode(name)).write_bytes(encode(photo(0, 8, 8)))

@@ -15,7 +15,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.storage.runs import read_run
 
 
-def test_labels_by_class_name(tmp_path: Path) -> None:
+def test_labels_are_selected_by_class_name(tmp_path: Path) -> None:
     root = write_cars(tmp_path / "cars", "folders")
     audi = quiet(root, tmp_path / "audi", where=["label=Audi TTS Coupe 2012"])
     assert audi.labels is not None and audi.labels.tolist() == [2, 2]
@@ -32,7 +32,7 @@ def test_labels_by_class_name(tmp_path: Path) -> None:
         quiet(named, tmp_path / "out", where="label=c")
 
 
-def test_the_command_and_the_digits(tmp_path: Path, capsys) -> None:
+def test_the_command_selects_digits_by_label(tmp_path: Path, capsys) -> None:
     out = tmp_path / "ones"
     command = ["prepare", "digits", "--out", str(out), "--image-size", "8", "--quiet"]
     assert main.main([*command, "--where", "label=1,7", "--where", "label=1"]) == 0
@@ -68,7 +68,7 @@ SETS = {
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_whole_path(tmp_path, name):
+def test_official_files_are_prepared_trained_on_and_inpainted(tmp_path, name):
     write, options, counts, split, crop = SETS[name]
     write(tmp_path / name)
     data, run, out = tmp_path / "data", tmp_path / "run", tmp_path / "out"

@@ -16,7 +16,7 @@ from PIL import Image
 from dcgan_jax.errors import UserError
 
 
-def test_svhn(tmp_path: Path) -> None:
+def test_the_cropped_digits_keep_their_pixels_and_labels(tmp_path: Path) -> None:
     pixels, labels = write_svhn(tmp_path / "svhn" / "train_32x32.mat", 12, seed=1)
     test_pixels, _ = write_svhn(tmp_path / "svhn" / "test_32x32.mat", 3, seed=2)
     prepared = quiet(tmp_path / "svhn", tmp_path / "out")
@@ -31,7 +31,7 @@ def test_svhn(tmp_path: Path) -> None:
     np.testing.assert_array_equal(same_size.split("test"), np.moveaxis(test_pixels, 3, 0))
 
 
-def test_svhn_of_another_format(tmp_path: Path) -> None:
+def test_damaged_files_of_cropped_digits_are_refused(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 4)), "y": np.ones((4, 1))})
     with pytest.raises(UserError, match=r"`X` is float64"):
         quiet(tmp_path, tmp_path / "out")
@@ -44,7 +44,7 @@ def test_svhn_of_another_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("DCGAN_JAX_DATA" not in os.environ, reason="DCGAN_JAX_DATA names no folder of real sets")
-def test_real_svhn(tmp_path: Path) -> None:
+def test_the_real_cropped_digits_keep_their_pixels_and_labels(tmp_path: Path) -> None:
     file = Path(os.environ["DCGAN_JAX_DATA"]) / "svhn" / "test_32x32.mat"
     content = scipy.io.loadmat(file)
     prepared = quiet(file, tmp_path / "out", image_size=32)
@@ -113,7 +113,7 @@ def street_photos() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", ["folder", "tar.gz"])
 @pytest.mark.parametrize("userblock", [0, 512])
-def test_svhn_digits_are_cut_out_of_photographs(tmp_path: Path, monkeypatch, form: str, userblock: int) -> None:
+def test_digits_are_cut_out_of_photographs(tmp_path: Path, monkeypatch, form: str, userblock: int) -> None:
     reads: list[str] = []
     extract = tarfile.TarFile.extractfile
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda self, m: reads.append(m.name) or extract(self, m))
@@ -143,7 +143,7 @@ def test_svhn_digits_are_cut_out_of_photographs(tmp_path: Path, monkeypatch, for
         assert reads == ["train/digitStruct.mat", *(f"train/{name}" for name in PHOTOGRAPHS)]
 
 
-def test_svhn_photographs_by_split(tmp_path: Path) -> None:
+def test_photographs_are_found_by_split(tmp_path: Path) -> None:
     data = digit_struct({"2.png": PHOTOGRAPHS["2.png"], "7.png": PHOTOGRAPHS["2.png"]})
     image = street_photos()["2.png"]
     write_tree(tmp_path / "svhn", {"test/2.png": image, "test/digitStruct.mat": data})
@@ -154,7 +154,7 @@ def test_svhn_photographs_by_split(tmp_path: Path) -> None:
     assert quiet(tmp_path / "svhn" / "train.tar.gz", tmp_path / "archive").names == ["train/2-1"]
 
 
-def test_svhn_photographs_with_something_wrong(tmp_path: Path, monkeypatch) -> None:
+def test_missing_or_wrong_annotations_are_refused_by_name(tmp_path: Path, monkeypatch) -> None:
     photos = street_photos()
     root = write_tree(tmp_path / "train", photos)
     with pytest.raises(UserError, match=r"train has no digitStruct\.mat in it"):

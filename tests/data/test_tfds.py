@@ -55,7 +55,7 @@ FORMATS = ["array_record", "parquet", "tfrecord"]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_tfds_celeb_a(tmp_path: Path, file_format: str) -> None:
+def test_celeb_a_is_read_with_its_attributes(tmp_path: Path, file_format: str) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     names = ["000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"]
     data = {name: encode(photo(i, 178, 218), "JPEG", quality=95) for i, name in enumerate(names)}
@@ -87,7 +87,7 @@ def test_tfds_celeb_a(tmp_path: Path, file_format: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_tfds_svhn_cropped(tmp_path: Path, file_format: str) -> None:
+def test_svhn_cropped_is_read_with_its_labels(tmp_path: Path, file_format: str) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     rng = np.random.default_rng(0)
     digits = rng.integers(0, 256, (120, 32, 32, 3), np.uint8)
@@ -113,7 +113,7 @@ def test_tfds_svhn_cropped(tmp_path: Path, file_format: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_tfds_cars196_is_as_the_official_files(tmp_path: Path, file_format: str) -> None:
+def test_cars196_equals_the_official_files(tmp_path: Path, file_format: str) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     official = quiet(write_cars(tmp_path / "cars", "archives"), tmp_path / "official")
     splits = {}
@@ -135,7 +135,7 @@ def test_tfds_cars196_is_as_the_official_files(tmp_path: Path, file_format: str)
         assert prepared.manifest[key] == official.manifest[key]
 
 
-def test_tfds_other_sets_and_splits(tmp_path: Path) -> None:
+def test_other_sets_and_splits_are_read(tmp_path: Path) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     described = {"image": features.Image(), "label": features.ClassLabel(names=["b", "a"])}
     images = [encode(photo(i, 30, 20)) for i in range(3)]
@@ -147,7 +147,7 @@ def test_tfds_other_sets_and_splits(tmp_path: Path) -> None:
     assert by_pixels(prepared) == {prepared_pixels(opened(d), (5, 0, 25, 20)).tobytes(): at for d, at in wanted}
 
 
-def test_tfds_parquet_with_records_missing(tmp_path: Path) -> None:
+def test_missing_parquet_records_are_refused(tmp_path: Path) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     described = {"image": features.Image()}
     build(tmp_path, "few", described, {"train": [{"image": encode(photo(i, 9, 9))} for i in range(3)]}, "parquet")
@@ -157,7 +157,7 @@ def test_tfds_parquet_with_records_missing(tmp_path: Path) -> None:
         quiet("tfds:few", tmp_path / "out", data_dir=str(tmp_path))
 
 
-def test_tfds_that_cannot_be_read(tmp_path: Path, monkeypatch) -> None:
+def test_sets_that_cannot_be_read_are_refused(tmp_path: Path, monkeypatch) -> None:
     features = pytest.importorskip("tensorflow_datasets").features
     where = str(tmp_path / "sets")
     command = f"`tfds build celeb_a --file_format array_record --data_dir {where}`"

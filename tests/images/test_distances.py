@@ -52,7 +52,7 @@ def plain_distance(a, b, key):
 
 
 @pytest.mark.parametrize(("side", "channels"), [(64, 1), (32, 3)])
-def test_distance_is_scipys(side, channels, monkeypatch):
+def test_the_distance_agrees_with_scipy(side, channels, monkeypatch):
     assert distances_module._DIRECTIONS == 512
     monkeypatch.setattr(distances_module, "_DIRECTIONS", 64)
     a, b = smooth_images(2, side, channels), smooth_images(2, side, channels, seed=1)
@@ -63,7 +63,7 @@ def test_distance_is_scipys(side, channels, monkeypatch):
     assert found.mean == np.mean(list(found.levels.values()))
 
 
-def test_distance_does_not_depend_on_scale_or_batches(monkeypatch):
+def test_the_distance_does_not_depend_on_scale_or_batches(monkeypatch):
     a, b = smooth_images(5, 32), smooth_images(5, 32, seed=1)
     expected = distances_module.sliced_wasserstein(a, b, KEY)
     scaled = distances_module.sliced_wasserstein(a / np.float32(127.5) - 1, b / np.float32(127.5) - 1, KEY)
@@ -75,7 +75,7 @@ def test_distance_does_not_depend_on_scale_or_batches(monkeypatch):
     assert distances_module.sliced_wasserstein(a, b, jax.random.key(8)).mean != expected.mean
 
 
-def test_distance_tells_sets_apart_on_the_level_of_the_difference():
+def test_a_difference_shows_on_its_own_level():
     a, b = smooth_images(64, 32), smooth_images(64, 32, seed=1)
     floor = distances_module.sliced_wasserstein(a, b, KEY).levels
     rng = np.random.default_rng(2)
@@ -87,14 +87,14 @@ def test_distance_tells_sets_apart_on_the_level_of_the_difference():
     assert same[16] > 2 * floor[16] and same[32] > 2 * floor[32]
 
 
-def test_every_place_of_a_patch_is_as_likely():
+def test_patches_are_drawn_uniformly():
     places = np.asarray(distances_module._places(KEY, 0, 128, 16)).reshape(-1, 2)
     counts = np.histogram2d(*places.T, bins=10, range=[(-0.5, 9.5)] * 2)[0]
     assert counts.sum() == 128 * 128
     assert stats.chisquare(counts.ravel()).pvalue > 1e-3
 
 
-def test_constant_images_are_at_a_finite_distance():
+def test_constant_images_have_a_finite_distance():
     grey = np.full((2, 16, 16, 1), 7, np.uint8)
     assert distances_module.sliced_wasserstein(grey, grey + 1, KEY).mean == 0
     assert distances_module.sliced_wasserstein(grey, smooth_images(2, 16, 1), KEY).mean > 100

@@ -35,7 +35,7 @@ from dcgan_jax.inpainting.result import Status
 # ------------------------------------------------------------------------------------------ keys
 
 
-def test_image_i_uses_fold_in_i():
+def test_image_i_uses_the_key_folded_with_i():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
     keys = jnp.stack([jax.random.fold_in(KEY, i) for i in range(4)])
     assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, HOLES, keys, CONFIG))
@@ -43,7 +43,7 @@ def test_image_i_uses_fold_in_i():
     assert not np.allclose(result.latents, other.latents)
 
 
-def test_keys_of_the_older_kind():
+def test_raw_uint32_keys_are_accepted():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
     old = jax.random.PRNGKey(11)
     assert old.dtype == jnp.uint32
@@ -62,18 +62,18 @@ def test_batch_equals_loop():
         assert_close(one, jax.tree.map(lambda x, i=i: x[i : i + 1], batch))
 
 
-def test_one_hole_for_all_equals_one_each():
+def test_one_shared_hole_equals_a_hole_each():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES[2], KEY, CONFIG)
     assert_same_bits(result, dj.inpaint(UNIFORM, IMAGES, np.stack([HOLES[2]] * 4), KEY, CONFIG))
 
 
-def test_under_jit():
+def test_jit_equals_eager():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
     jitted = quick_jit(lambda prior, *arrays: dj.inpaint(prior, *arrays, CONFIG))
     assert_close(jitted(UNIFORM, IMAGES, HOLES, KEY), result)
 
 
-def test_under_vmap():
+def test_vmap_equals_loop():
     stacks = [np.stack([x, x[::-1]]) for x in (IMAGES, HOLES)]
     keys = jax.random.split(KEY, 2)
     mapped = quick_jit(jax.vmap(lambda *arrays: dj.inpaint(UNIFORM, *arrays, CONFIG)))(*stacks, keys)
@@ -83,7 +83,7 @@ def test_under_vmap():
         assert_close(jax.tree.map(lambda x, k=k: x[k], mapped), alone)
 
 
-def test_gradients_against_finite_differences(float64):
+def test_gradients_agree_with_finite_differences(float64):
     # In float64: steps small enough to meet no jump of sign(G(z) - y).
     config = dataclasses.replace(CONFIG, num_steps=3, learning_rate=0.05)
     # Where nothing is known or nothing missing, no critic, the latent's gradient is 0: Adam's square root must not make
@@ -137,7 +137,7 @@ def test_a_second_call_compiles_nothing():
             assert not compiled
 
 
-def test_on_eight_devices(tmp_path):
+def test_eight_devices_agree_with_one(tmp_path):
     # 11 images do not divide by 8, and 16 do: both take the program for 16.
     (status,), _, (errors,) = processes.finish([processes.as_users_compile(8, __file__, tmp_path / "results.npz")])
     assert status == 0, errors
@@ -176,7 +176,7 @@ def write_results_on_all_devices(path):
 # ------------------------------------------------------------------------------------------ values
 
 
-def test_uint8_in_uint8_out():
+def test_uint8_images_give_uint8_images():
     levels = np.random.default_rng(6).integers(0, 256, IMAGES.shape, np.uint8)
     result = dj.inpaint(UNIFORM, levels, HOLES, KEY, CONFIG)
     assert result.images.dtype == jnp.uint8 and result.completions.dtype == jnp.float32
@@ -189,14 +189,14 @@ def test_uint8_in_uint8_out():
     assert abs(np.asarray(result.images)[HOLES] - exact).max() < 0.51
 
 
-def test_half_precision_in_and_out():
+def test_bfloat16_images_give_bfloat16_images():
     halves = IMAGES.astype(jnp.bfloat16)
     result = dj.inpaint(UNIFORM, halves, HOLES, KEY, CONFIG)
     assert result.images.dtype == jnp.bfloat16 and (np.asarray(result.status) == Status.OK).all()
     assert (np.asarray(result.images)[~HOLES] == halves[~HOLES]).all()
 
 
-def test_uint8_reaches_both_ends_of_the_range():
+def test_uint8_results_are_clipped_to_the_range():
     # A completion far beyond the known pixels, shifted by the blend out of the range: clipped, not wrapped round.
     for level, end in ((250, 255), (5, 0)):
         sign = np.sign(level - 127)
@@ -229,7 +229,7 @@ def test_images_on_another_scale_are_refused():
     dj.inpaint(UNIFORM, np.where(HOLES[..., None], 255, IMAGES).astype(np.float32), HOLES, KEY, CONFIG)
 
 
-def test_under_jit_a_nan_among_known_pixels_spoils_its_own_image_alone():
+def test_under_jit_a_known_nan_spoils_only_its_own_image():
     spoilt = IMAGES.copy()
     place = tuple(np.argwhere(~HOLES[1])[0])
     spoilt[(1, *place)] = np.nan
@@ -244,7 +244,7 @@ def test_under_jit_a_nan_among_known_pixels_spoils_its_own_image_alone():
     assert_same_bits(*(jax.tree.map(lambda x: np.asarray(x)[rest], r) for r in (result, good)))
 
 
-def test_a_broken_prior_gives_grey():
+def test_a_prior_that_makes_nan_gives_grey():
     levels = np.full(IMAGES.shape, 7, np.uint8)
     broken = dataclasses.replace(UNIFORM, params=PARAMS | {"offset": jnp.full(H * W * C, jnp.nan, jnp.float32)})
     result = dj.inpaint(broken, levels, HOLES, KEY, CONFIG)
@@ -261,7 +261,7 @@ def test_a_blend_that_overflows_gives_grey(blend):
     assert (np.asarray(result.images) == np.where(HOLES[..., None], 0, IMAGES)).all()
 
 
-def test_everything_or_nothing_missing():
+def test_images_with_everything_or_nothing_missing_have_their_status():
     holes = np.stack([np.ones((H, W), bool), np.zeros((H, W), bool), HOLES[2], HOLES[3]])
     result = dj.inpaint(UNIFORM, IMAGES, holes, KEY, CONFIG)
     assert [Status(i).words for i in np.asarray(result.status)] == ["nothing known", "nothing missing", "ok", "ok"]
@@ -294,7 +294,7 @@ def test_everything_or_nothing_missing():
         ("key", {"key": jax.random.split(jax.random.PRNGKey(0), 3)}),
     ],
 )
-def test_wrong_arguments_are_named(argument, change):
+def test_wrong_arguments_are_refused_by_name(argument, change):
     arguments = {"images": IMAGES, "hole": HOLES, "key": KEY} | change
     with pytest.raises(ValueError, match=f"`{argument}`"):
         dj.inpaint(UNIFORM, config=CONFIG, **arguments)
@@ -302,7 +302,7 @@ def test_wrong_arguments_are_named(argument, change):
         jax.jit(lambda: dj.inpaint(UNIFORM, config=CONFIG, **arguments))()
 
 
-def test_a_decoder_with_latents_of_half_precision():
+def test_a_decoder_may_use_bfloat16_latents():
     def draw(key, n):
         return jax.random.uniform(key, (n, LATENT), jnp.bfloat16, -1, 1)
 

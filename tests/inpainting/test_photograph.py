@@ -24,12 +24,12 @@ HOLE = np.zeros(PHOTO.shape[:2], bool)
 HOLE[10:17, 12:20] = True
 
 
-def test_arrays_of_jax():
+def test_jax_arrays_give_the_same_result_as_numpy_arrays():
     result = dj.inpaint_photograph(PRIOR, jnp.asarray(PHOTO), jnp.asarray(HOLE), KEY, CONFIG)
     assert (result.images == dj.inpaint_photograph(PRIOR, PHOTO, HOLE, KEY, CONFIG).images).all()
 
 
-def test_of_the_prior_s_size_nothing_is_scaled():
+def test_an_image_of_the_prior_s_size_is_not_scaled():
     image = RNG.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     hole = RNG.random((SIZE, SIZE)) < 0.3
     result = dj.inpaint_photograph(PRIOR, image, hole, KEY, CONFIG)
@@ -39,7 +39,7 @@ def test_of_the_prior_s_size_nothing_is_scaled():
 
 
 @pytest.mark.parametrize("crop", [None, "center", "stretch", "6,5,20,15"])
-def test_known_pixels_keep_their_bits_and_hidden_ones_have_no_influence(crop):
+def test_known_pixels_keep_their_bits_and_hidden_pixels_have_no_influence(crop):
     result = dj.inpaint_photograph(PRIOR, PHOTO, HOLE, KEY, CONFIG, crop=crop)
     assert result.images.shape == PHOTO.shape and result.images.dtype == np.uint8
     assert (result.images[~HOLE] == PHOTO[~HOLE]).all() and (result.images[HOLE] != PHOTO[HOLE]).mean() > 0.8
@@ -48,7 +48,7 @@ def test_known_pixels_keep_their_bits_and_hidden_ones_have_no_influence(crop):
 
 
 @pytest.mark.parametrize("limit", [photograph._SPARSE_MOST, 0])
-def test_blended_at_full_size(monkeypatch, limit):
+def test_the_blend_is_made_at_full_size(monkeypatch, limit):
     """Of the enlarged completion plus a constant, which the blend gives back, at the edges too."""
     monkeypatch.setattr(photograph, "_SPARSE_MOST", limit)  # by a factorisation, and on the device
     completion = np.linspace(-0.6, 0.6, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3)
@@ -66,7 +66,7 @@ def test_blended_at_full_size(monkeypatch, limit):
         assert abs(result.images.astype(int) - image)[hole].max() <= 1
 
 
-def test_a_smooth_blend_is_smooth_at_full_size_too():
+def test_a_smooth_blend_is_smooth_at_full_size():
     """A noisy completion of a smooth photograph: the noise is left out."""
     completion = np.linspace(-0.6, 0.6, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3)
     image = np.round((enlarge(completion, Region(0, 0, 24, 24)) + 1) * 127.5).astype(np.uint8)
@@ -81,7 +81,7 @@ def test_a_smooth_blend_is_smooth_at_full_size_too():
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_a_hole_on_the_region_s_edge_takes_the_pixels_beyond_it():
+def test_a_hole_at_the_region_s_edge_is_blended_with_the_pixels_beyond():
     prior = constant_prior(np.zeros((SIZE, SIZE, 3), np.float32))
     image = np.full((20, 40, 3), 90, np.uint8)
     hole = np.zeros((20, 40), bool)
@@ -100,12 +100,12 @@ def test_a_hole_on_the_region_s_edge_takes_the_pixels_beyond_it():
         ("0,0,15,15", "41 missing pixels lie outside the region 0,0,15,15"),
     ],
 )
-def test_regions_that_cannot_be(crop, message):
+def test_impossible_regions_are_refused(crop, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         dj.inpaint_photograph(PRIOR, PHOTO, HOLE, KEY, CONFIG, crop=crop)
 
 
-def test_a_hole_wider_than_any_square():
+def test_a_hole_wider_than_any_square_is_refused():
     hole = np.zeros(PHOTO.shape[:2], bool)
     hole[3, :] = True
     with pytest.raises(UserError, match=r'8 missing pixels lie outside the region 0,0,29,29 .* or "stretch"'):
@@ -121,6 +121,6 @@ def test_a_hole_wider_than_any_square():
         (PHOTO, HOLE.astype(np.float32)),
     ],
 )
-def test_wrong_arrays(image, hole):
+def test_wrong_arrays_are_refused(image, hole):
     with pytest.raises(ValueError, match=r"`image` is float32|`image` has shape|`hole` is"):
         dj.inpaint_photograph(PRIOR, image, hole, KEY, CONFIG)

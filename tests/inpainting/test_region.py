@@ -50,7 +50,7 @@ def test_a_small_pixel_is_known_only_if_all_its_sources_are(shape):
 
 
 @pytest.mark.parametrize("factor", [2, 5])
-def test_a_hole_of_whole_small_pixels_comes_back(factor):
+def test_enlarged_images_and_holes_shrink_to_the_originals(factor):
     small = RNG.random((SIZE, SIZE)) < 0.8
     image = RNG.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     large, hole = (x.repeat(factor, axis=0).repeat(factor, axis=1) for x in (image, small))
@@ -66,13 +66,13 @@ def test_a_hole_of_whole_small_pixels_comes_back(factor):
         ((3, 4), (2, 5), (2, 0, 29, 29)),  # moved no further than it must
     ],
 )
-def test_the_square_that_holds_the_hole(rows, columns, expected):
+def test_the_square_moves_no_further_than_the_hole_needs(rows, columns, expected):
     hole = np.zeros(PHOTO.shape[:2], bool)
     hole[slice(*rows), slice(*columns)] = True
     assert find_region(PRIOR, PHOTO, hole, "center") == expected
 
 
-def test_a_prior_that_is_not_square_has_regions_of_its_proportions():
+def test_an_oblong_prior_has_regions_of_its_proportions():
     prior = tanh_prior((4, 10, 3))
     assert find_region(prior, PHOTO, HOLE, "center") == (0, 7, 37, 15)
     assert find_region(prior, PHOTO[:, :10], HOLE[:, :10], "center") == (0, 12, 10, 4)
@@ -96,7 +96,7 @@ def test_a_face_is_found(scale):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="the extra `photo` is not installed")
-def test_no_face():
+def test_images_without_a_usable_face_are_refused():
     with pytest.raises(UserError, match=r"no face was found .*LEFT,TOP,WIDTH,HEIGHT"):
         find_region(PRIOR, PHOTO.repeat(4, axis=0).repeat(4, axis=1), np.zeros((116, 148), bool), "face")
     with pytest.raises(UserError, match="no face was found"):
@@ -109,7 +109,7 @@ def test_no_face():
         find_region(PRIOR, ASTRONAUT, hole, "face")
 
 
-def test_faces_without_opencv(monkeypatch):
+def test_faces_without_opencv_are_refused(monkeypatch):
     real = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -125,5 +125,5 @@ def test_faces_without_opencv(monkeypatch):
 @pytest.mark.parametrize(
     ("crop", "region"), [(None, (4, 0, 29, 29)), ("center", (4, 0, 29, 29)), ("stretch", (0, 0, 37, 29))]
 )
-def test_the_prior_says_what_suits_it(crop, region):
+def test_the_prior_decides_the_default_region(crop, region):
     assert find_region(dataclasses.replace(PRIOR, crop=crop), PHOTO, HOLE, None) == region

@@ -74,7 +74,7 @@ def stop(iterates, config):
 
 
 @pytest.mark.parametrize("keep_best", [True, False])
-def test_a_search_stops_where_its_loss_no_longer_falls(keep_best):
+def test_a_search_stops_when_its_loss_no_longer_falls(keep_best):
     config = dataclasses.replace(EARLY, keep_best=keep_best)
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
     searches = [stop(numpy_search(IMAGES[i], HOLES[i], config, start(UNIFORM, i), (-1, 1)), config) for i in range(4)]
@@ -86,7 +86,7 @@ def test_a_search_stops_where_its_loss_no_longer_falls(keep_best):
     np.testing.assert_allclose(result.context_loss, [context for _, context, _ in expected], rtol=1e-2)
 
 
-def test_each_restart_stops_by_itself_and_its_trace_ends_where_it_does():
+def test_each_restart_stops_on_its_own_and_its_trace_ends_there():
     config = dataclasses.replace(EARLY, restarts=3, trace_every=3)
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
     ends = set()
@@ -126,7 +126,7 @@ def test_the_trace_holds_the_iterates(every):
         np.testing.assert_allclose(trace.prior_loss[i], prior, rtol=1e-3, atol=1e-6)
 
 
-def test_any_optimiser():
+def test_any_optax_optimiser_can_be_used():
     rate = 0.05
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG, optax.sgd(rate))
     for i in range(4):
@@ -145,7 +145,7 @@ def test_any_optimiser():
     assert (np.asarray(quick.status) == Status.OK).all()
 
 
-def test_search_against_numpy():
+def test_the_search_agrees_with_numpy():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
     searches = [numpy_search(IMAGES[i], HOLES[i], CONFIG, start(UNIFORM, i), (-1, 1)) for i in range(4)]
     check(result, [kept(search) for search in searches])
@@ -167,7 +167,7 @@ def test_search_against_numpy():
     ],
     ids=["keep_last", "no_clip", "normal", "latent_bound", "no_critic"],
 )
-def test_search_options_against_numpy(prior, changes, bounds):
+def test_search_options_agree_with_numpy(prior, changes, bounds):
     config = dataclasses.replace(CONFIG, **changes)
     bound = config.latent_bound or np.inf
     found = run_searches(prior, config)
@@ -196,7 +196,7 @@ def test_presets_hold_the_published_settings():
     assert (yeh.num_steps, yeh.prior_weight, yeh.window, yeh.clip, yeh.keep_best) == (1500, 0.003, 7, True, False)
 
 
-def test_restarts_keep_the_one_of_least_loss():
+def test_the_restart_of_least_loss_is_kept():
     config = dataclasses.replace(CONFIG, restarts=3, num_steps=4)
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, config)
     expected, chosen = [], []
@@ -208,7 +208,7 @@ def test_restarts_keep_the_one_of_least_loss():
     check(result, expected)
 
 
-def test_search_recovers_a_generated_image():
+def test_a_generated_image_is_recovered():
     truth = np.asarray(dj.generate(NO_CRITIC, draw_uniform(jax.random.key(5), 4)))
     config = dj.InpaintConfig(num_steps=200, learning_rate=0.03, window=3, restarts=2)
     hidden = np.where(HOLES[..., None], np.float32(0.123), truth)

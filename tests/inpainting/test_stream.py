@@ -32,7 +32,7 @@ def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5, 2 * BATCH + 2])
-def test_every_image_in_order_as_inpaint_completes_it(count):
+def test_results_come_in_order_and_equal_inpaint(count):
     items = list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))
     assert len(items) == count
     for i, item in enumerate(items):
@@ -45,19 +45,19 @@ def test_every_image_in_order_as_inpaint_completes_it(count):
             assert (value == np.asarray(row[-1])).all(), name
 
 
-def test_images_may_bring_their_own_keys():
+def test_each_image_may_have_its_own_key():
     pairs = [(IMAGES[0], HOLES[0], None), (IMAGES[1], HOLES[1], KEYS[7]), (IMAGES[2], HOLES[2])]
     items = list(stream(pairs))
     expected = dj.inpaint(PRIOR, IMAGES[:3], HOLES[:3], KEYS[np.array([0, 7, 2])], CONFIG)
     assert all((item.latents == row).all() for item, row in zip(items, expected.latents, strict=True))
 
 
-def test_keys_of_the_older_kind():
+def test_raw_uint32_keys_are_accepted():
     old, new = (list(stream(zip(IMAGES[:4], HOLES[:4], strict=True), key=k)) for k in (jax.random.PRNGKey(2), KEY))
     assert all((a.latents == b.latents).all() for a, b in zip(old, new, strict=True))
 
 
-def test_the_input_is_read_two_batches_ahead_at_most():
+def test_the_input_is_read_at_most_two_batches_ahead():
     read = 0
 
     def endless():
@@ -74,14 +74,14 @@ def test_the_input_is_read_two_batches_ahead_at_most():
         assert read == (i // BATCH + 2) * BATCH
 
 
-def test_one_program_does_it_all():
+def test_the_stream_compiles_one_program():
     before = stream_module._advance._cache_size()
     list(stream(zip(IMAGES, HOLES, strict=True), config=dataclasses.replace(EARLY, num_steps=30)))
     assert stream_module._advance._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("changes", [{}, {"restarts": 2, "trace_every": 7}, {"patience": 1, "num_steps": 6}])
-def test_searches_that_stop_early_make_room(monkeypatch, changes):
+def test_searches_that_stop_early_free_their_slots(monkeypatch, changes):
     config = dataclasses.replace(EARLY, **changes)
     expected = []
     for rows in ROWS:
@@ -120,7 +120,7 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
         (3, (IMAGES[0], HOLES[0], jax.random.key(0, impl="rbg")), "key 3 of `pairs` is key<rbg>"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(place, item, message):
+def test_a_wrong_item_is_named_by_its_place_after_all_earlier_results(place, item, message):
     pairs = [(IMAGES[i % COUNT], HOLES[i % COUNT]) for i in range(11)]
     pairs[place] = item
     items = stream(pairs)
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(pla
         next(items)
 
 
-def test_what_the_row_itself_raises_comes_after_the_results_before_it():
+def test_an_error_of_the_input_comes_after_all_earlier_results():
     def broken():
         yield from zip(IMAGES[:4], HOLES[:4], strict=True)
         raise OSError("the disk is gone")
@@ -141,7 +141,7 @@ def test_what_the_row_itself_raises_comes_after_the_results_before_it():
         next(items)
 
 
-def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
+def test_few_results_wait_for_a_slow_image(monkeypatch):
     monkeypatch.setattr(stream_module, "_WAITING", 1)
     read = 0
 
@@ -158,11 +158,11 @@ def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
     assert read <= 4 * BATCH
 
 
-def test_bad_key():
+def test_a_bad_key_is_refused():
     with pytest.raises(ValueError, match=r"`key` is .* pass one key"):
         next(stream([], key=KEYS))
 
 
-def test_bad_batch_size():
+def test_a_bad_batch_size_is_refused():
     with pytest.raises(ValueError, match="`batch_size`"):
         list(stream([], batch_size=0))

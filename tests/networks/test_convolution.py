@@ -35,7 +35,7 @@ def test_conv_down_is_the_strided_convolution(shape, platform, float64):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_up_is_its_transpose(shape, platform, float64):
+def test_conv_up_is_the_transpose_of_conv_down(shape, platform, float64):
     x, y, kernel = draw(shape)
     found = conv_up(jnp.asarray(y), jnp.asarray(kernel), platform)
     assert found.dtype == jnp.float64
@@ -45,12 +45,12 @@ def test_conv_up_is_its_transpose(shape, platform, float64):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_phases_are_the_transpose_too(shape, float64):
+def test_conv_up_in_phases_is_the_same_transpose(shape, float64):
     _, y, kernel = draw(shape)
     assert_close(direct.up_in_phases(jnp.asarray(y), jnp.asarray(kernel)), loop_up(y, kernel))
 
 
-def test_each_platform_gets_its_form():
+def test_each_platform_gets_its_own_algorithm():
     def convolutions(platform, side, images=2, gradient=False):
         y, kernel = jnp.zeros((images, side, side, 4)), jnp.zeros((5, 5, 3, 4))
         function = jax.grad(lambda y, kernel: jnp.sum(conv_up(y, kernel)), argnums=1) if gradient else conv_up
@@ -75,7 +75,7 @@ def test_float32_agrees_with_the_loops():
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", [*SHAPES[:2], LARGE])
-def test_gradients_are_those_of_the_plain_convolutions(shape, platform, float64):
+def test_gradients_equal_the_plain_convolutions_gradients(shape, platform, float64):
     x, y, kernel = draw(shape)
     ours = [functools.partial(convolve, platform=platform) for convolve in (conv_down, conv_up)]
 
@@ -141,7 +141,7 @@ def test_reverse_over_reverse_gives_the_gradient_penalty(platform, float64):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
-def test_vmap_is_the_loop(function, which, platform, float64):
+def test_vmap_equals_loop(function, which, platform, float64):
     """Values, gradients and gradients of gradients, whichever argument is mapped, along whichever axis."""
     function = functools.partial(function, platform=platform)
     draws = [draw((6, 4, 2, 3), seed) for seed in range(3)]
@@ -172,7 +172,7 @@ def test_vmap_is_the_loop(function, which, platform, float64):
         assert_close(found, jax.tree.map(lambda *leaves: np.stack(leaves), *results))
 
 
-def test_jit_is_eager(float64):
+def test_jit_equals_eager(float64):
     x, y, kernel = draw(SHAPES[1])
     assert_close(jax.jit(conv_down)(x, kernel), conv_down(x, kernel))
     assert_close(jax.jit(conv_up)(y, kernel), conv_up(y, kernel))
@@ -211,7 +211,7 @@ def test_kernels_of_other_sizes_and_types_are_refused(convolve):
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3, 8), (16, 16, 32, 64)])
-def test_a_branch_and_a_loop_keep_the_convolutions_fast(shape):
+def test_convolutions_in_branches_and_loops_keep_the_fast_layout(shape):
     """XLA's CPU backend has fast code for axes in this order alone, and there brings no others into it."""
     shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw(shape))
 

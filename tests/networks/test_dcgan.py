@@ -54,7 +54,7 @@ def tiny():
     ("size", "widths"),
     [(32, [4, 8, 16]), (64, [4, 8, 16, 32]), (128, [4, 8, 16, 32, 32]), (256, [4, 8, 16, 32, 32, 32])],
 )
-def test_shapes_and_widths_of_every_size(size, widths, channels):
+def test_every_size_has_the_expected_shapes_and_widths(size, widths, channels):
     model = ModelConfig(image_size=size, channels=channels, base_width=4, latent_dim=10)
     generator, discriminator = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
     for train in (True, False):
@@ -88,7 +88,7 @@ def test_shapes_and_widths_of_every_size(size, widths, channels):
     assert found == expected
 
 
-def test_parameter_counts_of_the_published_network():
+def test_the_default_network_has_the_published_parameter_counts():
     generator, discriminator = jax.eval_shape(lambda key: init(ModelConfig(), key), jax.random.key(0))
     count = lambda variables: sum(x.size for x in jax.tree.leaves(variables["params"]))  # noqa: E731
     kernels = 25 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512)
@@ -96,7 +96,7 @@ def test_parameter_counts_of_the_published_network():
     assert count(discriminator) == kernels + 2 * (128 + 256 + 512) + 64 + 8192 + 1
 
 
-def test_weights_start_normal_with_deviation_0_02():
+def test_initial_weights_are_normal_with_deviation_0_02():
     model = ModelConfig(image_size=32, base_width=16)
     for variables in plain.quick_jit(lambda key: init(model, key))(jax.random.key(5)):
         for name, x in flatten_dict(variables["params"], sep="/").items():
@@ -111,7 +111,7 @@ def test_weights_start_normal_with_deviation_0_02():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_values_are_those_of_the_plain_networks(tiny, train):
+def test_outputs_agree_with_the_plain_networks(tiny, train):
     generator, discriminator, z, x = tiny
 
     @jax.jit
@@ -172,7 +172,7 @@ def test_leaky_relu_has_slope_0_2_below_zero():
     np.testing.assert_allclose(logits, [16.0, -16.0 * 0.2**3], rtol=1e-5)
 
 
-def test_without_training_an_image_depends_on_nothing_else_in_the_batch(tiny):
+def test_at_inference_an_image_does_not_depend_on_its_batch(tiny):
     generator, discriminator, z, x = tiny
     generate = jax.jit(lambda z: Generator(TINY).apply(generator, z, train=False))
     judge = jax.jit(lambda x: Discriminator(TINY).apply(discriminator, x, train=False))
@@ -185,7 +185,7 @@ def test_without_training_an_image_depends_on_nothing_else_in_the_batch(tiny):
         assert not np.array_equal(alone[1], others[1])
 
 
-def test_bfloat16_is_arithmetic_only(tiny):
+def test_bfloat16_changes_the_arithmetic_and_no_stored_type(tiny):
     generator, discriminator, z, x = tiny
     half = jnp.dtype(jnp.bfloat16)
     weights = jax.eval_shape(lambda key: Generator(TINY, half).init(key, z, train=True), jax.random.key(0))
@@ -206,7 +206,7 @@ def test_bfloat16_is_arithmetic_only(tiny):
     assert 0 < np.abs(logits - exact_logits).mean() < 0.02 * np.abs(exact_logits).mean() + 0.02
 
 
-def test_shifts_are_added_to_the_features_in_front_of_each_relu(tiny):
+def test_shifts_are_added_to_the_features_before_each_relu(tiny):
     generator, _, z, _ = tiny
     rng = np.random.default_rng(0)
     shifts = [jnp.asarray(rng.standard_normal((5, 4 << i, 4 << i, 16 >> i)), jnp.float32) for i in range(3)]

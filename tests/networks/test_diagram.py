@@ -29,7 +29,7 @@ def test_every_layer_is_listed_with_its_parameters(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_shapes_are_those_of_the_convolutions(model, monkeypatch):
+def test_listed_shapes_are_the_convolutions_outputs(model, monkeypatch):
     rows, seen = diagram.layers(model), {"conv_up": [], "conv_down": []}
     for name, found in seen.items():
 

@@ -29,7 +29,7 @@ def loop_kernel(x, y):
 
 
 @pytest.mark.parametrize(("form", "shape"), FORMS)
-def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
+def test_the_three_maps_agree_with_loops(form, shape, float64):
     x, y, kernel = draw(shape)
     x64, y64, kernel64 = map(jnp.asarray, (x, y, kernel))
 
@@ -46,7 +46,7 @@ def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
     ("form", "dtype", "tolerance"),
     [(winograd, "float32", 2e-6), (winograd, "bfloat16", 1.5e-2), (winograd_rows, "float32", 5e-6)],
 )
-def test_rounding(form, dtype, tolerance):
+def test_the_rounding_error_is_small(form, dtype, tolerance):
     """Of the largest value: in bfloat16 three times the rounding of a plain sum was measured."""
     x, y, kernel = (jnp.asarray(a, dtype) for a in draw((16, 16, 24, 40)))
     exact = [np.asarray(a, np.float64) for a in (x, y, kernel)]
@@ -63,7 +63,7 @@ def test_rounding(form, dtype, tolerance):
 @pytest.mark.parametrize(
     ("shape", "operation", "count"), [((4, 8, 128, 256), "dot_general", 49), ((16, 8, 32, 64), "convolution", 11)]
 )
-def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operation, count):
+def test_layers_of_many_channels_use_winograd_with_all_derivatives(shape, operation, count):
     """In the network's own functions: values, gradients, and gradients of gradients.
 
     The inner gradient is an `up`, so the outer one takes the derivatives of both maps.
@@ -87,7 +87,7 @@ def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operati
     assert text.count(f"stablehlo.{operation}") == count
 
 
-def test_kernels_of_their_own_under_vmap():
+def test_vmap_over_kernels_agrees_with_a_loop():
     x, _, kernel = (jnp.asarray(a, jnp.float32) for a in draw((8, 8, 128, 256), batch=3))
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     found = plain.quick_jit(jax.vmap(conv_down))(x[:, None], kernels)

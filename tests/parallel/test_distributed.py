@@ -127,7 +127,7 @@ def metrics(run):
 
 
 @LONG
-def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
+def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     """SIGTERM reaches one process of two; the job goes on as one process, and as two that started together."""
     run = tmp_path / "run"
     job = processes.start(2, train(digits, run, "--num-steps", 1000))
@@ -160,7 +160,7 @@ def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
 
 
 @LONG
-def test_inpainting_is_shared_out(digits_run, tmp_path):
+def test_processes_share_the_images(digits_run, tmp_path):
     rng, images = np.random.default_rng(0), tmp_path / "images"
     images.mkdir()
     for name in "abcde":
@@ -191,7 +191,7 @@ def test_inpainting_is_shared_out(digits_run, tmp_path):
         assert (tmp_path / "out" / f"{name}.png").read_bytes() == (tmp_path / "alone" / f"{name}.png").read_bytes()
 
 
-def test_a_job_that_cannot_be_joined():
+def test_a_job_that_cannot_be_joined_is_an_error():
     (process,) = processes.start(1, train("data", "run"), JAX_COORDINATOR_ADDRESS="")
     (status,), _, (errors,) = processes.finish([process])
     assert status == 2 and "the processes of this job cannot be joined" in errors
@@ -222,7 +222,7 @@ def test_the_private_name_of_jax_works():
     assert statuses == [0] and outputs == ["waited\n"], errors
 
 
-def test_jax_has_one_private_name_here_in_one_function():
+def test_one_private_name_of_jax_is_used_in_one_place():
     lines = [
         (path.name, line.strip())
         for path in Path(distributed.__file__).parents[1].rglob("*.py")
@@ -233,7 +233,7 @@ def test_jax_has_one_private_name_here_in_one_function():
 
 
 @LONG
-def test_texts_of_all_reach_all_however_late(tmp_path):
+def test_texts_reach_all_processes_however_late(tmp_path):
     options = {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=4"}
     started = processes.start(2, [__file__, tmp_path / "texts", "exchange"], **options)
     statuses, _, errors = processes.finish(started)

@@ -53,7 +53,7 @@ SEARCHES = {
 RECIPES = {recipe.config: recipe for recipe in (gan.RECIPE, encoder.RECIPE, context_encoder_training.RECIPE)}
 
 
-def test_the_mesh_has_the_one_axis_data():
+def test_the_mesh_has_one_axis_named_data():
     mesh = sharding.data_mesh(jax.devices()[:1])
     assert mesh.axis_names == ("data",) and mesh.size == 1
     assert sharding.along_batch(mesh).spec == PartitionSpec("data")

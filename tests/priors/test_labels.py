@@ -65,7 +65,7 @@ def test_a_search_finds_the_label():
     assert result.labels.dtype == np.int32
 
 
-def test_labels_that_are_given_stay_and_those_of_minus_one_are_found():
+def test_given_labels_stay_and_labels_of_minus_one_are_found():
     given = np.array([1, 0, -1, 2, -1])
     config = dataclasses.replace(SEARCH, restarts=2, trace_every=1, clip=False)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config, labels=given)
@@ -80,7 +80,7 @@ def test_labels_that_are_given_stay_and_those_of_minus_one_are_found():
     assert (np.asarray(result.trace.latents)[:, 0, :CODE] != np.asarray(result.latents)[:, :CODE]).all()
 
 
-def test_the_rest_of_a_labelled_search_is_that_of_the_decoder_of_its_class():
+def test_a_labelled_search_equals_a_search_with_that_class_s_decoder():
     """With the class's pattern as a constant it is a prior without classes."""
     pattern = jnp.asarray(PATTERNS[2], jnp.float32)
     alone = dj.Prior(
@@ -96,7 +96,7 @@ def test_the_rest_of_a_labelled_search_is_that_of_the_decoder_of_its_class():
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.05])
-def test_a_stream_takes_labels_and_finds_what_inpaint_finds(tolerance):
+def test_a_stream_with_labels_equals_inpaint(tolerance):
     config = dataclasses.replace(SEARCH, tolerance=tolerance, patience=5)
     labels = np.array([1, -1, 2, 1, -1])
     given = [1, None, 2, np.int64(1), -1]
@@ -111,7 +111,7 @@ def test_inversion_finds_the_label():
     assert inversion_psnr(PRIOR, np.asarray(IMAGES), KEY, dj.InpaintConfig(num_steps=100)).min() > 25
 
 
-def test_the_projection_is_onto_the_nearest_point_of_the_simplex():
+def test_the_projection_is_the_nearest_point_of_the_simplex():
     x = np.random.default_rng(1).normal(0, 1, (20, 6))
     found = np.asarray(project_onto_simplex(jnp.asarray(x, jnp.float32)))
     for row, near in zip(x, found, strict=True):
@@ -140,7 +140,7 @@ def test_labels_that_do_not_fit_are_refused(labels, says):
         dj.sample_latents(PRIOR, KEY, 5, labels=np.array(labels))
 
 
-def test_labels_are_refused_where_there_are_no_classes_or_none_is_drawn():
+def test_labels_of_a_prior_without_classes_are_refused():
     prior, image = tanh_prior((4, 4, 1)), np.zeros((1, 4, 4, 1), np.float32)
     hole = np.zeros((4, 4), bool)
     with pytest.raises(ValueError, match="this prior has no classes: leave it out"):
@@ -177,7 +177,7 @@ def test_a_logit_without_a_label_is_the_logarithm_of_the_mean_odds():
     assert np.ptp(each, axis=0).min() > 1e-3
 
 
-def test_an_encoder_guesses_the_label_too():
+def test_an_encoder_predicts_the_label():
     """It is trained as any other; a search from it starts at its label, and draws others on the simplex."""
     config = EncoderConfig(model=MODEL, batch_size=4)
     state = plain.quick_jit(lambda key: encoder.init_state(config, key))(KEY)
@@ -231,7 +231,7 @@ def weights(run, tmp_path_factory):
     return path
 
 
-def test_a_run_of_all_classes_is_a_conditional_prior(run, weights):
+def test_a_conditional_run_becomes_a_conditional_prior(run, weights):
     prior, again = dj.load_prior(run), dj.load_prior(weights)
     assert prior.model.num_classes == prior.num_classes == 10
     assert json.loads((run / "config.json").read_text())["config"]["model"]["num_classes"] == 10
@@ -243,7 +243,7 @@ def test_a_run_of_all_classes_is_a_conditional_prior(run, weights):
         dj.generate(prior, z[:, :6])
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(run, digits, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(run, digits, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/checkpoints/0000004.safetensors").unlink()
     config = dj.TrainConfig.from_json(json.loads((run / "config.json").read_text())["config"])
@@ -279,7 +279,7 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_label_that_the_prior_does_not_know_gets_one_line(weights, digits, tmp_path, capsys):
+def test_an_unknown_label_is_one_line(weights, digits, tmp_path, capsys):
     command = ["sample", "--prior", str(weights), "--out", str(tmp_path / "a.png"), "--label=10"]
     assert main.main(command) == 2
     assert capsys.readouterr().err == "dcgan-jax: `label` is 10; the classes of this prior are 0 to 9\n"
@@ -300,7 +300,7 @@ def relabelled(digits, folder, labels, names):
     return folder
 
 
-def test_sets_whose_labels_do_not_fit_get_one_line(digits, tmp_path):
+def test_sets_whose_labels_do_not_fit_are_one_line(digits, tmp_path):
     labels, names = np.load(digits / "labels.npy"), [str(i) for i in range(10)]
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, num_classes=10))
     none = relabelled(digits, tmp_path / "none", None, [])

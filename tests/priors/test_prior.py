@@ -64,7 +64,7 @@ def test_the_averaged_generator_has_statistics_of_its_own(prior, state):
     assert distance(found, raw) > 0.5
 
 
-def test_generate_and_discriminate_are_the_plain_networks_with_these_statistics(prior):
+def test_generate_and_discriminate_agree_with_the_plain_networks(prior):
     z = latents(prior)
     x = dj.generate(prior, z)
     generator, discriminator = prior.params["generator"], prior.params["discriminator"]
@@ -76,7 +76,7 @@ def test_generate_and_discriminate_are_the_plain_networks_with_these_statistics(
     np.testing.assert_allclose(dj.discriminate(prior, x), logits, rtol=1e-4, atol=1e-5)
 
 
-def test_a_result_does_not_depend_on_batch_mates(prior):
+def test_a_result_does_not_depend_on_its_batch(prior):
     z = latents(prior, 4)
     others = jnp.concatenate([z[:1], latents(prior, 3, seed=9)])
     x = dj.generate(prior, z)
@@ -229,7 +229,7 @@ def test_in_bfloat16_images_and_logits_are_nearly_the_same(prior):
         dj.with_compute_dtype(OWN, "bfloat16")
 
 
-def test_what_cannot_be_saved_is_refused(prior, tmp_path):
+def test_priors_that_cannot_be_saved_are_refused(prior, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         dj.save_prior(prior, tmp_path / "prior.npz")
     with pytest.raises(UserError, match="decoder of your own"):
@@ -293,6 +293,6 @@ def test_bad_images_are_refused(x, prior):
         dj.discriminate(prior, x)
 
 
-def test_the_packaged_priors_know_how_their_images_were_cut():
+def test_the_packaged_priors_know_their_crop():
     crops = {name: dj.load_prior(name).crop for name in files.packaged_priors()}
     assert crops == {"cars-64": "stretch", "digits-64": "center", "faces-64": "celeba"}

@@ -250,7 +250,7 @@ def test_damaged_files_are_read_or_refused(name, folder):
 
 
 @pytest.mark.parametrize(("name", "edits"), FOUND)
-def test_what_was_found(name, edits, folder):
+def test_damage_found_by_longer_searches_is_handled(name, edits, folder):
     whole, read = READERS[name](folder)
     place = folder / f"found_{name}"
     place.mkdir()
@@ -263,7 +263,7 @@ def test_what_was_found(name, edits, folder):
 # ------------------------------------------------------------------------------------------ made to do harm
 
 
-def test_json_nested_without_end(folder, tmp_path):
+def test_deeply_nested_json_is_refused(folder, tmp_path):
     deep = b'{"config": ' + b"[" * 100_000
     for name in ("record.json", "metrics.txt", "manifest.json"):
         _, read = READERS[name](folder)
@@ -291,7 +291,7 @@ def png(width, height):
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (0, 5)])
-def test_images_of_absurd_sizes(tmp_path, size):
+def test_images_of_absurd_sizes_are_refused(tmp_path, size):
     images, mask = tmp_path / "images", tmp_path / "mask.png"
     images.mkdir()
     (images / "bomb.png").write_bytes(png(*size))
@@ -306,7 +306,7 @@ def test_images_of_absurd_sizes(tmp_path, size):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
+def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST_MEMBER", 100_000)
     path, large = tmp_path / f"images.{kind}", picture("PNG") + bytes(200_000)
     if kind == "zip":
@@ -335,7 +335,7 @@ def damaged_archive(kind):
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
-def test_damage_in_the_midst_of_an_archive(tmp_path, kind):
+def test_damage_in_the_middle_of_an_archive_is_refused(tmp_path, kind):
     path, devkit = tmp_path / "train.tar.gz", tmp_path / "cars" / "car_devkit.tgz"
     path.write_bytes(damaged_archive(kind))
     with pytest.raises(UserError, match="damaged or cannot be read"):
@@ -348,7 +348,7 @@ def test_damage_in_the_midst_of_an_archive(tmp_path, kind):
         devkit_file(devkit.parent, "cars_train_annos.mat")
 
 
-def test_an_annotation_that_unpacks_to_gigabytes(tmp_path, monkeypatch):
+def test_an_annotation_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
     devkit = tmp_path / "car_devkit.tgz"
     with tarfile.open(devkit, "w:gz") as members:
@@ -360,7 +360,7 @@ def test_an_annotation_that_unpacks_to_gigabytes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x/../../a.png"])
-def test_names_that_lead_out_of_the_folder(tmp_path, name):
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     """Archives are never unpacked, but results bear the names of their images."""
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w") as members:
@@ -380,7 +380,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path, name):
     assert not out.exists()
 
 
-def test_links_that_lead_out_of_the_folder(tmp_path):
+def test_links_that_lead_out_of_the_folder_are_refused(tmp_path):
     images, secret, out = tmp_path / "images", tmp_path / "secret.png", tmp_path / "out"
     images.mkdir()
     secret.write_bytes(picture("PNG"))

@@ -51,7 +51,7 @@ def uninterrupted(digits, tmp_path_factory):
     return run
 
 
-def test_killed_at_any_moment(uninterrupted, digits, tmp_path):
+def test_a_run_killed_at_any_moment_resumes_exactly(uninterrupted, digits, tmp_path):
     chance, run, unfinished = random.Random(KILLS), tmp_path / "run", 0
     for _ in range(KILLS):
         newest = max(checkpoint_files(run), default=0)
@@ -67,7 +67,7 @@ def test_killed_at_any_moment(uninterrupted, digits, tmp_path):
     assert what_counts(run) == what_counts(uninterrupted)
 
 
-def test_told_to_stop(uninterrupted, digits, tmp_path):
+def test_a_run_stopped_by_sigterm_resumes_exactly(uninterrupted, digits, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command(digits, run), stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (run / "checkpoints" / "0000010.safetensors").is_file():

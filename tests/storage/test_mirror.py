@@ -40,7 +40,7 @@ def push_checkpoints(*steps):
 OPERATIONS = ("put_file", "pipe_file", "rm_file")
 
 
-def test_a_run_goes_up_and_comes_down(bucket, monkeypatch, tmp_path):
+def test_a_run_is_uploaded_and_downloaded(bucket, monkeypatch, tmp_path):
     push_checkpoints(1, 2)
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "other cache"))
     with mirror.open_run("memory://b/run") as copy:
@@ -63,7 +63,7 @@ def test_a_run_goes_up_and_comes_down(bucket, monkeypatch, tmp_path):
     }
 
 
-def test_a_run_killed_anywhere_stays_usable(bucket, monkeypatch):
+def test_a_bucket_stays_usable_when_an_upload_is_killed(bucket, monkeypatch):
     """After any number of operations a whole checkpoint comes down, with reports that reach as far at least."""
     push_checkpoints(1, 2, 3)
     before, calls = content(bucket), []
@@ -93,7 +93,7 @@ def test_a_run_killed_anywhere_stays_usable(bucket, monkeypatch):
     assert newest_seen == [3] * 4 + [4]
 
 
-def test_the_first_push_killed_anywhere_leaves_a_run_to_begin(bucket, monkeypatch):
+def test_a_killed_first_upload_leaves_no_checkpoint(bucket, monkeypatch):
     for kill_after in range(4):
         bucket.store.clear()
         with monkeypatch.context() as patch:
@@ -106,7 +106,7 @@ def test_the_first_push_killed_anywhere_leaves_a_run_to_begin(bucket, monkeypatc
         assert ("config.json" in found) == (kill_after > 0)
 
 
-def test_other_files_are_not_taken_for_a_run(bucket, tmp_path):
+def test_other_files_are_refused_as_a_run(bucket, tmp_path):
     bucket.pipe("/b/run/letter.txt", b"dear")
     with pytest.raises(UserError, match="memory://b/run is not empty and not a run's folder"):
         with mirror.open_run("memory://b/run"):
@@ -123,7 +123,7 @@ def uninterrupted(digits, tmp_path_factory):
     return run, loop.train(gan.RECIPE, config, digits, run, progress=False), config
 
 
-def test_a_run_resumed_elsewhere_is_the_uninterrupted_one(bucket, digits, uninterrupted, monkeypatch, tmp_path):
+def test_a_run_resumed_elsewhere_equals_an_uninterrupted_one(bucket, digits, uninterrupted, monkeypatch, tmp_path):
     """Killed before the second of three checkpoints goes up; then another machine goes on."""
     run, state, config = uninterrupted
     there = "memory://b/runs/digits"
@@ -154,7 +154,7 @@ def test_a_run_resumed_elsewhere_is_the_uninterrupted_one(bucket, digits, uninte
     np.testing.assert_array_equal(*images)
 
 
-def test_a_finished_run_and_its_prior(bucket, uninterrupted, digits, tmp_path, capsys):
+def test_a_finished_run_stays_and_its_prior_loads(bucket, uninterrupted, digits, tmp_path, capsys):
     run, state, config = uninterrupted
     bucket.put(str(run), "/b/run", recursive=True)
     before = content(bucket)

@@ -26,17 +26,17 @@ bucket = buckets.bucket
 
 
 @pytest.mark.parametrize("place", ["gs://a/b", "s3://a", "memory://a/b.png", "https://a.b/c.zip", "S3+x.y-z://a"])
-def test_addresses(place):
+def test_urls_are_recognised(place):
     assert remote.is_url(place)
 
 
 @pytest.mark.parametrize("place", ["gs:/a/b", "a/b", "/a://b", "digits", "tfds:cars196", "C:/a", "://a", ""])
-def test_local_places(place, tmp_path):
+def test_local_places_are_returned_unchanged(place, tmp_path):
     assert not remote.is_url(place) and remote.fetch(place) is place
     assert remote.fetch(tmp_path) is tmp_path
 
 
-def test_a_file_is_fetched_once_and_again_when_it_has_changed(bucket, monkeypatch):
+def test_a_file_is_fetched_again_only_when_it_changed(bucket, monkeypatch):
     bucket.pipe("/b/x/photo.png", b"one")
     calls = counted(monkeypatch, "get_file")
     first = remote.fetch("memory://b/x/photo.png")
@@ -47,7 +47,7 @@ def test_a_file_is_fetched_once_and_again_when_it_has_changed(bucket, monkeypatc
     assert first.read_bytes() == b"one"
 
 
-def test_a_folder_is_fetched_once_and_again_when_a_file_of_it_has_changed(bucket, monkeypatch):
+def test_a_folder_is_fetched_again_only_when_a_file_changed(bucket, monkeypatch):
     bucket.pipe({"/b/x/a.txt": b"a", "/b/x/deep/er/c.txt": b"c", "/b/xy/other.txt": b"not this"})
     calls = counted(monkeypatch, "get_file")
     first = remote.fetch("memory://b/x")
@@ -69,7 +69,7 @@ def test_an_interrupted_fetch_leaves_nothing(bucket, monkeypatch, tmp_path):
     assert len(local_content(remote.fetch("memory://b/x"))) == 4
 
 
-def test_what_cannot_be_fetched(bucket, monkeypatch):
+def test_places_that_cannot_be_fetched_are_refused(bucket, monkeypatch):
     with pytest.raises(UserError, match="memory://b/x does not exist"):
         remote.fetch("memory://b/x")
     with pytest.raises(UserError, match=r"foo://b cannot be opened \(Protocol not known: foo"):
@@ -99,7 +99,7 @@ def picture(level):
     return file.getvalue()
 
 
-def test_a_folder_of_images(bucket, tmp_path):
+def test_images_in_a_bucket_are_prepared(bucket, tmp_path):
     bucket.pipe({f"/b/photos/{split}/{i}.png": picture(40 * i) for split in ("train", "test") for i in range(3)})
     prepared = prepare("memory://b/photos", tmp_path / "set", image_size=8, progress=False)
     assert prepared.manifest["splits"] == {"train": [0, 3], "test": [3, 6]}
@@ -120,7 +120,7 @@ def test_celeba_finds_its_partition_beside_the_archive(bucket, tmp_path, beside)
     assert prepared.manifest["splits"] == {"train": [0, 1], "validation": [1, 2], "test": [2, 3]}
 
 
-def test_a_prepared_set_in_a_bucket(bucket, digits, monkeypatch, capsys):
+def test_a_set_is_prepared_into_a_bucket_and_opened_from_it(bucket, digits, monkeypatch, capsys):
     calls = counted(monkeypatch, "put_file", "get_file")
     assert main.main(["prepare", "digits", "--out", "memory://b/sets/digits", "--image-size", "32", "--quiet"]) == 0
     assert "memory://b/sets/digits: " in capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_a_prepared_set_in_a_bucket(bucket, digits, monkeypatch, capsys):
     assert "memory://b/sets/digits exists already" in capsys.readouterr().err
 
 
-def test_a_half_uploaded_set_is_not_one_and_can_be_prepared_again(bucket, digits, monkeypatch, tmp_path):
+def test_a_half_uploaded_set_is_refused_and_can_be_prepared_again(bucket, digits, monkeypatch, tmp_path):
     for kill_after in range(4):
         with monkeypatch.context() as patch:
             counted(patch, "put_file", kill_after=kill_after)

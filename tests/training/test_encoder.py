@@ -63,7 +63,7 @@ def plain_encoder(params, known, hole, statistics=None):
     return jnp.tanh(mean), 0.01 + jnp.log1p(jnp.exp(spread)), shifts
 
 
-def test_a_step_descends_the_plain_losses(prior):
+def test_a_step_follows_the_gradients_of_the_plain_losses(prior):
     state, key = some_state(prior), jax.random.key(3)
     batch = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
@@ -105,7 +105,7 @@ def test_a_step_descends_the_plain_losses(prior):
     assert int(after.step) == 1
 
 
-def test_holes_are_the_papers_half_of_them_shifted():
+def test_holes_are_the_paper_s_with_half_of_the_squares_shifted():
     holes = np.asarray(encoder.draw_holes(jax.random.key(0), 400, 32))
     center = np.asarray(masks.center(32))
     kinds = [(holes[i::4] == center).all(axis=(1, 2)).mean() for i in range(4)]
@@ -141,7 +141,7 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     np.testing.assert_allclose(one.completions, expected, atol=1e-4)
 
 
-def test_an_encoder_that_is_there_learns_on(prior):
+def test_training_continues_from_the_prior_s_encoder(prior):
     one = some_state(prior)
     there = {**prior.params, "encoder": {"params": one.encoder, "batch_stats": one.statistics}}
     fresh = jax.tree.map(jnp.zeros_like, one)

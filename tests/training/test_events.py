@@ -30,11 +30,11 @@ def assert_points_are_the_lines(run):
         np.testing.assert_allclose([x for _, x in curve], [line[name] for line in expected], rtol=1e-6)
 
 
-def test_curves_are_the_lines(digits_run):
+def test_curves_match_the_metrics(digits_run):
     assert_points_are_the_lines(digits_run.run)
 
 
-def test_samples_are_shown(digits_run):
+def test_tensorboard_shows_the_samples(digits_run):
     (shown_image,) = read_events(digits_run.run).Images("samples")
     assert shown_image.step == 4
     assert_same_picture(shown_image.encoded_image_string, digits_run.run / "samples" / "0000004.png")
@@ -45,7 +45,7 @@ def assert_same_picture(encoded, path):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
-def test_networks_are_shown(digits_run, tmp_path):
+def test_tensorboard_shows_the_networks(digits_run, tmp_path):
     model = trainings.config_of(digits_run.run).model
     events = read_events(digits_run.run)
     (text,) = events.Tensors("networks/text_summary")
@@ -75,7 +75,7 @@ def test_a_resumed_run_shows_no_point_twice(digits_run, tmp_path):
     assert len(events.Images("networks")) == len(events.Tensors("networks/text_summary")) == 1
 
 
-def test_each_point_is_on_disk_when_its_line_is(digits_run, tmp_path, monkeypatch):
+def test_each_point_is_on_disk_as_soon_as_its_line(digits_run, tmp_path, monkeypatch):
     run, seen = tmp_path / "run", []
     save = figures.save_png
     monkeypatch.setattr(figures, "save_png", lambda *args: (seen.append(read_curves(run)), save(*args)))

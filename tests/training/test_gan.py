@@ -153,7 +153,7 @@ def as_plain(state):
     [SINGLE, DOUBLE, CONDITIONAL],
     ids=["non-saturating", "hinge, R1, k = 2", "conditional, saturating, R1, k = 2"],
 )
-def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
+def test_three_steps_agree_with_the_plain_algorithm(config, float64):
     key = jax.random.key(4)
     state = plain.some_state(config)
     step = SINGLE_STEP if config is SINGLE else plain.quick_jit(make_train_step(config))
@@ -178,7 +178,7 @@ def test_a_step_is_a_pure_function_of_state_batch_and_key(float64):
         assert not np.array_equal(one.generator["up_0"], other.generator["up_0"])
 
 
-def test_metrics_are_those_of_the_losses(float64):
+def test_metrics_agree_with_the_losses(float64):
     state = plain.some_state(SINGLE)
     batch, key = draw_batch(SINGLE), jax.random.key(1)
     after, metrics = SINGLE_STEP(state, batch, key)
@@ -206,7 +206,7 @@ def test_metrics_are_those_of_the_losses(float64):
 
 
 @pytest.mark.parametrize(("t", "decay"), [(0, 0.1), (8, 0.5), (100_000, 0.999)])
-def test_the_average_moves_by_its_decay(t, decay, float64):
+def test_the_average_follows_its_decay(t, decay, float64):
     step, state = SINGLE_STEP, plain.some_state(SINGLE)
     state = state._replace(step=jnp.int32(t), average=jax.tree.map(lambda x: x + 1, state.average))
     after, _ = step(state, draw_batch(SINGLE), jax.random.key(1))
@@ -235,7 +235,7 @@ def test_a_batch_of_another_size_is_refused(config, n):
         jax.eval_shape(make_train_step(config), state, draw_batch(config, n=n), jax.random.key(0))
 
 
-def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
+def test_only_a_conditional_model_takes_labels():
     conditional, plain_state = (
         jax.eval_shape(lambda key, config=config: init_state(config, key), jax.random.key(0))
         for config in (CONDITIONAL, SINGLE)
@@ -248,7 +248,7 @@ def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
         jax.eval_shape(make_train_step(SINGLE), plain_state, (images, labels), jax.random.key(0))
 
 
-def test_init_state_shares_no_array_and_starts_the_average_at_the_generator():
+def test_the_initial_average_is_a_copy_of_the_generator():
     """An array that occurs twice could not be donated."""
 
     @plain.quick_jit

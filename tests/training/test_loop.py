@@ -92,7 +92,7 @@ def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, 
     assert_same(restored, state)
 
 
-def test_the_step_is_told_how_its_batch_lies(digits, tmp_path, monkeypatch):
+def test_the_step_knows_the_sharding_of_its_batch(digits, tmp_path, monkeypatch):
     told = []
 
     def make(config, batch_sharding):
@@ -114,7 +114,7 @@ def test_samples_are_the_average_generator_at_fixed_latents(uninterrupted):
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
-def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
+def test_a_run_equals_its_steps_in_a_loop(uninterrupted, digits):
     """Batches in the order of `batch_indices`, one key for the run: nothing else decides its result."""
     run, state = uninterrupted
     images = open_prepared(digits).split("train")
@@ -131,7 +131,7 @@ def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
     assert_same(state, expected)
 
 
-def test_resumed_is_uninterrupted_bit_for_bit(uninterrupted, digits, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(uninterrupted, digits, tmp_path):
     run, state = uninterrupted
     resumed = tmp_path / "resumed"
     train(dataclasses.replace(CONFIG, num_steps=3), digits, resumed)
@@ -184,7 +184,7 @@ def test_another_split_in_the_same_folder_is_refused(uninterrupted, digits):
     assert contents(run) == before
 
 
-def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
+def test_the_record_names_the_part_of_the_set(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
@@ -203,7 +203,7 @@ def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
     assert "where" not in runs.read_run(tmp_path / "old").data
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_path):
+def test_wrong_settings_are_refused_before_anything_is_written(digits, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match="too small for a batch of 2048"):
         train(dataclasses.replace(CONFIG, batch_size=2048), digits, run)
@@ -228,7 +228,7 @@ def test_a_folder_with_other_files_is_refused(digits, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["generator_loss", "generator", "discriminator_statistics"])
-def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_path, monkeypatch):
+def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(what, digits, tmp_path, monkeypatch):
     """Losses that are NaN, and weights or statistics that are while the losses are still finite."""
     shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
 
@@ -267,7 +267,7 @@ def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
 
 
-def test_a_handler_of_the_programs_own_stays(digits, tmp_path):
+def test_the_program_s_own_signal_handler_stays(digits, tmp_path):
     came = []
     before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
     try:
@@ -299,7 +299,7 @@ def bad_batches(monkeypatch, digits):
     return bad
 
 
-def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
+def test_a_diverged_run_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
     config = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=2, sample_every=100, rollbacks=2)
     bad_batches |= {1, 5}
     with pytest.raises(DivergedError, match="not finite at step 2; there is no checkpoint before it"):
@@ -326,7 +326,7 @@ def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digi
     assert not np.array_equal(seen[0], batch_indices(start, 8, count, CONFIG.seed))
 
 
-def test_a_run_goes_back_a_bounded_number_of_times(bad_batches, digits, tmp_path, monkeypatch):
+def test_a_run_goes_back_a_limited_number_of_times(bad_batches, digits, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=2, rollbacks=2)
     bad_batches |= {4}
     orders = batches.batch_indices
@@ -518,7 +518,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, uninterrupted, digits, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_earlier_one_is_used(damage, uninterrupted, digits, tmp_path):
     run, state = uninterrupted
     shutil.copytree(run, tmp_path / "run")
     *_, before, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
@@ -552,7 +552,7 @@ def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_checkpoint(uninterrupted, tmp_path, monkeypatch):
     """Whatever else stands on it: the file that could not be written is not there, not even in part."""
     _, state = uninterrupted
     with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
@@ -575,7 +575,7 @@ def test_a_damaged_record_is_named(text, tmp_path):
         runs.read_run(tmp_path).settings(TrainConfig)
 
 
-def test_fewer_steps_than_done_are_refused(uninterrupted, digits):
+def test_fewer_steps_than_already_done_are_refused(uninterrupted, digits):
     run, _ = uninterrupted
     record = (run / runs.RECORD).read_bytes()
     with pytest.raises(UserError, match=r"has done \d+ steps already"):

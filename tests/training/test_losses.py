@@ -14,7 +14,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def test_losses_are_their_formulas(float64):
+def test_losses_agree_with_their_formulas(float64):
     other = LOGITS[::-1] * 0.3 + 0.1
     value = discriminator_loss(LOGITS, other)
     np.testing.assert_allclose(value, -np.mean(np.log(sigmoid(LOGITS))) - np.mean(np.log(1 - sigmoid(other))))

@@ -33,7 +33,7 @@ KEY = jax.random.key(7)
 CONFIG = InpaintConfig(num_steps=30, prior_weight=0.0)
 
 
-def test_inversion_is_a_search_of_the_complete_image(monkeypatch):
+def test_inversion_equals_a_search_of_the_complete_image(monkeypatch):
     prior, images = tiny.tanh_prior((8, 8, 1)), smooth_images(5, 8, 1)
     floats = images / 127.5 - 1
     expected = []
@@ -52,7 +52,7 @@ def test_inversion_is_a_search_of_the_complete_image(monkeypatch):
     )
 
 
-def test_inversion_finds_what_the_prior_makes_and_nothing_else():
+def test_inversion_finds_only_images_that_the_prior_makes():
     prior = tiny.tanh_prior((8, 8, 1))
     made = np.asarray(dj.generate(prior, dj.sample_latents(prior, jax.random.key(1), 4)))
     assert (measures.inversion_psnr(prior, made, KEY) > 35).all()
@@ -85,7 +85,7 @@ def measured(digits, tmp_path_factory):
     return run, trainings.train(TRAIN, digits, run)
 
 
-def test_a_run_writes_what_its_generator_measures(measured, digits):
+def test_a_run_writes_the_measures_of_its_generator(measured, digits):
     run, state = measured
     lines = {line["step"]: line for line in trainings.metrics_of(run)}
     assert {step: NAMES & line.keys() for step, line in lines.items()} == {3: set(), 4: NAMES, 6: NAMES}
@@ -109,14 +109,14 @@ def test_a_run_writes_what_its_generator_measures(measured, digits):
     assert found["inversion_psnr"] != lines[4]["inversion_psnr"]
 
 
-def test_resumed_measures_are_uninterrupted_ones(measured, digits, tmp_path):
+def test_a_resumed_run_writes_the_measures_of_an_uninterrupted_one(measured, digits, tmp_path):
     """And so are those of a run whose first part took none."""
     trainings.train(dataclasses.replace(TRAIN, num_steps=3, measure_every=0), digits, tmp_path)
     trainings.train(TRAIN, digits, tmp_path)
     assert trainings.metrics_of(tmp_path) == trainings.metrics_of(measured[0])
 
 
-def test_measures_are_shown(measured):
+def test_tensorboard_shows_the_measures(measured):
     curves = read_curves(measured[0])
     lines = trainings.metrics_of(measured[0])
     for name in NAMES:
@@ -167,7 +167,7 @@ def numbered(tmp_path, **counts):
         ({"train": 1}, 0, None, 0),
     ],
 )
-def test_which_images_are_compared(counts, n, others, inverted, chosen, tmp_path):
+def test_the_documented_images_are_compared(counts, n, others, inverted, chosen, tmp_path):
     make = lambda: measures.make_measures(lambda state: None, numbered(tmp_path, **counts), "train", KEY)  # noqa: E731
     if inverted:
         measure = make()
@@ -192,32 +192,32 @@ def test_which_images_are_compared(counts, n, others, inverted, chosen, tmp_path
         assert len(set(images)) == inverted and all(counts["train"] <= i for i in images)
 
 
-def test_a_run_on_the_test_split_is_measured_on_the_other():
+def test_held_out_images_come_from_other_splits():
     prepared = numbered(Path("set"), train=2, validation=3, test=4)
     held = {split: measures.held_out(prepared, split)[:, 0, 0, 0].tolist() for split in ("train", "validation", "test")}
     assert held == {"train": [2, 3, 4], "validation": [5, 6, 7, 8], "test": [2, 3, 4]}
 
 
-def test_what_is_not_finite_is_not_written(chosen, tmp_path, monkeypatch):
+def test_measures_that_are_not_finite_are_left_out(chosen, tmp_path, monkeypatch):
     monkeypatch.setattr(measures, "diversity", lambda images: float("nan"))
     monkeypatch.setattr(measures, "inversion_psnr", lambda *args: np.array([np.inf]))
     measure = measures.make_measures(lambda state: None, numbered(tmp_path, train=8, test=8), "train", KEY)
     assert measure(None) == {"swd": 2.0, "swd_floor": 2.0}
 
 
-def test_colour_and_64_pixels_are_measured():
+def test_colour_images_of_64_pixels_are_measured():
     prepared = PreparedSet(Path("set"), smooth_images(6, 64), None, {"splits": {"train": [0, 4], "validation": [4, 6]}})
     found = measures.make_measures(lambda state: tiny.tanh_prior((64, 64, 3)), prepared, "train", KEY)(None)
     assert found.keys() == NAMES and all(map(np.isfinite, found.values()))
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, []), (1, [1, 2, 3]), (2, [2, 3]), (3, [3]), (5000, [3])])
-def test_the_last_step_is_measured_if_any_is(every, steps):
+def test_the_last_step_is_measured_if_any_step_is(every, steps):
     config = dataclasses.replace(TRAIN, num_steps=3, measure_every=every)
     assert [step for step in range(1, 4) if config.is_measured(step)] == steps
 
 
-def test_how_often_may_differ_when_a_run_is_resumed():
+def test_a_resumed_run_may_be_measured_at_another_interval():
     assert "measure_every" in TrainConfig.RESUMABLE
     with pytest.raises(UserError, match="`measure_every`"):
         dataclasses.replace(TRAIN, measure_every=-1)

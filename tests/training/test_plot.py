@@ -13,7 +13,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.training import plot as plot_module
 
 
-def test_plot(digits_run, tmp_path, capsys):
+def test_the_command_plots_a_run_s_metrics(digits_run, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(digits_run.run / "metrics.jsonl", run)
@@ -73,14 +73,14 @@ def test_curves_are_drawn_where_their_values_are(tmp_path, monkeypatch):
         ('{"step": 2, "generator_loss": "low"}\n', "line 1 is damaged"),
     ],
 )
-def test_what_cannot_be_plotted(text, message, tmp_path):
+def test_damaged_metrics_are_refused(text, message, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
         plot_module.plot(tmp_path)
     assert not (tmp_path / "losses.png").exists()
 
 
-def test_plot_without_matplotlib(digits_run, monkeypatch, capsys):
+def test_a_missing_matplotlib_is_named(digits_run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     assert main.main(["plot", str(digits_run.run)]) == 2
     error = capsys.readouterr().err

@@ -20,7 +20,7 @@ def test_malformed_windows_are_refused(text):
         options_module.parse_window(text)
 
 
-def test_profile(digits_run, tmp_path, monkeypatch):
+def test_only_the_window_s_steps_are_traced(digits_run, tmp_path, monkeypatch):
     """Of the window's steps, and of them alone; the run's results are those of a run without."""
     run, calls = tmp_path / "run", []
     start, stop, after = jax.profiler.start_trace, jax.profiler.stop_trace, logbook.FolderLogbook.after
@@ -38,7 +38,7 @@ def test_profile(digits_run, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
-def test_a_window_to_the_last_step(digits_run, tmp_path):
+def test_a_window_may_end_at_the_last_step(digits_run, tmp_path):
     run = tmp_path / "run"
     config = dataclasses.replace(trainings.config_of(digits_run.run), num_steps=1)
     loop.train(gan.RECIPE, config, digits_run.data, run, profile_steps=range(0, 1), progress=False)
