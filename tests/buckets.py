@@ -6,7 +6,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Killed(BaseException):
-    """What ends a process at any place."""
+    """Stands for a kill: no `except Exception` catches it."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def local_content(folder):
 
 
 def counted(monkeypatch, *names, kill_after=None):
-    """The calls that file systems get from now on, each of which ends the process after so many."""
+    """Records the calls of file systems from now on; after `kill_after` calls each further one raises `Killed`."""
     calls, originals = [], {name: getattr(MemoryFileSystem, name) for name in names}
     for name in names:
 

@@ -4,5 +4,5 @@ from dcgan_jax.command import main as main_module
 
 
 def main(*arguments):
-    """Runs the command with these arguments, made strings; its exit status."""
+    """Runs the command with the arguments as strings and returns its exit status."""
     return main_module.main([str(argument) for argument in arguments])

@@ -34,7 +34,7 @@ def plain_up(y, kernel):
 
 
 def draw(shape, seed=0, batch=2):
-    """An image, a map of half its size and a kernel, standard normal in float64."""
+    """An image, a feature map of half its size and a kernel, all standard normal in float64."""
     h, w, inner, outer = shape
     rng = np.random.default_rng(seed)
     return (

@@ -13,7 +13,7 @@ from dcgan_jax.data import prepare
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
-    """A smooth random image: survives JPEG and shows a shift of one pixel."""
+    """A smooth random image, which JPEG changes little and which shows a shift of one pixel."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 

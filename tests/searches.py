@@ -1,4 +1,4 @@
-"""A small latent search, and the same written plainly in NumPy."""
+"""A small search problem, and the latent search written plainly in NumPy."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ NO_CRITIC = dj.Prior(PARAMS, decode, draw_uniform, (-1.0, 1.0))
 RNG = np.random.default_rng(1)
 IMAGES = RNG.uniform(-0.9, 0.9, (4, H, W, C)).astype(np.float32)
 HOLES = RNG.random((4, H, W)) < np.array([0.15, 0.3, 0.5, 0.7])[:, None, None]
-# The setting of most tests, so that they share compiled programs. Its large weight makes the prior loss count.
+# Most tests use this, so that they share compiled programs. The large weight makes the prior loss matter.
 CONFIG = dj.InpaintConfig(num_steps=12, learning_rate=0.2, prior_weight=0.5, window=3)
 EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.1, patience=4)  # stops at different steps
 
@@ -74,7 +74,7 @@ def numpy_losses(params, image, hole, config, z, critic=True):
 
 
 def numpy_search(image, hole, config, start, bounds, critic=True):
-    """Every iterate of the search, the start first and the last update last, with the losses of each."""
+    """All iterates from the start to the last update, each with its losses."""
     params = {name: np.asarray(value, np.float64) for name, value in PARAMS.items()}
     z = np.asarray(start, np.float64)
     m = v = np.zeros(LATENT)

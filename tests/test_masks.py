@@ -42,7 +42,7 @@ def test_importance_weights_of_a_half_agree_with_values_by_hand():
     hole = jnp.zeros((8, 8), bool).at[:4].set(True)
     weights = masks.importance_weights(hole)
     assert (weights[:4] == 0).all() and (weights[7] == 0).all()
-    np.testing.assert_allclose(weights[4], 3 / 7, rtol=1e-6)  # 3 of the window's 7 rows are missing
+    np.testing.assert_allclose(weights[4], 3 / 7, rtol=1e-6)  # 3 of the 7 rows of the window are missing
     np.testing.assert_allclose(weights[5], 2 / 6, rtol=1e-6)  # the window is cut at the border
     np.testing.assert_allclose(weights[6], 1 / 5, rtol=1e-6)
 
@@ -97,9 +97,9 @@ def test_random_is_independent_per_pixel():
 def test_pattern_misses_exactly_its_fraction_in_blobs():
     drawn = np.asarray(masks.by_name("pattern", KEYS, 64))
     assert (drawn.sum((1, 2)) == 1024).all()
-    # Blobs: beside a missing pixel nearly all are missing; of independent pixels a quarter would be.
+    # In blobs nearly all neighbours of a missing pixel are missing; with independent pixels a quarter would be.
     assert (drawn[:, 1:] & drawn[:, :-1]).mean() > 0.75 * 0.25
-    # No place of the lattice shows: every pixel is missing about as often as its neighbour.
+    # The lattice leaves no trace: every pixel is missing about equally often.
     many = np.asarray(masks.by_name("pattern", jax.random.split(jax.random.key(0), 400), 16)).mean(axis=0)
     assert abs(many - 0.25).max() < 0.1
     for fraction, count in ((1.0, 256), (0.1, 26)):
@@ -169,6 +169,6 @@ def test_a_mask_is_read_upright(tmp_path):
     pixels = np.zeros((4, 6), np.uint8)
     pixels[0] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    exif[0x0112] = 6  # EXIF orientation: rotate by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "mask.png", exif=exif)
     assert (masks.read_hole(tmp_path / "mask.png") == np.rot90(pixels, -1).astype(bool)).all()

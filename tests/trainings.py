@@ -1,4 +1,4 @@
-"""A tiny training run, and what its tests share."""
+"""A tiny training configuration, and helpers that tests of training runs share."""
 
 import dataclasses
 import functools
@@ -37,7 +37,7 @@ _step = functools.cache(make_train_step)
 
 
 def one_step_for_all(config, batch_sharding):
-    """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
+    """Returns the same step for runs that differ only in length and reports, so that JAX compiles it once."""
     return _step(
         dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0),
         batch_sharding,
@@ -46,7 +46,7 @@ def one_step_for_all(config, batch_sharding):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """All runs of a module share the compiled step."""
+    """Lets all runs of a module share one compiled step."""
     with pytest.MonkeyPatch.context() as patch:
         replace_recipe(patch, make_step=one_step_for_all)
         yield
@@ -72,6 +72,6 @@ def config_of(run, recipe=gan.RECIPE):
 
 
 def load_state(run, recipe=gan.RECIPE):
-    """The newest whole state of a run on this process's first device, and its configuration."""
+    """The newest undamaged state of a run, on this process's first device, and its configuration."""
     config = config_of(run, recipe)
     return jax.device_put(checkpoints.restore(run, config, recipe.init), jax.local_devices()[0]), config

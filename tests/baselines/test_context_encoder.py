@@ -25,7 +25,7 @@ IMAGES = RNG.integers(0, 256, (8, 32, 32, 1), np.uint8)
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights of a new run, but the statistics of a trained one."""
+    """A state with initial weights and the batch statistics of a trained network."""
     state = plain.quick_jit(context_encoder_training.init_state, static_argnums=0)(CONFIG, jax.random.key(0))
     rng = np.random.default_rng(1)
     statistics = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), state.encoder_statistics)
@@ -38,7 +38,7 @@ def encoder(state):
 
 
 def paint(params, statistics, known, hole):
-    """The network from XLA's own convolutions, with the statistics given or the batch's own."""
+    """The network built from XLA's own convolutions, with given batch statistics or the batch's own."""
     x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
     depth = len(CONFIG.widths)
     for i in range(depth):
@@ -46,7 +46,7 @@ def paint(params, statistics, known, hole):
         x, _ = plain.batch_norm(x, params[f"down_norm_{i}"], statistics and statistics[f"down_norm_{i}"])
         x = jnp.where(x > 0, x, 0.2 * x)
     flat = x.reshape(x.shape[0], 16, -1)
-    # Each channel's 4×4 positions see one another, and no other channel.
+    # Each of the 4×4 positions of a channel depends on the others, and on no other channel.
     wise = [flat[:, :, c] @ params["channel_wise"][:, :, c] for c in range(flat.shape[-1])]
     x = jnp.stack(wise, axis=-1).reshape(x.shape) @ params["across_channels"]["kernel"]
     for i in range(depth):
@@ -99,7 +99,7 @@ def test_every_kind_of_mask_is_drawn_equally_often():
 
 
 def test_a_step_reports_the_plain_losses_and_follows_their_gradients(state):
-    """Losses of the step against those of the plain network; the first update of Adam moves by the rate."""
+    """The losses equal the plain network's; Adam's first update has the size of the learning rate."""
     config = dataclasses.replace(CONFIG, adversarial_weight=0.25, num_steps=10)
     key = jax.random.key(3)
     after, metrics = plain.quick_jit(context_encoder_training.make_train_step(config))(state, jnp.asarray(IMAGES), key)
@@ -126,7 +126,7 @@ def test_a_step_reports_the_plain_losses_and_follows_their_gradients(state):
     for name in ("down_0", "channel_wise", "up_2"):
         np.testing.assert_allclose(first_moment[name], 0.5 * gradient[name], atol=2e-5, rtol=2e-3)
     assert after.step == 1
-    # The adversary's own gradient does not pass through the encoder, nor is it stepped at the encoder's rate.
+    # The discriminator's gradient does not reach the encoder, and it has a learning rate of its own.
     moved = np.abs(np.asarray(after.adversary["down_0"] - state.adversary["down_0"]))
     assert np.median(moved) == pytest.approx(config.learning_rate / 10, rel=1e-2)
 
@@ -135,7 +135,9 @@ def test_a_step_reports_the_plain_losses_and_follows_their_gradients(state):
 def run(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "encoder"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context_encoder_training, "SHOWN", len(IMAGES))  # the pictures' program serves other tests
+        patch.setattr(
+            context_encoder_training, "SHOWN", len(IMAGES)
+        )  # other tests use the program that draws the samples
         assert train(digits, run) == 0
         yield run
 
@@ -156,7 +158,7 @@ def test_a_run_writes_samples_and_resumes_exactly(run, digits, tmp_path, capsys)
     resumed = load_state(other, context_encoder_training.RECIPE)[0]
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The rate falls to 0 over the steps: a longer run is another one.
+    # The learning rate falls to 0 over the run, so a longer run is a different run.
     assert train(digits, run, "--num-steps", "6") == 2
     assert "differs in num_steps (4 there, 6 here)" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What other libraries complete: cases with known solutions, and what is common to all methods."""
+"""Methods of other libraries: cases with known solutions, and rules that hold for all methods."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def test_known_pixels_stay_and_hidden_pixels_are_not_read(method, channels):
 def test_a_constant_image_is_continued(method):
     images = np.full((2, SIZE, SIZE, 3), 120, np.uint8)
     found = method(np.where(HOLE[..., None], np.uint8(9), images), HOLE).astype(int)
-    assert np.abs(found - 120).max() <= (0 if method is biharmonic else 3)  # OpenCV rounds on the way
+    assert np.abs(found - 120).max() <= (0 if method is biharmonic else 3)  # OpenCV rounds intermediate values
 
 
 def test_the_biharmonic_method_continues_a_slope():
-    """Linear functions are biharmonic; at the border, where a harmonic fill is flat, it goes on nearly so."""
+    """Linear functions are biharmonic. At the border, where a harmonic fill is flat, the slope nearly continues."""
     ramp = np.broadcast_to(10 * np.arange(SIZE)[:, None, None], (SIZE, SIZE, 3)).astype(np.uint8)
     hole = np.zeros((2, SIZE, SIZE), bool)
     hole[0, 8:14, 9:16] = hole[1, :3, 6:18] = True

@@ -42,7 +42,7 @@ def least_nuclear_norm(channel, hole, penalty=1.0, steps=3000):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_chunks():
-    """The channels of four images take two chunks, and the second one is not full."""
+    """The channels of four images fill one chunk and part of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 9)
         yield
@@ -59,7 +59,7 @@ def test_shrinking_agrees_with_numpys_singular_values(shape):
 
 
 def test_directions_that_are_only_rounding_errors_are_left_out():
-    """A spectral norm above 1 would leave the convex problem without a minimum."""
+    """With a spectral norm above 1 the convex problem would have no minimum."""
     matrix = low_rank_images(2)[0, :, :, 0] * 30
     _, directions = shrink(jnp.asarray(matrix), 0.0, 9)
     values = np.linalg.svd(np.asarray(directions, np.float64), compute_uv=False)
@@ -126,7 +126,7 @@ def test_other_images_and_the_place_in_the_batch_have_no_influence(solution):
     order = [3, 0, 2, 1]
     rolled = solve(IMAGES[order], HOLES[order])
     np.testing.assert_allclose(rolled.image, solution.image[order], atol=1e-4)
-    np.testing.assert_array_equal(rolled.image[0], solution.image[3])  # the first of its chunk both times
+    np.testing.assert_array_equal(rolled.image[0], solution.image[3])  # both times the first image of its chunk
     np.testing.assert_array_equal(rolled.num_steps[0], solution.num_steps[3])
     others = np.where((np.arange(4) == 1)[:, None, None, None], IMAGES, 0.5).astype(np.float32)
     np.testing.assert_array_equal(solve(others, HOLES).image[1], solution.image[1])
@@ -134,8 +134,8 @@ def test_other_images_and_the_place_in_the_batch_have_no_influence(solution):
 
 def test_a_single_image_agrees_with_the_batch(solution):
     single = solve(IMAGES[2:3], HOLES[2:3])
-    # Another shape may round differently, and the Gram matrix squares the condition: with jax 0.10.1 and 0.12.0 float32
-    # is up to 3.5e-4 from float64 here, after the same number of steps. The solver's own tolerance is 1e-3.
+    # Another shape may round differently, and the Gram matrix squares the condition number. With jax 0.10.1 and 0.12.0
+    # float32 is up to 3.5e-4 from float64 here, after the same number of steps. The solver's own tolerance is 1e-3.
     np.testing.assert_array_equal(single.num_steps[0], solution.num_steps[2])
     np.testing.assert_allclose(single.image[0], solution.image[2], atol=1e-3)
 

@@ -30,7 +30,7 @@ def test_the_nearest_image_is_the_one_that_loops_find(block, monkeypatch):
 
 
 def test_one_level_of_difference_decides_and_the_first_of_equals_wins():
-    """Where float32 would not tell: all pixels bright, one of them one level off."""
+    """All pixels are bright and one differs by one level: float32 could not see that difference."""
     training = np.full((4, SIZE, SIZE, 3), 255, np.uint8)
     training[[0, 1, 3], 0, 0, 0] = 254, 253, 254
     images = np.full((1, SIZE, SIZE, 3), 255, np.uint8)

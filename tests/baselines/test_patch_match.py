@@ -42,7 +42,7 @@ def square(h=H, w=W):
 
 
 def cut(image, size=PATCH):
-    """Each patch by its upper left pixel, in rows."""
+    """All patches, indexed by their upper left pixel."""
     h, w = image.shape[:2]
     return np.stack(
         [image[y : y + size, x : x + size].ravel() for y in range(h - size + 1) for x in range(w - size + 1)]
@@ -51,7 +51,7 @@ def cut(image, size=PATCH):
 
 @pytest.fixture(scope="module")
 def searched():
-    """One level searched to its end, and the patches that were sought."""
+    """One level after its whole search, and the target patches."""
     image, hole = picture(), square()
     level = quick_level(image, hole, PATCH)
     guess = np.where(hole[..., None], picture(seed=1), image)
@@ -112,10 +112,10 @@ def test_a_step_never_worsens_the_field(searched):
 
 
 def test_propagation_spreads_a_planted_match():
-    """What is missing stands elsewhere in the image: one target is told, the others learn it from their neighbours."""
+    """The missing part occurs elsewhere in the image. One target knows its match; the others get it from neighbours."""
     image, hole = picture(), square()
     image[:, 12:] = image[:, :12]
-    hole = np.roll(hole, 10, axis=1)  # columns 18..24 are missing: those that run over stay known
+    hole = np.roll(hole, 10, axis=1)  # columns 18 to 24 are missing; pixels that wrapped round stay known
     hole[:, :12] = False
     level = quick_level(image, hole, PATCH)
     columns = W - PATCH + 1
@@ -124,7 +124,7 @@ def test_propagation_spreads_a_planted_match():
     start = np.asarray(init_field(level, KEY).nearest).copy()
     start[targets] = np.flatnonzero(np.asarray(level.usable))[-1]
     start[told] = told - 12
-    assert told % columns >= 12  # 12 columns to the left is a place in the same row
+    assert told % columns >= 12  # so 12 columns to the left lies in the same row
     field = Field(jnp.asarray(start), jnp.zeros(len(start)))
     result = jax.jit(search, static_argnums=4)(level, image, field, KEY, 2)
     assert (np.asarray(result.distance) == 0).all()
@@ -134,7 +134,7 @@ def test_propagation_spreads_a_planted_match():
 @pytest.mark.parametrize("sharpness", [0.0, 0.5])
 def test_votes_agree_with_plain_loops(sharpness):
     image, hole = picture(), square()
-    hole[:2, :3] = True  # few patches cover a corner
+    hole[:2, :3] = True  # corners, which few patches cover
     level = quick_level(image, hole, PATCH, 1.3)
     usable, weights = np.asarray(level.usable), np.asarray(level.weights, np.float64)
     field = init_field(level, KEY)
@@ -163,7 +163,7 @@ def test_a_finer_level_starts_from_twice_the_coarse_offsets():
 
     found = np.asarray(enlarged(picture(24, 24), np.zeros((24, 24), bool))).reshape(columns, columns)
     own = np.arange(columns**2).reshape(columns, columns)
-    # Away from the border, where parents are those of the middle and nothing wraps round.
+    # Away from the border, where no offset wraps round.
     inner = (slice(4, 10), slice(4, 10))
     np.testing.assert_array_equal((found - own)[inner], 2 * columns + 4)
     assert found.min() >= -1 and found.max() < columns**2
@@ -184,12 +184,12 @@ ODD = 21, 25
 HOLES = np.stack([square(*ODD), *np.zeros((4, *ODD), bool)])
 HOLES[1, :, ODD[1] // 2 :] = True  # half of the image
 HOLES[2, -7:, -9:] = HOLES[2, 0, 0] = True  # corners
-HOLES[3, 7:] = True  # so much that no coarser level has a source
+HOLES[3, 7:] = True  # so much is missing that no coarser level has a source
 
 
 @pytest.fixture(scope="module")
 def completed():
-    """One compiled call serves many tests; the last image has no hole."""
+    """Many tests share this one call; the last image has no hole."""
     images = np.stack([picture(*ODD, seed=i) for i in range(len(HOLES))])
     return images, np.asarray(patch_match(images, HOLES, KEY, **FAST))
 
@@ -202,7 +202,7 @@ def test_known_pixels_keep_their_bits(completed):
 
 
 def test_filled_pixels_lie_in_the_range_of_the_known_ones(completed):
-    """Means of known pixels lie between the least and the greatest of them."""
+    """A mean of known pixels lies between the least and the greatest of them."""
     images, result = completed
     for image, filled, hole in zip(images, result, HOLES, strict=True):
         assert (filled >= image[~hole].min(axis=0) - 1e-5).all() and (filled <= image[~hole].max(axis=0) + 1e-5).all()

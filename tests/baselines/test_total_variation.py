@@ -22,7 +22,7 @@ def variation(x):
 
 
 def least_variation(image, hole):
-    """The least total variation: sqrt(.² + epsilon²) by L-BFGS in float64, epsilon made small step by step."""
+    """The least total variation: L-BFGS on sqrt(.² + epsilon²) in float64, with epsilon lowered in stages."""
     image = np.where(hole[..., None], 0, image).astype(np.float64)
 
     def filled(values):
@@ -50,7 +50,7 @@ SIZE = 8
 
 
 def stack():
-    """All four kinds of holes, one at the corner, one of all pixels but one."""
+    """All four kinds of holes, one at a corner, and one that leaves a single pixel."""
     corner, most = np.zeros((2, SIZE, SIZE), bool)
     corner[:4, :3] = corner[-2:, -5:] = True
     most[:] = True
@@ -65,7 +65,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (len(HOLES), SIZE, SIZE, 3)).as
 
 @pytest.fixture(scope="module", autouse=True)
 def small_chunks():
-    """The images of this file take two chunks, and the second one is not full."""
+    """The images of this file fill one chunk and part of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 4)
         yield
@@ -73,7 +73,7 @@ def small_chunks():
 
 @pytest.fixture(scope="module")
 def solution():
-    """One compiled call serves many tests."""
+    """Many tests share this one call."""
     return jax.tree.map(np.asarray, solve(IMAGES, HOLES))
 
 
@@ -89,7 +89,7 @@ def test_the_solution_agrees_with_a_smooth_solver(solution, i):
 def test_the_gap_bounds_the_error_however_early_the_solver_stops(solution):
     early = solve(IMAGES, HOLES, max_steps=3)
     assert (early.num_steps <= 3).all()
-    # Dual values are lower bounds of any primal one, also of the best one known.
+    # A dual value is a lower bound of every primal value, so also of the best one known.
     assert (early.total_variation - early.gap <= solution.total_variation + 1e-4).all()
     assert (early.gap > solution.gap).any()
 
@@ -112,7 +112,7 @@ def test_a_strip_between_two_colours_is_filled_monotonically():
 
 
 def test_a_straight_edge_is_continued_through_a_hole():
-    """Shorter than any way round; a harmonic filling blurs it."""
+    """The straight edge is the shortest. A harmonic fill would blur it."""
     image, hole = np.full_like(IMAGES, -0.7), np.zeros_like(HOLES)
     image[:, :, 4:] = 0.6
     hole[:, 3:5, 2:6] = True
@@ -122,7 +122,7 @@ def test_a_straight_edge_is_continued_through_a_hole():
 
 
 def test_constant_images_stay_constant():
-    """Also where all pixels but one are missing."""
+    """Even when all pixels but one are missing."""
     image = np.full(IMAGES.shape, 77, np.uint8)
     hidden = np.where(HOLES[..., None], 200, image).astype(np.uint8)
     assert (np.asarray(total_variation(hidden, HOLES)) == image).all()

@@ -35,7 +35,7 @@ def dense(completion, image, hole):
 
 
 def holes(size):
-    """All four kinds, and holes at corners, of several parts, one pixel, all but one pixel."""
+    """Holes of all four kinds, at corners, of several parts, of one pixel, and of all but one pixel."""
     corner, parts, single, most = np.zeros((4, size, size), bool)
     corner[: size // 3, : size // 2] = corner[-3:, -4:] = True
     parts[1:4, 2:5] = parts[6:, 7:] = parts[1, -2] = parts[5, 0] = True
@@ -68,7 +68,7 @@ def pair(count, size=SIZE, channels=3, seed=0):
 
 @pytest.fixture(scope="module")
 def blended():
-    """One compiled call serves many tests: every kind of hole in one batch."""
+    """Many tests share this one call, with every kind of hole in one batch."""
     completion, image = pair(len(STACK))
     return completion, image, np.asarray(poisson_blend(completion, image, STACK))
 
@@ -107,7 +107,7 @@ def test_oblong_and_odd_sizes_agree_with_the_dense_solve():
 
 @pytest.mark.parametrize("blend", [poisson_blend, poisson_blend_sparse])
 def test_a_constant_shift_is_undone(blend):
-    """Fails for any wrong treatment of the image's border: wrap-around or zeros beyond it."""
+    """Fails if the image wraps round at its border, or if zeros are assumed beyond it."""
     completion, _ = pair(len(STACK))
     truth = completion + np.linspace(-0.7, 0.9, 3, dtype=np.float32)
     given = np.where(STACK[..., None], np.float32(0), truth)
@@ -165,7 +165,7 @@ def test_other_images_and_the_place_in_the_batch_have_no_influence(blended):
 
 
 def test_a_completion_of_nan_gives_nan(blended):
-    """A correction of 0 would hide that the completion is not finite."""
+    """A correction of 0 would hide a completion that is not finite."""
     completion, image, _ = blended
     completion = completion.copy()
     completion[..., 0] = np.nan
@@ -228,7 +228,7 @@ def test_derivatives_are_finite_when_all_or_nothing_is_missing():
 
 
 def test_tiny_and_huge_values_are_blended(blended):
-    """Their squares would leave the range of float32."""
+    """The squares of these values leave the range of float32."""
     completion, image, exact = blended
     for scale in (2.0**-60, 2.0**70):
         scaled = poisson_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK)

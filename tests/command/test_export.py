@@ -1,4 +1,4 @@
-"""A run's weights as one file with a card."""
+"""The command `export`: a run's weights in one file, and a model card."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Files in, files out."""
+"""The command `inpaint` on folders: results, masks, scores, wrong input, resuming."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ NAMES = ("a", "b.1", "c")
 
 PRIOR = tanh_prior((SIZE, SIZE, 3))
 RNG = np.random.default_rng(1)
-# Smooth, so that JPEG keeps most of it.
+# Smooth, so that JPEG changes little.
 PIXELS = {
     name: np.asarray(Image.fromarray(RNG.integers(0, 256, (3, 3, 3), np.uint8)).resize((SIZE, SIZE))) for name in NAMES
 }
@@ -85,7 +85,7 @@ def test_results_equal_inpaint(images, mask, tmp_path):
     for name, pixels, completion in zip(NAMES, expected.images, expected.completions, strict=False):
         assert (read(out / f"{name}.png") == np.asarray(pixels)).all()
         strip = read(out / "strips" / f"{name}.png")
-        assert strip.shape == (SIZE, 3 * SIZE + 4, 3)  # no original: masked, completion, blended
+        assert strip.shape == (SIZE, 3 * SIZE + 4, 3)  # masked, completion, blended: the original is unknown
         assert (strip[:, :SIZE][KNOWN] == PIXELS[name][KNOWN]).all() and (strip[:, :SIZE][HOLE] == 255).all()
         levels = np.floor(np.asarray(completion) * 127.5 + 128)
         assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
@@ -101,7 +101,7 @@ def test_results_equal_inpaint(images, mask, tmp_path):
 
 def test_several_completions_and_their_mean_are_written(mask, tmp_path):
     (tmp_path / "images").mkdir()
-    for name, pixels in PIXELS.items():  # larger than the prior's images
+    for name, pixels in PIXELS.items():  # twice the size of the prior's images
         Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)).save(tmp_path / "images" / f"{name}.png")
     hole = HOLE.repeat(2, axis=0).repeat(2, axis=1)
     Image.fromarray(np.where(hole, 255, 0).astype(np.uint8)).save(mask)
@@ -118,7 +118,7 @@ def test_several_completions_and_their_mean_are_written(mask, tmp_path):
     alone = dj.inpaint_photograph(
         PRIOR, original, hole, jax.random.fold_in(jax.random.key(0), zlib.crc32(b"c"))[None], config, crop="stretch"
     )
-    assert np.abs(alone.alternatives.images.astype(int) - choices).max() <= 1  # a batch of another shape
+    assert np.abs(alone.alternatives.images.astype(int) - choices).max() <= 1  # another batch shape rounds differently
     assert np.abs(alone.mean.astype(int) - mean).max() <= 1
     (out / "choices" / "a-2.png").unlink()
     assert run(tmp_path / "images", mask, out, **options).completed == 1
@@ -131,7 +131,7 @@ def test_known_pixels_equal_the_decoded_input(mask, tmp_path, suffix):
     run(source, mask, tmp_path / "out", batch_size=1)
     result, original = read(tmp_path / "out" / "photo.png"), read(source)
     assert (result[KNOWN] == original[KNOWN]).all()
-    assert (result[HOLE] != original[HOLE]).any(axis=-1).mean() > 0.9  # and the hole is filled anew
+    assert (result[HOLE] != original[HOLE]).any(axis=-1).mean() > 0.9  # the hole has new content
 
 
 @pytest.mark.parametrize("level", [0, 255])
@@ -163,7 +163,7 @@ def test_completions_under_drawn_masks_are_scored(images, tmp_path):
         a, b = (jnp.asarray(x)[None] for x in (result, PIXELS[name]))
         assert line["ssim"] == pytest.approx(float(dj.ssim(a, b)[0]), abs=1e-5)
         assert line["ssim_hole"] == pytest.approx(float(dj.ssim(a, b, where=hole[None])[0]), abs=1e-5)
-    assert len({hole.tobytes() for hole in holes.values()}) == len(NAMES)  # a hole of its own for each
+    assert len({hole.tobytes() for hole in holes.values()}) == len(NAMES)  # each image has its own hole
     before = [(out / f"{name}.png").read_bytes() for name in NAMES]
     run(images, "random", tmp_path / "same")
     run(images, "random", tmp_path / "other", seed=1)
@@ -172,7 +172,7 @@ def test_completions_under_drawn_masks_are_scored(images, tmp_path):
 
 
 def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
-    # Bit for bit in batches of one shape, whatever the image's place and company.
+    # Equal bits in batches of one shape, whatever the place in the batch and the other images.
     run(images, "random", tmp_path / "all")
     (images / "a.png").unlink()
     Image.fromarray(PIXELS["a"][::-1]).save(images / "z.png")
@@ -181,7 +181,7 @@ def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
         for path in (f"{name}.png", f"strips/{name}.png"):
             assert (tmp_path / "all" / path).read_bytes() == (tmp_path / "rest" / path).read_bytes()
     assert lines(tmp_path / "all")[1:] == lines(tmp_path / "rest")[:2]
-    # One at a time, the folder's images are as if alone.
+    # In batches of one, each image has the result that it has alone.
     run(images, "random", tmp_path / "one_by_one", batch_size=1)
     run(images / "c.png", "random", tmp_path / "alone")
     assert (tmp_path / "one_by_one" / "c.png").read_bytes() == (tmp_path / "alone" / "c.png").read_bytes()
@@ -236,7 +236,7 @@ def test_a_prepared_set_is_completed_by_split(images, mask, tmp_path):
 
 
 def test_images_are_upright_and_on_white(mask, tmp_path):
-    # As `prepare` decodes files: what a viewer shows.
+    # The same decoding as in `prepare`: what a viewer shows.
     (tmp_path / "images").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
@@ -258,7 +258,7 @@ def test_searches_that_fail_are_counted(images, mask, tmp_path):
 
 
 def damage(path, pixels):
-    # Large enough that the header is whole while pixels are lost.
+    # Large enough that the header stays whole and only pixels are lost.
     Image.fromarray(np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -382,11 +382,11 @@ def test_photographs_of_any_size_are_completed(tmp_path):
         assert (result[~hole] == photo[~hole]).all() and (result[hole] != photo[hole]).any()
         key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()))
         alone = dj.inpaint_photograph(PRIOR, photo, hole, key[None], CONFIG)
-        assert abs(result.astype(int) - alone.images).max() <= 1  # batches of another shape round otherwise
+        assert abs(result.astype(int) - alone.images).max() <= 1  # batches of another shape round differently
         strip = read(tmp_path / "out" / "strips" / f"{name}.png")
         left, top, width, height = regions[name]
         assert (strip[:, -width:] == result[top : top + height, left : left + width]).all()
-    # Drawn masks are drawn at the prior's size and enlarged: four halves of the region.
+    # Masks are drawn at the prior's size and enlarged; `center` covers a quarter of the region.
     run(tmp_path / "images", "center", tmp_path / "drawn", crop="stretch")
     for line in lines(tmp_path / "drawn"):
         hole = (read(tmp_path / "drawn" / f"{line['name']}.png") != photos[line["name"]]).any(axis=-1)
@@ -426,7 +426,7 @@ def test_a_gif_shows_the_trace(images, mask, tmp_path):
         assert gif.n_frames == 4 and gif.size == (2 * 22 * SIZE, 22 * SIZE)
         gif.seek(3)
         last = np.asarray(gif.convert("RGB"))[11::22, 22 * SIZE + 11 :: 22].astype(int)
-    # The right half is the blend: what is known shows as it is, up to the GIF's 256 colours.
+    # The right half is the blend; its known pixels are exact up to the GIF's 256 colours.
     assert abs(last - PIXELS["a"])[KNOWN].mean() < 6
     assert "trace" not in lines_of(images / "a.png", mask, tmp_path / "plain")
 
@@ -447,7 +447,7 @@ def test_masks_and_results_inside_the_image_folder_are_not_images(images, tmp_pa
     assert [line["name"] for line in lines(images / "out")] == list(NAMES)
     shutil.rmtree(images / "out")
     shutil.rmtree(images / "masks")
-    assert run(images, "half", images.parent).completed == 3  # images inside the folder of the results
+    assert run(images, "half", images.parent).completed == 3  # now the images lie inside the result folder
 
 
 @pytest.mark.parametrize(("folder", "out"), [("strips", "masks"), ("gifs", "masks")])
@@ -494,7 +494,7 @@ def test_colour_profiles_are_kept_and_opaque_alpha_is_ignored(mask, tmp_path):
 
 
 def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
-    """If memory allows; without memory the results are the same."""
+    """The images are kept if memory allows. If not, the results are the same."""
     decoded, read_image = [], pairing.read_image
     monkeypatch.setattr(
         pairing, "read_image", lambda file, channels: decoded.append(file) or read_image(file, channels)
@@ -507,7 +507,7 @@ def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-# ------------------------------------------------------------------------------------------ going on
+# ------------------------------------------------------------------------------------------ resuming
 
 
 def test_an_interrupted_call_resumes(images, mask, tmp_path, monkeypatch):
@@ -524,7 +524,7 @@ def test_an_interrupted_call_resumes(images, mask, tmp_path, monkeypatch):
         patch.setattr(inpaint_module, "write_result", write)
         with pytest.raises(KeyboardInterrupt):
             run(images, mask, out)
-    # As a kill leaves it: a line half written, an image without its line, a file half written.
+    # What a kill leaves: a half-written line, an image without its line, a half-written file.
     with (out / "results.jsonl").open("a") as log:
         log.write('{"name": "b.1", "dig')
     (out / "c.png").write_bytes(b"half")
@@ -573,7 +573,7 @@ def test_earlier_failures_are_counted_again(images, mask, tmp_path):
 def test_lines_of_other_images_stay(images, mask, tmp_path):
     out = tmp_path / "out"
     run(images, mask, out)
-    # As several processes left them, with one line that is no longer true.
+    # The journals of two processes; one line has an outdated digest.
     written = (out / "results.jsonl").read_text().splitlines()
     (out / "results.jsonl").unlink()
     (out / "results-00000-of-00002.jsonl").write_text(f"{written[0]}\n{written[2]}\n")

@@ -1,4 +1,4 @@
-"""The command: the whole path on tiny digits, wrong input, options and presets."""
+"""The command `dcgan-jax`: training to evaluation on the digits, wrong input, options and presets."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def prior_file(digits_prior, tmp_path_factory):
     return path
 
 
-# ------------------------------------------------------------------------------------------ the path
+# ------------------------------------------------------------------------------------------ from training to evaluation
 
 
 def test_training_writes_a_run(digits_run):
@@ -303,7 +303,7 @@ def test_train_options_override_a_preset_field_by_field(monkeypatch):
     assert found == dataclasses.replace(he, flip=True, beta1=0.9, num_steps=3, model=model)
     assert found.model.latent == "normal" and found.batch_size == 128
     assert not trained_with(monkeypatch, "--preset", "yeh2017", "--no-flip").flip
-    # An option that says what the default says still overrides the preset.
+    # An option that repeats the default still overrides the preset.
     assert trained_with(monkeypatch, *given, "--latent", "uniform", "--noise", "0").model.latent == "uniform"
 
 

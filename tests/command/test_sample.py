@@ -1,4 +1,4 @@
-"""Generated images as a grid, as an array and one by one."""
+"""The command `sample`: generated images as a grid, as an array, or as one file each."""
 
 import zipfile
 
@@ -25,7 +25,7 @@ def test_a_grid_holds_the_generated_images(digits_run, digits_prior, tmp_path):
 
 
 def test_grid_array_and_folder_hold_the_same_images(digits_run, digits_prior, tmp_path, monkeypatch):
-    """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
+    """All forms hold the same grey images, however they are batched; the array has three channels."""
     monkeypatch.setattr(sample, "_BATCH", 4)
     prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")
     (tmp_path / "empty").mkdir()
@@ -36,7 +36,7 @@ def test_grid_array_and_folder_hold_the_same_images(digits_run, digits_prior, tm
         assert file.files == ["arr_0"]
         array = file["arr_0"]
     assert array.dtype == np.uint8 and array.shape == (10, 32, 32, 3) and array.flags.c_contiguous
-    # Batches of another size round differently, so a value half way between two levels may go to either.
+    # Other batch sizes round differently, so a value half way between two levels may become either.
     assert np.abs(array.astype(int) - expected).max() <= 1 and np.std(array) > 1
     for folder in ("new/folder", "empty"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06}.png" for i in range(10)]
@@ -47,7 +47,7 @@ def test_grid_array_and_folder_hold_the_same_images(digits_run, digits_prior, tm
         assert (np.asarray(image) == tile(array, columns=8)).all()
     before = sorted(tmp_path.rglob("*"))
     assert main("sample", *prior, "--out", tmp_path / "empty") == 2
-    # In colour, and what NumPy's own writer makes of the array.
+    # Colour images, in the bytes that NumPy's own writer gives.
     sample.save_samples(tiny.tanh_prior((8, 8, 3)), tmp_path / "colour.npz", 6, progress=False)
     with np.load(tmp_path / "colour.npz") as file:
         colour = file["arr_0"]
@@ -55,7 +55,7 @@ def test_grid_array_and_folder_hold_the_same_images(digits_run, digits_prior, tm
     np.savez(tmp_path / "numpy.npz", colour)
     with zipfile.ZipFile(tmp_path / "colour.npz") as ours, zipfile.ZipFile(tmp_path / "numpy.npz") as numpys:
         assert ours.read("arr_0.npy") == numpys.read("arr_0.npy")
-    # What fails half way leaves nothing.
+    # A failure half way leaves nothing.
     for name in ("colour.npz", "numpy.npz"):
         (tmp_path / name).unlink()
     monkeypatch.setattr(sample, "generate", lambda prior, z: dj.generate(prior, z) if len(z) == 4 else 1 / 0)

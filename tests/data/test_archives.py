@@ -9,8 +9,6 @@ import pytest
 from pictures import pictures, quiet, write_tar, write_tree, write_zip
 from PIL import Image
 
-# Folders and archives
-
 TREE = ("b/1.png", "b/2.png", "a/x.PNG", "c/deep/er/3.jpg", "loose.png")
 
 

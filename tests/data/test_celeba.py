@@ -17,7 +17,7 @@ CELEBA_PARTITION = {"000003.jpg": 0, "000001.jpg": 2, "000002.jpg": 1, "000004.j
 
 @pytest.fixture
 def celeba(tmp_path: Path) -> Path:
-    """CelebA's archive and partition; the partition also names 000009.jpg, which the archive lacks."""
+    """CelebA's archive and partition. The partition also lists 000009.jpg, which the archive lacks."""
     folder = tmp_path / "celeba"
     folder.mkdir()
     names = [f"00000{i}.jpg" for i in (4, 2, 1, 3)]
@@ -26,9 +26,6 @@ def celeba(tmp_path: Path) -> Path:
     lines = [f"{name} {part}\n" for name, part in CELEBA_PARTITION.items()]
     (folder / "list_eval_partition.txt").write_text("".join(lines))
     return folder
-
-
-# CelebA
 
 
 @pytest.mark.parametrize("size", [64, 32])
@@ -119,7 +116,7 @@ def test_attributes_select_images(faces: Path, tmp_path: Path, where: list[str],
     (faces / "list_attr_celeba.txt").rename(tmp_path / "elsewhere.txt")
     again = quiet(faces, tmp_path / "again", where=where, attributes=tmp_path / "elsewhere.txt")
     assert again.manifest["sha256"] == prepared.manifest["sha256"] and again.names == prepared.names
-    assert "where" not in quiet(faces, tmp_path / "all").manifest  # which needs no attributes
+    assert "where" not in quiet(faces, tmp_path / "all").manifest  # without conditions no attributes are needed
 
 
 def test_conditions_that_cannot_be_met_are_refused(faces: Path, tmp_path: Path) -> None:

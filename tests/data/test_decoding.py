@@ -10,13 +10,11 @@ from PIL import Image
 
 from dcgan_jax.data import decode_image
 
-# Decoding
-
 
 def test_images_are_decoded_upright_on_white_and_with_the_given_channels() -> None:
     image = photo(0, 24, 16)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    exif[0x0112] = 6  # EXIF orientation: rotate by 90 degrees clockwise
     upright = np.asarray(decode_image(encode(image, exif=exif), 3))
     np.testing.assert_array_equal(upright, np.rot90(np.asarray(image), -1))
 

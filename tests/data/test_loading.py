@@ -86,7 +86,7 @@ def test_damaged_sets_are_refused(prepared_path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (10, 4), (7, 7), (5, 1), (101, 32)])
 def test_every_epoch_visits_every_image_exactly_once(count: int, batch_size: int) -> None:
-    steps = 3 * count  # that many batches are `batch_size` epochs, three times over
+    steps = 3 * count  # these batches hold `3 * batch_size` epochs
     batches = [batch_indices(step, batch_size, count, seed=3) for step in range(steps)]
     assert all(batch.shape == (batch_size,) and batch.dtype == np.int64 for batch in batches)
     epochs = np.concatenate(batches).reshape(-1, count)
@@ -97,12 +97,12 @@ def test_every_epoch_visits_every_image_exactly_once(count: int, batch_size: int
 def test_batches_are_reproducible_and_writable() -> None:
     first = batch_indices(17, 64, 1000, seed=5)
     kept = first.copy()
-    first[:] = 0  # the caller's copy: later calls must not see this
+    first[:] = 0  # the array is the caller's: later calls must not see this change
     for step in (40, 3, 90):  # other epochs, in any order
         batch_indices(step, 64, 1000, seed=5)
     np.testing.assert_array_equal(batch_indices(17, 64, 1000, seed=5), kept)
     assert not np.array_equal(batch_indices(17, 64, 1000, seed=6), kept)
-    # Written down once: a resumed run must meet the same images with another NumPy or on another machine.
+    # Recorded values: a resumed run must see the same images with another NumPy or on another machine.
     assert batch_indices(0, 8, 8, seed=0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]
 
 

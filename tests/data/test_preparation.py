@@ -1,4 +1,4 @@
-"""Image sources, preparation and prepared sets, on small files in the official formats."""
+"""Preparation of a set: crops, splits, unreadable files, interruptions and wrong arguments."""
 
 import io
 import os
@@ -132,7 +132,7 @@ def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_sigterm_during_garbage_collection_leaves_nothing(tmp_path: Path) -> None:
-    """Python drops an exception raised in one of its callbacks, so the clean-up must not be owed to one."""
+    """Python drops an exception raised in such a callback, so the clean-up must not depend on one."""
     program = (
         "import gc, os, signal; from pathlib import Path; from dcgan_jax.storage.files import whole_folder\n"
         "with whole_folder(Path('a')) as a, whole_folder(Path('b')) as b:\n"
@@ -166,7 +166,7 @@ def test_wrong_arguments_and_missing_sources_are_refused(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="exists already: remove it"):
         quiet(source, source)
-    quiet(source, tmp_path / "empty")  # an empty folder may become the set
+    quiet(source, tmp_path / "empty")  # an empty folder is accepted as `out`
     assert open_prepared(tmp_path / "empty").manifest["count"] == 2
 
 

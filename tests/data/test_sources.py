@@ -1,4 +1,4 @@
-"""Sets in their official formats: Stanford Cars, SVHN's photographs, CelebA's attributes, tensorflow-datasets."""
+"""Images chosen by label, and the official sets from preparation to inpainting."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_labels_are_selected_by_class_name(tmp_path: Path) -> None:
     root = write_cars(tmp_path / "cars", "folders")
     audi = quiet(root, tmp_path / "audi", where=["label=Audi TTS Coupe 2012"])
     assert audi.labels is not None and audi.labels.tolist() == [2, 2]
-    assert audi.manifest["class_names"] == CLASSES  # the numbers keep their meaning
+    assert audi.manifest["class_names"] == CLASSES  # class numbers do not change
     either = quiet(root, tmp_path / "either", where=["label=Acura RL Sedan 2012, AM General Hummer SUV 2000"])
     assert either.names == ["cars_train/00002.jpg", "cars_test/00001.jpg"]
     with pytest.raises(UserError, match="there is no label 'Audi' here; there is AM General Hummer SUV 2000, Acura"):
@@ -37,7 +37,7 @@ def test_the_command_selects_digits_by_label(tmp_path: Path, capsys) -> None:
     command = ["prepare", "digits", "--out", str(out), "--image-size", "8", "--quiet"]
     assert main.main([*command, "--where", "label=1,7", "--where", "label=1"]) == 0
     labels = np.load(out / "labels.npy")
-    assert set(labels) == {1} and len(labels) == 182  # as many ones as scikit-learn counts
+    assert set(labels) == {1} and len(labels) == 182  # scikit-learn has 182 images of a 1
     assert json.loads((out / "manifest.json").read_text())["where"] == ["label=1,7", "label=1"]
     capsys.readouterr()
     assert main.main([*command[:3], str(tmp_path / "none"), *command[4:], "--where", "label=x"]) == 2
@@ -60,7 +60,7 @@ def write_digits(folder):
 
 
 SETS = {
-    # Writes the files; options of `prepare`; count, split to complete, and crop of what comes out.
+    # Function that writes the files, options of `prepare`, expected splits, split to complete, expected crop.
     "celeba": (write_faces, ["--where", "Male=1"], {"train": 4, "validation": 2, "test": 2}, "test", "celeba"),
     "svhn": (write_digits, ["--where", "label=1,2,0"], {"train": 3, "test": 3}, "test", "center"),
     "cars": (lambda folder: write_cars(folder, "archives"), [], {"train": 3, "test": 1}, "test", "stretch"),

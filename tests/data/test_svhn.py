@@ -40,9 +40,6 @@ def test_damaged_files_of_cropped_digits_are_refused(tmp_path: Path) -> None:
         quiet(tmp_path, tmp_path / "out")
 
 
-# Real data, where there is some: the folder of DCGAN_JAX_DATA holds svhn/test_32x32.mat
-
-
 @pytest.mark.skipif("DCGAN_JAX_DATA" not in os.environ, reason="DCGAN_JAX_DATA names no folder of real sets")
 def test_the_real_cropped_digits_keep_their_pixels_and_labels(tmp_path: Path) -> None:
     file = Path(os.environ["DCGAN_JAX_DATA"]) / "svhn" / "test_32x32.mat"
@@ -56,27 +53,27 @@ def test_the_real_cropped_digits_keep_their_pixels_and_labels(tmp_path: Path) ->
 
 # SVHN's photographs (format 1)
 
-# Photograph: its width and height, and left, top, width, height and label of each digit.
+# Each photograph: width, height, and the left, top, width, height and label of each digit.
 PHOTOGRAPHS = {
     "1.png": (80, 50, [(20, 10, 12, 24, 1), (34, 11, 14, 23, 10), (60, 30, 8, 9, 5)]),
     "2.png": (60, 40, [(30, 8, 11, 20, 7)]),
     "3.png": (40, 30, [(-1, 5, 10, 20, 2), (34, 18, 6, 12, 3)]),
     "10.png": (16, 30, [(2, 2, 12, 25, 9)]),
 }
-# Squares about the digits, by hand: left, top, right, bottom. The narrow photograph comes last, see below.
+# The squares around the digits, computed by hand: left, top, right, bottom. The test itself checks the narrow 10.png.
 SQUARES = {
     "train/1-1": (14, 10, 38, 34),
     "train/1-2": (30, 11, 53, 34),
     "train/1-3": (60, 30, 69, 39),
     "train/2-1": (26, 8, 46, 28),
-    "train/3-1": (0, 5, 20, 25),  # shifted: -6 to 14
-    "train/3-2": (28, 18, 40, 30),  # shifted: 31 to 43
+    "train/3-1": (0, 5, 20, 25),  # shifted into the photograph from -6 to 14
+    "train/3-2": (28, 18, 40, 30),  # shifted into the photograph from 31 to 43
 }
 LABELS = {"1-1": 1, "1-2": 0, "1-3": 5, "2-1": 7, "3-1": 2, "3-2": 3, "10-1": 9}
 
 
 def digit_struct(photographs: dict, userblock: int = 512) -> bytes:
-    """MATLAB's HDF5 layout: references to names and groups; a lone digit's numbers in place, several by reference."""
+    """MATLAB's HDF5 layout: references to names and groups. Only the numbers of a single digit are stored in place."""
     h5py = pytest.importorskip("h5py")
     stream = io.BytesIO()
     with h5py.File(stream, "w", userblock_size=userblock) as file:
@@ -135,11 +132,11 @@ def test_digits_are_cut_out_of_photographs(tmp_path: Path, monkeypatch, form: st
     for name, square in SQUARES.items():
         image = opened(photos[name[6:].split("-")[0] + ".png"])
         np.testing.assert_array_equal(prepared.images[row[name]], prepared_pixels(image, square, 32))
-    # A square of 25 about columns 2 to 14 of a photograph of 16: its outermost columns 4 and 5 times more.
+    # The square is 25 wide and the photograph 16: its edge columns are repeated 4 times left and 5 times right.
     narrow = np.asarray(opened(photos["10.png"]))[2:27]
     narrow = np.concatenate([narrow[:, :1]] * 4 + [narrow] + [narrow[:, -1:]] * 5, axis=1)
     np.testing.assert_array_equal(prepared.images[row["train/10-1"]], prepared_pixels(Image.fromarray(narrow), size=32))
-    if form == "tar.gz":  # each photograph once, forward only, whatever number of digits it has
+    if form == "tar.gz":  # each photograph is read once and in order, however many digits it has
         assert reads == ["train/digitStruct.mat", *(f"train/{name}" for name in PHOTOGRAPHS)]
 
 

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets, which it writes itself."""
+"""Sets that tensorflow-datasets itself has written."""
 
 import io
 import sys
@@ -14,11 +14,9 @@ from dcgan_jax.command import main
 from dcgan_jax.data import open_prepared, sources
 from dcgan_jax.errors import UserError
 
-# tensorflow-datasets
-
 
 def build(data_dir: Path, name: str, features: dict, splits: dict[str, list[dict]], file_format: str) -> None:
-    """A set of a given name, written by tensorflow-datasets itself."""
+    """Writes a set of this name with tensorflow-datasets."""
     tfds = pytest.importorskip("tensorflow_datasets")
     if file_format == "tfrecord":
         pytest.importorskip("tensorflow")
@@ -42,7 +40,7 @@ def build(data_dir: Path, name: str, features: dict, splits: dict[str, list[dict
 
 
 def by_pixels(prepared) -> dict[bytes, tuple[str | None, int | None]]:
-    """Split and label of each image: tensorflow-datasets shuffles what it writes."""
+    """Split and label of each image, by its pixels, because tensorflow-datasets shuffles the images."""
     found = {}
     for split in prepared.manifest["splits"]:
         part = prepared.split_slice(split)
@@ -122,7 +120,7 @@ def test_cars196_equals_the_official_files(tmp_path: Path, file_format: str) -> 
             {
                 "image": image,
                 "label": CLASSES[label - 1],
-                # As the set's own code has it: the official numbers over width and height.
+                # As in the set's own code: the official numbers divided by width and height.
                 "bbox": features.BBox(y1 / 64, x1 / 96, min(y2, 64) / 64, min(x2, 96) / 96),
             }
             for image, ((x1, y1, x2, y2), label) in zip(car_photos(split).values(), entries.values(), strict=True)

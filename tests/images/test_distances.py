@@ -13,7 +13,7 @@ KEY = jax.random.key(7)
 
 
 def plain_pyramid(image):
-    """One channel [h, h], level after level, from the two-dimensional kernel of Burt and Adelson."""
+    """The levels of one channel [h, h], by Burt and Adelson's two-dimensional kernel."""
     kernel = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256
     image, levels = image.astype(np.float64), []
     while len(image) > 16:
@@ -26,7 +26,7 @@ def plain_pyramid(image):
 
 
 def plain_distance(a, b, key):
-    """Per level of the pyramid, with SciPy's Wasserstein distance for each direction."""
+    """The distance at each level of the pyramid, with SciPy's Wasserstein distance for each direction."""
     *keys, direction_key = jax.random.split(key, 3)
     side, channels = a.shape[2:]
     directions = np.asarray(jax.random.normal(direction_key, (64, 49 * channels)), np.float64)

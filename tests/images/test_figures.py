@@ -1,4 +1,4 @@
-"""Number conversion, grids, labels and PNG files."""
+"""Conversion to uint8, grids, labels and PNG files."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_a_strip_has_one_row_for_each_image():
             cell = whole[row * 10 : row * 10 + 8, column * 10 : column * 10 + 8]
             assert (cell == columns[column, row]).all()
     assert (figures.strip(None, *columns[1:]) == whole[:, 10:]).all()
-    # Numbers of both kinds may stand side by side.
+    # uint8 and float images may be mixed.
     assert (figures.strip(columns[0], columns[1], pixels.to_float(columns[2]), columns[3]) == whole).all()
 
 

@@ -89,7 +89,7 @@ def test_several_scales_agree_with_scipy(shape, dtype, scales):
     rng, side = np.random.default_rng(0), min(shape[:2])
     a = ndimage.gaussian_filter(rng.normal(size=(4, *shape)), (0, side / 16, side / 16, 0))
     a /= np.abs(a).max((1, 2, 3), keepdims=True)
-    # Nearly equal, noisy, half another, and its own negative, where no real power exists.
+    # Nearly equal, noisy, half replaced, and negated: a negative similarity has no real power.
     b = np.stack([a[0] * 0.98, np.clip(a[1] + rng.normal(0, 0.2, shape), -1, 1), (a[2] + a[1]) / 2, -a[3]])
     if dtype == np.uint8:
         a, b = (a + 1) * 127.5, (b + 1) * 127.5

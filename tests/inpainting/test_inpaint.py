@@ -1,4 +1,4 @@
-"""The latent search against a plain NumPy one, and the equalities its transformations must keep."""
+"""Inpainting of a batch: keys, the equalities that transformations must keep, number formats, wrong arguments."""
 
 import dataclasses
 import sys
@@ -84,10 +84,10 @@ def test_vmap_equals_loop():
 
 
 def test_gradients_agree_with_finite_differences(float64):
-    # In float64: steps small enough to meet no jump of sign(G(z) - y).
+    # In float64, so that steps can be too small to cross a jump of sign(G(z) - y).
     config = dataclasses.replace(CONFIG, num_steps=3, learning_rate=0.05)
-    # Where nothing is known or nothing missing, no critic, the latent's gradient is 0: Adam's square root must not make
-    # NaN of it.
+    # When nothing is known or nothing is missing, and there is no critic, the gradient of the latent is 0.
+    # The derivative of Adam's square root must not make NaN of it.
     holes = np.stack([np.zeros((H, W), bool), np.ones((H, W), bool), HOLES[2], HOLES[3]])
     rng = np.random.default_rng(3)
     cotangent = rng.normal(size=IMAGES.shape)
@@ -100,7 +100,7 @@ def test_gradients_agree_with_finite_differences(float64):
 
     value_and_gradient = quick_jit(jax.value_and_grad(objective))
     _, gradient = value_and_gradient(point)
-    assert (np.asarray(gradient[0])[holes] == 0).all()  # what lies in the hole has no influence
+    assert (np.asarray(gradient[0])[holes] == 0).all()  # hidden pixels have no influence
     np.testing.assert_allclose(gradient[0][0], cotangent[0])
     for i in range(2):
         direction = jax.tree.map(lambda x: rng.normal(size=x.shape), point[i])
@@ -125,8 +125,8 @@ def test_a_second_call_compiles_nothing():
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     jax.jit(lambda x: x * 3 + 1)(1.0)
-    assert compiled  # the counter counts
-    for images in (IMAGES, jnp.asarray(IMAGES)):  # arrays on a device are checked there, by a program of their own
+    assert compiled  # the counter works
+    for images in (IMAGES, jnp.asarray(IMAGES)):  # a second program checks arrays that are on a device
         dj.inpaint(UNIFORM, images, HOLES, KEY, CONFIG)
     other = dataclasses.replace(UNIFORM, params=jax.tree.map(lambda x: x / 2, PARAMS))
     keys = jax.random.split(KEY, 4)
@@ -138,12 +138,12 @@ def test_a_second_call_compiles_nothing():
 
 
 def test_eight_devices_agree_with_one(tmp_path):
-    # 11 images do not divide by 8, and 16 do: both take the program for 16.
+    # 11 images are not a multiple of 8 and 16 are; both use the program for 16.
     (status,), _, (errors,) = processes.finish([processes.as_users_compile(8, __file__, tmp_path / "results.npz")])
     assert status == 0, errors
     with np.load(tmp_path / "results.npz") as found:
         assert (found["devices"] == 8).all()
-        # As many slots as `inpaint` has rows, in whatever order images take them.
+        # The stream has as many slots as `inpaint` has rows; the order of the images may differ.
         for name in ("latents", "images", "num_steps"):
             assert (found[f"streamed_{name}"] == found[f"early_{name}"]).all(), name
         assert len(set(found["early_num_steps"])) > 1
@@ -155,7 +155,7 @@ def test_eight_devices_agree_with_one(tmp_path):
 
 
 def many(n):
-    """Images and holes; a search of `EARLY` stops early on some."""
+    """Images and holes; searches with `EARLY` stop early on some of them."""
     return np.concatenate([IMAGES, -IMAGES, IMAGES / 2, -IMAGES / 2])[:n], np.concatenate([HOLES, ~HOLES] * 2)[:n]
 
 
@@ -184,7 +184,7 @@ def test_uint8_images_give_uint8_images():
     floats = dj.inpaint(UNIFORM, (levels / np.float32(127.5) - 1), HOLES, KEY, CONFIG)
     assert floats.images.dtype == jnp.float32
     np.testing.assert_allclose(result.latents, floats.latents, atol=1e-5)
-    # The nearest level, but for float rounding on the way.
+    # The nearest level, up to float rounding.
     exact = (np.asarray(floats.images, np.float64)[HOLES] + 1) * 127.5
     assert abs(np.asarray(result.images)[HOLES] - exact).max() < 0.51
 
@@ -197,7 +197,7 @@ def test_bfloat16_images_give_bfloat16_images():
 
 
 def test_uint8_results_are_clipped_to_the_range():
-    # A completion far beyond the known pixels, shifted by the blend out of the range: clipped, not wrapped round.
+    # The blend shifts this completion out of the range: it must be clipped and must not wrap round.
     for level, end in ((250, 255), (5, 0)):
         sign = np.sign(level - 127)
         params = PARAMS | {"matrix": 0 * PARAMS["matrix"], "offset": np.zeros((H, W, C), np.float32)}
@@ -225,7 +225,7 @@ def test_images_on_another_scale_are_refused():
         dj.inpaint(UNIFORM, levels, HOLES, KEY, CONFIG)
     with pytest.raises(ValueError, match=r"image 0 of `pairs` has known pixels that reach .*: scale them to \[-1, 1\]"):
         next(dj.inpaint_stream(UNIFORM, zip(levels, HOLES, strict=True), KEY, CONFIG))
-    # What lies in the hole may be anything.
+    # Hidden pixels may have any value.
     dj.inpaint(UNIFORM, np.where(HOLES[..., None], 255, IMAGES).astype(np.float32), HOLES, KEY, CONFIG)
 
 
@@ -268,7 +268,7 @@ def test_images_with_everything_or_nothing_missing_have_their_status():
     assert (result.context_loss[:2] == 0).all()
     assert (result.images[0] == result.completions[0]).all()
     assert (np.asarray(result.images[1]) == IMAGES[1]).all()
-    # Nothing known: the search follows the critic alone.
+    # With nothing known, the search follows the critic alone.
     search = numpy_search(IMAGES[0], holes[0], CONFIG, start(UNIFORM, 0), (-1, 1))
     np.testing.assert_allclose(result.latents[0], kept(search)[0], atol=2e-4)
 
@@ -281,7 +281,7 @@ def test_images_with_everything_or_nothing_missing_have_their_status():
         ("images", {"images": IMAGES[:, :-1]}),
         ("images", {"images": IMAGES.astype(np.int32)}),
         ("images", {"images": IMAGES > 0}),
-        ("images", {"images": IMAGES.astype(np.float64)}),  # which JAX would cut to float32
+        ("images", {"images": IMAGES.astype(np.float64)}),  # JAX would silently convert it to float32
         ("images", {"images": IMAGES[:0], "hole": HOLES[0]}),
         ("hole", {"hole": HOLES.astype(np.float32)}),
         ("hole", {"hole": HOLES.astype(np.uint8)}),
@@ -298,7 +298,7 @@ def test_wrong_arguments_are_refused_by_name(argument, change):
     arguments = {"images": IMAGES, "hole": HOLES, "key": KEY} | change
     with pytest.raises(ValueError, match=f"`{argument}`"):
         dj.inpaint(UNIFORM, config=CONFIG, **arguments)
-    with pytest.raises(ValueError, match=f"`{argument}`"):  # before tracing, so under a transformation too
+    with pytest.raises(ValueError, match=f"`{argument}`"):  # the check comes before tracing, so it works under jit
         jax.jit(lambda: dj.inpaint(UNIFORM, config=CONFIG, **arguments))()
 
 

@@ -1,4 +1,4 @@
-"""Photographs of any size: what is known after scaling, which region is completed, and the way back."""
+"""Photographs of any size: known pixels, the blend at full size, wrong arguments."""
 
 import dataclasses
 
@@ -49,8 +49,8 @@ def test_known_pixels_keep_their_bits_and_hidden_pixels_have_no_influence(crop):
 
 @pytest.mark.parametrize("limit", [photograph._SPARSE_MOST, 0])
 def test_the_blend_is_made_at_full_size(monkeypatch, limit):
-    """Of the enlarged completion plus a constant, which the blend gives back, at the edges too."""
-    monkeypatch.setattr(photograph, "_SPARSE_MOST", limit)  # by a factorisation, and on the device
+    """The photograph is the enlarged completion plus a constant, so the blend must restore it, also at the edges."""
+    monkeypatch.setattr(photograph, "_SPARSE_MOST", limit)  # once by factorisation and once on the device
     completion = np.linspace(-0.6, 0.6, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3)
     prior = constant_prior(completion)
     for crop, corner in (("0,0,24,24", 0), ("5,3,24,24", 3)):
@@ -67,7 +67,7 @@ def test_the_blend_is_made_at_full_size(monkeypatch, limit):
 
 
 def test_a_smooth_blend_is_smooth_at_full_size():
-    """A noisy completion of a smooth photograph: the noise is left out."""
+    """The blend leaves out the noise of a completion when the photograph is smooth."""
     completion = np.linspace(-0.6, 0.6, SIZE * SIZE * 3, dtype=np.float32).reshape(SIZE, SIZE, 3)
     image = np.round((enlarge(completion, Region(0, 0, 24, 24)) + 1) * 127.5).astype(np.uint8)
     noisy = completion + np.random.default_rng(0).normal(0, 0.2, completion.shape).astype(np.float32)
@@ -85,9 +85,9 @@ def test_a_hole_at_the_region_s_edge_is_blended_with_the_pixels_beyond():
     prior = constant_prior(np.zeros((SIZE, SIZE, 3), np.float32))
     image = np.full((20, 40, 3), 90, np.uint8)
     hole = np.zeros((20, 40), bool)
-    hole[:, 10:30] = True  # the whole of the region
+    hole[:, 10:30] = True  # the whole region
     result = dj.inpaint_photograph(prior, image, hole, KEY, CONFIG, crop="10,0,20,20")
-    assert (result.images == 90).all()  # a flat completion takes the level of what surrounds it
+    assert (result.images == 90).all()  # a flat completion takes the level of its surroundings
 
 
 @pytest.mark.parametrize(

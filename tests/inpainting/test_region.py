@@ -29,20 +29,20 @@ def test_a_small_pixel_is_known_only_if_all_its_sources_are(shape):
     image = rng.integers(0, 256, (*shape, 3), np.uint8)
     small, touched = shrink(image, hole, region, (SIZE, SIZE))
     assert small.shape == (SIZE, SIZE, 3) and 0 < touched.sum() < touched.size
-    # What each pixel goes into, found by lighting it alone: no missing pixel goes into a known one.
+    # Light one missing pixel: every small pixel that it reaches must be missing.
     for i, j in np.argwhere(hole):
         lit = np.zeros((*shape, 3), np.uint8)
         lit[i, j] = 255
         goes_into = shrink(lit, np.zeros(shape, bool), region, (SIZE, SIZE))[0].any(axis=-1)
         assert (touched >= goes_into).all()
-        # ... and it makes nothing missing that lies more than a small pixel away.
+        # One missing pixel makes nothing missing that is more than a small pixel away.
         alone = np.zeros(shape, bool)
         alone[i, j] = True
         rows, columns = np.nonzero(shrink(image, alone, region, (SIZE, SIZE))[1])
         steps = [max(n / SIZE, 1) for n in shape]
         for place, centre, step, n in zip((rows, columns), (i, j), steps, shape, strict=True):
             assert (abs((place + 0.5) * n / SIZE - (centre + 0.5)) <= 1.5 * step).all()
-    # Hidden values have no influence, and known pixels are means of what is known around them.
+    # Hidden values have no influence, and known small pixels are means of known pixels.
     other = np.where(hole[..., None], 255 - image, image)
     assert (shrink(other, hole, region, (SIZE, SIZE))[0] == small).all()
     grey = np.full((*shape, 3), 77, np.uint8)
@@ -63,7 +63,7 @@ def test_enlarged_images_and_holes_shrink_to_the_originals(factor):
     [
         ((10, 17), (12, 20), (4, 0, 29, 29)),  # in the middle: the centred square
         ((0, 29), (30, 37), (8, 0, 29, 29)),  # at the right edge
-        ((3, 4), (2, 5), (2, 0, 29, 29)),  # moved no further than it must
+        ((3, 4), (2, 5), (2, 0, 29, 29)),  # moved by as little as possible
     ],
 )
 def test_the_square_moves_no_further_than_the_hole_needs(rows, columns, expected):
@@ -89,7 +89,7 @@ def test_a_face_is_found(scale):
     image, hole = (x.repeat(scale, axis=0).repeat(scale, axis=1) for x in (ASTRONAUT, NOSE))
     region = find_region(PRIOR, image, hole, "face")
     left, top, width, height = (x / scale for x in region)
-    assert width == height and 90 < width < 130  # by eye: 116 pixels from (168, 42)
+    assert width == height and 90 < width < 130  # judged by eye: 116 pixels from (168, 42)
     assert abs(left + width / 2 - 226) < 12 and abs(top + height / 2 - 100) < 12
     other = np.where(hole[..., None], 255 - image, image)
     assert find_region(PRIOR, other, hole, "face") == region

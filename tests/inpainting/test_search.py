@@ -1,4 +1,4 @@
-"""The latent search against the plain one in NumPy."""
+"""The latent search against a plain one in NumPy."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ from dcgan_jax.inpainting.search import search
 
 
 def run_searches(prior, config):
-    """`search` of each image, from the start that `inpaint` gives its first restart."""
+    """Runs `search` on each image, from the start that `inpaint` uses for its first restart."""
 
     @quick_jit
     def run(images, holes, starts):
@@ -51,7 +51,7 @@ def run_searches(prior, config):
 
 
 def check(result, expected, images=IMAGES, holes=HOLES):
-    """Compares with the (latent, context loss, prior loss) kept for each image, and with SciPy's blend of them."""
+    """Compares with the expected (latent, context loss, prior loss) of each image, and with SciPy's blend."""
     latents, context, prior = (np.array(column) for column in zip(*expected, strict=True))
     np.testing.assert_allclose(result.latents, latents, atol=2e-4)
     np.testing.assert_allclose(result.context_loss, context, rtol=1e-3)
@@ -65,7 +65,7 @@ def check(result, expected, images=IMAGES, holes=HOLES):
 
 
 def stop(iterates, config):
-    """The iterates up to the step at which the rule stops the search."""
+    """The iterates up to the step at which the stopping rule ends the search."""
     best = [np.min([context + prior for _, context, prior in iterates[: t + 1]]) for t in range(len(iterates))]
     for t in range(2 * config.patience, config.num_steps + 1, config.patience):
         if best[t - config.patience - 1] - best[t - 1] <= config.tolerance * abs(best[t - 1]):
@@ -137,7 +137,7 @@ def test_any_optax_optimiser_can_be_used():
             iterates.append((z, context, prior))
             z = np.clip(z - rate * gradient, -1, 1)
         np.testing.assert_allclose(result.latents[i], kept(iterates)[0], atol=2e-4)
-    # A line search is given the loss and its function.
+    # An optimiser with a line search gets the loss and the function.
     smooth = dataclasses.replace(CONFIG, num_steps=8)
     quick = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, smooth, optax.lbfgs(memory_size=4))
     slow = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, dataclasses.replace(smooth, num_steps=0))
@@ -149,7 +149,7 @@ def test_the_search_agrees_with_numpy():
     result = dj.inpaint(UNIFORM, IMAGES, HOLES, KEY, CONFIG)
     searches = [numpy_search(IMAGES[i], HOLES[i], CONFIG, start(UNIFORM, i), (-1, 1)) for i in range(4)]
     check(result, [kept(search) for search in searches])
-    # The case tells the rules apart: bounds are met; the best iterate is here one on the way, there the last update.
+    # The case covers the rules: bounds are reached, and the best iterate is once the last and once an earlier one.
     assert any(abs(z).max() == 1 for search in searches for z, _, _ in search)
     best = [np.argmin([context + prior for _, context, prior in search]) for search in searches]
     assert CONFIG.num_steps in best and any(0 < place < CONFIG.num_steps for place in best)

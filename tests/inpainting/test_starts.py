@@ -1,4 +1,4 @@
-"""Searches that start from an encoder, are drawn to it, refine the decoder's features, and give several completions."""
+"""Searches that start from an encoder's guess: refinement of the features, and several completions."""
 
 import dataclasses
 
@@ -110,7 +110,7 @@ class Adam:
 
 
 def numpy_search(i, config, restart=0):
-    """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
+    """The final latent, shift and context loss: search, return to the best iterate, refinement."""
     (z, shift), step = numpy_start(i, restart), Adam(config.learning_rate)
     shift = config.start_shifts * shift
     iterates = []
@@ -139,7 +139,7 @@ def numpy_search(i, config, restart=0):
     ],
 )
 def test_search_and_refinement_agree_with_the_plain_algorithm(changes):
-    """Each program is compiled apart, so a case changes several settings; the oracle knows every one of them."""
+    """Each case changes several settings, because each costs a compilation. The oracle implements them all."""
     config = dataclasses.replace(CONFIG, **changes)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
     for i in range(4):
@@ -152,7 +152,7 @@ def test_search_and_refinement_agree_with_the_plain_algorithm(changes):
     completions = np.asarray(result.completions)
     if config.blend == "poisson":
         blended = dj.poisson_blend_sparse(completions, IMAGES, HOLES)
-    else:  # tests/blending/test_smooth.py compares it with dense solves
+    else:  # tests/blending/test_smooth.py compares this blend with dense solves
         blended = dj.smooth_blend(completions, IMAGES, HOLES, sharp=config.blend == "sharp")
     np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
 
@@ -202,7 +202,7 @@ def test_completions_are_ranked_by_their_loss_and_keep_known_pixels():
         assert (several[:, ~hole] == image[~hole]).all() and (np.asarray(mean)[~hole] == image[~hole]).all()
         assert np.abs(np.float32(several).mean(axis=0)[hole] - np.float32(mean)[hole]).max() <= 1  # levels
     single = dj.inpaint(PRIOR, images, HOLES, KEY, dataclasses.replace(config, num_completions=1))
-    # The first is what one alone would be.
+    # The first completion is the one that a single completion would be.
     np.testing.assert_allclose(result.context_loss, single.context_loss, rtol=1e-6)
 
 

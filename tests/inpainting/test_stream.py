@@ -12,7 +12,7 @@ from tiny import arrays, tanh_prior
 import dcgan_jax as dj
 from dcgan_jax.inpainting import stream as stream_module
 
-SIZE, BATCH, COUNT = 4, 8, 20  # eight: where XLA's loops take several numbers at once
+SIZE, BATCH, COUNT = 4, 8, 20  # eight: XLA's loops then process several numbers at once
 KEY = jax.random.key(2)
 CONFIG = dj.InpaintConfig(num_steps=5, learning_rate=0.2, window=3)
 EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.05, patience=4)  # stops at different steps
@@ -24,7 +24,7 @@ HOLES = RNG.random((COUNT, SIZE, SIZE)) < 0.4
 KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(COUNT)])
 
 
-ROWS = [[*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]]  # batches of `inpaint`
+ROWS = [[*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]]  # rows of the batches that `inpaint` completes
 
 
 def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
@@ -36,7 +36,7 @@ def test_results_come_in_order_and_equal_inpaint(count):
     items = list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))
     assert len(items) == count
     for i, item in enumerate(items):
-        # In a batch of the stream's shape, beside images that the stream did not have there.
+        # In a batch of the stream's shape, beside other images than in the stream.
         others = [j for j in range(COUNT) if j != i][: min(count, BATCH) - 1]
         rows = np.array([*others, i])
         expected = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], KEYS[rows], CONFIG)
@@ -70,7 +70,7 @@ def test_the_input_is_read_at_most_two_batches_ahead():
     assert read == 0
     for i in range(4 * BATCH):
         next(items)
-        # While the results of a batch are handed out, the next one is on the device, and no more than that.
+        # While the results of one batch are handed out, only the next batch is on the device.
         assert read == (i // BATCH + 2) * BATCH
 
 
@@ -95,7 +95,7 @@ def test_searches_that_stop_early_free_their_slots(monkeypatch, changes):
         same = jax.tree.map(lambda x, row: (x == row).all(), item, one)
         assert all(jax.tree.leaves(same)), same
     if not changes:
-        # Each slot takes the next image when its own is done.
+        # Each slot takes the next image when its own is finished.
         ends, steps = [0] * BATCH, [int(item.num_steps) for item in items]
         for each in steps:
             ends[int(np.argmin(ends))] += each
@@ -149,7 +149,7 @@ def test_few_results_wait_for_a_slow_image(monkeypatch):
         nonlocal read
         for i in itertools.count():
             read += 1
-            # The first image is all noise, the others are all known, so that their searches stop at once.
+            # The other images are completely known, so that their searches stop at once.
             yield IMAGES[0], HOLES[0] if i == 0 else np.zeros_like(HOLES[0])
 
     config = dataclasses.replace(EARLY, num_steps=400, tolerance=1e-7, patience=2, learning_rate=1e-3)

@@ -13,10 +13,10 @@ from convolutions import draw, loop_down, loop_up, plain_down, plain_up
 from dcgan_jax.networks import direct
 from dcgan_jax.networks.convolution import conv_down, conv_up
 
-# Height, width, channels towards the image, channels away from it.
-LARGE = (10, 12, 2, 3)  # its small image is no smaller than the kernel
+# Height and width of the larger map, channels of the larger map, channels of the smaller one.
+LARGE = (10, 12, 2, 3)  # the smaller map is no smaller than the kernel
 SHAPES = [(8, 8, 3, 4), (6, 10, 1, 3), (2, 4, 3, 1), (4, 2, 1, 1), LARGE]
-PLATFORMS = [None, "cuda", "tpu"]  # whose forms are computed here, on the CPU
+PLATFORMS = [None, "cuda", "tpu"]  # their algorithms run here on the CPU
 
 
 def assert_close(found, expected):
@@ -57,8 +57,8 @@ def test_each_platform_gets_its_own_algorithm():
         text = jax.jit(function).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution")
 
-    assert convolutions("cuda", 4) == 0  # images smaller than the kernel: a matrix product
-    assert convolutions("cuda", 4, images=600) == 4  # many of them: in phases
+    assert convolutions("cuda", 4) == 0  # few images smaller than the kernel: a matrix product
+    assert convolutions("cuda", 4, images=600) == 4  # many such images: in phases
     assert convolutions("cuda", 8) == convolutions("tpu", 4) == convolutions("rocm", 4) == 1
     assert convolutions("cuda", 4, gradient=True) == 4
     assert convolutions("cuda", 8, gradient=True) == convolutions("tpu", 4, gradient=True) == 1
@@ -88,7 +88,7 @@ def test_gradients_equal_the_plain_convolutions_gradients(shape, platform, float
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
 def test_derivatives_match_finite_differences(function, which, platform, float64):
-    """First and second derivatives along a direction, each forward and in reverse."""
+    """First and second directional derivatives, in all combinations of forward and reverse mode."""
 
     def value(point):
         return jnp.sum(jnp.tanh(function(*point, platform)) ** 2)
@@ -142,7 +142,7 @@ def test_reverse_over_reverse_gives_the_gradient_penalty(platform, float64):
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
 def test_vmap_equals_loop(function, which, platform, float64):
-    """Values, gradients and gradients of gradients, whichever argument is mapped, along whichever axis."""
+    """Values, first and second gradients, with either argument mapped, along several axes."""
     function = functools.partial(function, platform=platform)
     draws = [draw((6, 4, 2, 3), seed) for seed in range(3)]
     inputs, kernels = np.stack([d[which] for d in draws]), np.stack([d[2] for d in draws])
@@ -179,7 +179,7 @@ def test_jit_equals_eager(float64):
 
 
 def test_the_compiler_computes_products_and_sums_right():
-    """jaxlib 0.10.2 is wrong by 3 here (jax#39103); a failure says that this jaxlib cannot be trusted."""
+    """jaxlib 0.10.2 is wrong by 3 here (jax#39103). If this fails, do not use the installed jaxlib."""
     rng = np.random.default_rng(0)
     x, matrix = rng.standard_normal((32_769, 3)), rng.standard_normal((3, 3))
     found = jax.jit(lambda m, x: jax.vmap(lambda row: jnp.sum((m @ row) ** 2))(x))(
@@ -212,7 +212,7 @@ def test_kernels_of_other_sizes_and_types_are_refused(convolve):
 
 @pytest.mark.parametrize("shape", [(16, 16, 3, 8), (16, 16, 32, 64)])
 def test_convolutions_in_branches_and_loops_keep_the_fast_layout(shape):
-    """XLA's CPU backend has fast code for axes in this order alone, and there brings no others into it."""
+    """XLA's CPU backend is fast only with this order of axes, and does not restore it inside branches and loops."""
     shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw(shape))
 
     def penalty(kernel, x):

@@ -1,4 +1,4 @@
-"""Generator and discriminator: shapes, counts, statistics and values."""
+"""Generator and discriminator: shapes, parameter counts, values, batch statistics and latents."""
 
 import dataclasses
 import itertools
@@ -17,6 +17,7 @@ from dcgan_jax.networks.layers import STATISTICS_DECAY
 from dcgan_jax.training.config import TrainConfig
 
 TINY = ModelConfig(image_size=32, channels=3, base_width=4, latent_dim=6)
+GREY = dataclasses.replace(TINY, channels=1)
 
 
 def init(model, key):
@@ -30,7 +31,7 @@ def init(model, key):
 
 
 def far_from_init(variables, seed):
-    """The same structure with weights and statistics that are neither 0 nor 1 nor small."""
+    """The same variables with weights and statistics that are neither 0, nor 1, nor small."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(
@@ -134,7 +135,7 @@ def test_outputs_agree_with_the_plain_networks(tiny, train):
     np.testing.assert_allclose(images, expected_images, atol=2e-5)
     np.testing.assert_allclose(logits, expected_logits, rtol=2e-5, atol=2e-5)
     assert np.std(images) > 0.1 and np.abs(images).max() <= 1
-    if train:  # the generator stores the batch's statistics alone, the discriminator a running mean
+    if train:  # the generator stores the batch's statistics, the discriminator a running mean
         decay = STATISTICS_DECAY
         judged_seen = jax.tree.map(
             lambda old, new: decay * old + (1 - decay) * new, discriminator["batch_stats"], judged_seen
@@ -150,13 +151,13 @@ def test_batch_statistics_are_means_and_variances_over_batch_and_pixels(tiny):
     generator, _, z, _ = tiny
     _, after = jax.jit(lambda z: Generator(TINY).apply(generator, z, train=True, mutable=["batch_stats"]))(z)
     x = np.asarray(z, np.float64) @ np.asarray(generator["params"]["dense"]["kernel"], np.float64)
-    x = x.reshape(-1, TINY.widths[-1])  # one row a pixel
+    x = x.reshape(-1, TINY.widths[-1])  # one row for each pixel
     np.testing.assert_allclose(after["batch_stats"]["norm_0"]["mean"], x.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(after["batch_stats"]["norm_0"]["var"], x.var(0), rtol=1e-4)
 
 
 def test_leaky_relu_has_slope_0_2_below_zero():
-    """Where each kernel picks one pixel and batch norm does nothing, only the leaks are left."""
+    """Each kernel picks one pixel and batch norm does nothing, so only the leaky ReLUs act."""
     model = ModelConfig(image_size=32, channels=1, base_width=1)
     _, variables = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
@@ -221,23 +222,20 @@ def test_shifts_are_added_to_the_features_before_each_relu(tiny):
     np.testing.assert_allclose(found, jnp.tanh(x + params["bias"]), atol=1e-5)
 
 
-SMALL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
-
-
 def test_latents_follow_the_model_prior():
-    uniform = np.asarray(draw_latents(SMALL, jax.random.key(0), 5000))
+    uniform = np.asarray(draw_latents(GREY, jax.random.key(0), 5000))
     assert uniform.shape == (5000, 6) and uniform.min() < -0.99 and 0.99 < uniform.max() <= 1 and uniform.min() >= -1
     np.testing.assert_allclose(uniform.std(), 3**-0.5, rtol=0.02)
-    normal = np.asarray(draw_latents(dataclasses.replace(SMALL, latent="normal"), jax.random.key(0), 5000))
+    normal = np.asarray(draw_latents(dataclasses.replace(GREY, latent="normal"), jax.random.key(0), 5000))
     assert np.abs(normal).max() > 3
     np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
 
 
 def test_latents_of_a_conditional_model_end_in_a_label():
-    model = dataclasses.replace(SMALL, num_classes=3)
+    model = dataclasses.replace(GREY, num_classes=3)
     latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
     assert latents.shape == (3000, 9)
-    np.testing.assert_array_equal(latents[:, :6], draw_latents(SMALL, jax.random.key(0), 3000))
+    np.testing.assert_array_equal(latents[:, :6], draw_latents(GREY, jax.random.key(0), 3000))
     assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
     np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
     given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
@@ -246,12 +244,12 @@ def test_latents_of_a_conditional_model_end_in_a_label():
 
 
 def test_generator_statistics_are_the_mean_over_fresh_batches():
-    params = plain.some_state(TrainConfig(model=SMALL)).average
-    found = jax.jit(lambda p: generator_statistics(SMALL, p, jax.random.key(1), batches=3, size=8))(params)
+    params = plain.some_state(TrainConfig(model=GREY)).average
+    found = jax.jit(lambda p: generator_statistics(GREY, p, jax.random.key(1), batches=3, size=8))(params)
 
     @plain.quick_jit
     def batch_statistics(params, key):
-        return plain.generator(params, draw_latents(SMALL, key, 8))[1]
+        return plain.generator(params, draw_latents(GREY, key, 8))[1]
 
     batches = [batch_statistics(params, key) for key in jax.random.split(jax.random.key(1), 3)]
     expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *batches)

@@ -46,11 +46,11 @@ def test_listed_shapes_are_the_convolutions_outputs(model, monkeypatch):
 
 def test_the_diagram_has_a_block_for_every_shape():
     def blocks(model, colour):
-        middle = np.flatnonzero((diagram.draw(model) == colour).all(-1).any(1))  # rows that have the colour
+        middle = np.flatnonzero((diagram.draw(model) == colour).all(-1).any(1))  # rows that contain the colour
         row = (diagram.draw(model)[(middle[0] + middle[-1]) // 2 - 2] == colour).all(-1)
         return int((np.diff(row.astype(int)) == 1).sum())
 
     small, large = MODELS
-    # Input, dense, 3 (32 pixels) or 5 (128) convolutions.
+    # Input, dense layer, and 3 (32 pixels) or 5 (128 pixels) convolutions.
     for colour in ((158, 202, 225), (253, 174, 107)):
         assert [blocks(small, colour), blocks(large, colour)] == [5, 7]

@@ -1,4 +1,4 @@
-"""Batch norm with its activation against Flax's, and several batches in one pass against one pass each."""
+"""Batch norm and its activation against Flax, and several batches in one pass against one pass each."""
 
 import functools
 
@@ -15,7 +15,7 @@ SHAPES = [(6, 4, 3, 5), (12, 7)]
 
 
 class Plain(nn.Module):
-    """Flax's own."""
+    """Flax's batch norm and activation."""
 
     use_running_average: bool
 
@@ -34,7 +34,7 @@ class Ours(nn.Module):
 
 
 def draw(shape, seed=0):
-    """Features, some weights and statistics of a norm."""
+    """Features, and weights and statistics of a batch norm."""
     rng = np.random.default_rng(seed)
     channels = shape[-1]
     params = {"scale": rng.uniform(0.5, 1.5, channels), "bias": rng.normal(size=channels)}
@@ -61,7 +61,7 @@ def test_values_and_derivatives_agree_with_flax(shape, running, leak, float64):
         def slope(params, x):
             return jax.grad(lambda x: jnp.sum(jnp.sin(run(params, x)[0]) * towards))(x)
 
-        def penalty(params, x):  # a gradient of a gradient, as R1 takes it
+        def penalty(params, x):  # a gradient of a gradient, as in R1
             return jnp.sum(slope(params, x) ** 2)
 
         params = variables["params"]
@@ -113,7 +113,7 @@ def test_the_sums_for_gpus_equal_the_plain_sums(shape, groups, float64):
 
 def test_half_precision_is_normalised_in_float32():
     x, variables = draw((64, 8, 8, 4))
-    x = (x + 100).astype(jnp.bfloat16)  # variances of what is far from 0 would be lost in half precision
+    x = (x + 100).astype(jnp.bfloat16)  # half precision would lose the variance of values far from 0
     variables = jax.tree.map(lambda v: v.astype(jnp.float32), variables)
     run = functools.partial(Ours(False).apply, variables, mutable=["batch_stats"])
     (found, stored), (exact, expected) = run(x, 0.2), run(x.astype(jnp.float32), 0.2)

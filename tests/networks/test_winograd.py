@@ -1,4 +1,4 @@
-"""Winograd's form of the convolutions against loops, in float64; its rounding; and where it takes over."""
+"""Winograd's algorithm for the convolutions: values in float64 against loops, rounding, and the layers that use it."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ FORMS = [
 
 
 def loop_kernel(x, y):
-    """The derivative of ⟨down(x, kernel), y⟩, which is linear in the kernel, entry by entry."""
+    """The derivative of ⟨down(x, kernel), y⟩ by each entry of the kernel, in which it is linear."""
     gradient = np.zeros((5, 5, x.shape[3], y.shape[3]))
     for place in np.ndindex(gradient.shape):
         unit = np.zeros_like(gradient)
@@ -47,7 +47,7 @@ def test_the_three_maps_agree_with_loops(form, shape, float64):
     [(winograd, "float32", 2e-6), (winograd, "bfloat16", 1.5e-2), (winograd_rows, "float32", 5e-6)],
 )
 def test_the_rounding_error_is_small(form, dtype, tolerance):
-    """Of the largest value: in bfloat16 three times the rounding of a plain sum was measured."""
+    """The error is relative to the largest value. In bfloat16 it was measured as three times that of a plain sum."""
     x, y, kernel = (jnp.asarray(a, dtype) for a in draw((16, 16, 24, 40)))
     exact = [np.asarray(a, np.float64) for a in (x, y, kernel)]
     for found, expected in (
@@ -64,9 +64,9 @@ def test_the_rounding_error_is_small(form, dtype, tolerance):
     ("shape", "operation", "count"), [((4, 8, 128, 256), "dot_general", 49), ((16, 8, 32, 64), "convolution", 11)]
 )
 def test_layers_of_many_channels_use_winograd_with_all_derivatives(shape, operation, count):
-    """In the network's own functions: values, gradients, and gradients of gradients.
+    """Values, gradients and gradients of gradients in the network's own functions.
 
-    The inner gradient is an `up`, so the outer one takes the derivatives of both maps.
+    The inner gradient is an `up`, so the outer one needs the derivatives of both maps.
     """
     x, y, kernel = (jnp.asarray(a, jnp.float32) for a in draw(shape))
 

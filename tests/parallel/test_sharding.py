@@ -1,6 +1,6 @@
-"""Every device computes its share of the work, by the FLOPs of the compiled programs.
+"""The mesh of devices, and the share of the work that each device computes.
 
-The numbers agree also where each device computes everything, so no test of equality sees that.
+Results also agree when every device computes everything, so the shares are tested by the FLOPs of the programs.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.encoder import encoder_prior
 
 LONG = pytest.mark.long
-MOST = 1.02  # times the FLOPs of one device that has no more than an eighth of the batch
+MOST = 1.02  # bound on the FLOPs, relative to a single device with the same part of the batch
 BATCH = 64
 MODEL = ModelConfig(image_size=32, channels=1, base_width=8, latent_dim=8)
 CLASSES = dataclasses.replace(MODEL, num_classes=3)
@@ -74,7 +74,7 @@ def with_batch(config, size):
 
 
 def flops(function, mesh, *arguments):
-    """FLOPs of one device: the first argument lies on all of them, the others along the batch where they have axes."""
+    """FLOPs of one device. The first argument is replicated; arrays in the others are split along the batch."""
 
     def place(x, along):
         where = sharding.along_batch(mesh) if along and x.ndim else sharding.replicated(mesh)
@@ -113,7 +113,7 @@ def search_batch(size):
 
 
 def searching(config, mesh, size):
-    """FLOPs of `inpaint` on one device of the mesh, a step of each loop counted once."""
+    """FLOPs of `inpaint` on one device of the mesh; one step of each loop is counted."""
 
     def run(prior, images, hole, keys):
         return inpaint_batch(prior, images, hole, keys, config, None)
@@ -143,7 +143,7 @@ SOME = ["hinge loss and R1", "best", FAULT]
 
 
 def share(name, everyone, alone):
-    """What one device of all computes, over what one computes alone of as small a batch."""
+    """FLOPs of one of all devices, divided by the FLOPs of a single device with the same part of the batch."""
     part = BATCH // everyone.size
     if name == "stream":
         return refilling(everyone, BATCH) / refilling(alone, part)
@@ -168,7 +168,7 @@ def test_every_device_computes_its_share(count, devices, names, tmp_path):
     assert statuses == [0] * count, errors
     found = json.loads((tmp_path / "shares.json").read_text())
     assert list(found) == names
-    if FAULT in found:  # made on purpose: it is seen
+    if FAULT in found:  # this fault is made on purpose and must be noticed
         assert found.pop(FAULT) > 1.2
     assert {name: share for name, share in found.items() if not 0.9 < share <= MOST} == {}
 

@@ -1,4 +1,4 @@
-"""Conditional priors: labels in latents, searches that are given the label or find it, and the commands."""
+"""Conditional priors: labels in latents, searches with given or unknown labels, and the commands."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6, num_c
 CONFIG = TrainConfig(model=MODEL, batch_size=8)
 KEY = jax.random.key(0)
 
-# ---------------------------------------------------------------- a decoder whose classes differ plainly
+# ---------------------------------------------------------------- a decoder whose classes differ clearly
 
 CLASSES, CODE, SIDE = 4, 3, 8
 RNG = np.random.default_rng(0)
@@ -74,14 +74,14 @@ def test_given_labels_stay_and_labels_of_minus_one_are_found():
     for i, label in enumerate(given):
         if label >= 0:
             assert (np.asarray(result.trace.latents)[i, :, CODE:] == np.eye(CLASSES)[label]).all()
-        else:  # as without any labels, from no class
+        else:  # as without labels: the search starts from no class
             np.testing.assert_array_equal(result.latents[i], free.latents[i])
             np.testing.assert_array_equal(result.trace.latents[i][0, CODE:], np.full(CLASSES, 1 / CLASSES))
     assert (np.asarray(result.trace.latents)[:, 0, :CODE] != np.asarray(result.latents)[:, :CODE]).all()
 
 
 def test_a_labelled_search_equals_a_search_with_that_class_s_decoder():
-    """With the class's pattern as a constant it is a prior without classes."""
+    """With the class's pattern as a constant, the prior has no classes."""
     pattern = jnp.asarray(PATTERNS[2], jnp.float32)
     alone = dj.Prior(
         PRIOR.params[:CODE],
@@ -115,7 +115,7 @@ def test_the_projection_is_the_nearest_point_of_the_simplex():
     x = np.random.default_rng(1).normal(0, 1, (20, 6))
     found = np.asarray(project_onto_simplex(jnp.asarray(x, jnp.float32)))
     for row, near in zip(x, found, strict=True):
-        low, high = row.min() - 1, row.max()  # what is taken off, by bisection
+        low, high = row.min() - 1, row.max()  # the subtracted value, by bisection
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if np.maximum(row - middle, 0).sum() > 1 else (low, middle)
@@ -178,13 +178,13 @@ def test_a_logit_without_a_label_is_the_logarithm_of_the_mean_odds():
 
 
 def test_an_encoder_predicts_the_label():
-    """It is trained as any other; a search from it starts at its label, and draws others on the simplex."""
+    """A search starts at the predicted label, and its restarts draw labels on the simplex."""
     config = EncoderConfig(model=MODEL, batch_size=4)
     state = plain.quick_jit(lambda key: encoder.init_state(config, key))(KEY)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, _ = jax.eval_shape(encoder.make_train_step(config), state, images, KEY)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    # Untrained it shifts nothing.
+    # An untrained encoder predicts shifts of 0.
     moved = {name: jax.tree.map(lambda x: x + 0.1, x) for name, x in state.encoder.items() if name.startswith("shift")}
     prior = encoder_prior(state._replace(encoder=state.encoder | moved), config)
     known, hole = images / np.float32(127.5) - 1, np.zeros((4, 32, 32), bool)
@@ -204,7 +204,7 @@ def test_an_encoder_predicts_the_label():
     assert (label >= 0).all() and not np.allclose(label, mean[:2, 6:], atol=1e-3)
     np.testing.assert_array_equal(starts.latent[2:, :, 6:], np.eye(3)[[[2, 2], [0, 0]]])
     np.testing.assert_array_equal(problems.labelled, [False, False, True, True])
-    for start, shift in zip(starts.shifts, shifts, strict=True):  # whether the label is told or found
+    for start, shift in zip(starts.shifts, shifts, strict=True):  # with given and with unknown labels
         assert np.abs(shift).max() > 0.05
         np.testing.assert_allclose(start[:, 0], 0.5 * shift, rtol=1e-6)
         assert (start[:, 1] == 0).all()
@@ -215,7 +215,7 @@ def test_an_encoder_predicts_the_label():
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
-    """Four steps on the handwritten digits, by the command; the folder."""
+    """The folder of a run of four steps on the handwritten digits, by the command."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = "--conditional --base-width 4 --latent-dim 6 --channels 1 --image-size 32 --batch-size 16 --num-steps 4"
     options += " --measure-every 0 --checkpoint-every 2 --log-every 2 --quiet"
@@ -225,7 +225,7 @@ def run(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(run, tmp_path_factory):
-    """The run's prior, exported; the file."""
+    """The file of the run's exported prior."""
     path = tmp_path_factory.mktemp("priors") / "prior.safetensors"
     assert main.main(["export", "--run", str(run), "--out", str(path)]) == 0
     return path
@@ -258,7 +258,7 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert main.main(["sample", "--prior", str(weights), "--out", str(grid), "--quiet"]) == 0
     with Image.open(grid) as picture:
         height, width = picture.height, picture.width
-        assert height > width  # a row for each of ten classes, of eight
+        assert height > width  # ten rows of eight, one row for each class
         shown = np.asarray(picture.convert("L"))
     labels = np.repeat(np.arange(10), 8)
     prior = dj.load_prior(weights)
@@ -275,7 +275,7 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert [line["label"] for line in lines] == [3, 3]
     again = (prior, digits, "center", out, dj.InpaintConfig(num_steps=2))
     before = [inpaint_folder(*again, label=label, count=2, progress=False).before for label in (3, None)]
-    assert before == [2, 0]  # without a label they are done anew
+    assert before == [2, 0]  # without a label the images are completed again
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
 
 
@@ -288,7 +288,7 @@ def test_an_unknown_label_is_one_line(weights, digits, tmp_path, capsys):
 
 
 def relabelled(digits, folder, labels, names):
-    """The digits with other labels; None for none."""
+    """The digits with other labels, or with none if `labels` is None."""
     folder.mkdir()
     for file in digits.iterdir():
         if file.name not in ("labels.npy", "manifest.json"):

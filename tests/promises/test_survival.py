@@ -1,4 +1,4 @@
-"""Runs that are killed or told to stop at any moment end as if nothing had happened."""
+"""Runs that are killed or stopped at any moment, and continued, end like an uninterrupted run."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def command(data, run):
 
 
 def what_counts(run):
-    """Everything that a run leaves, but for times, TensorBoard's log, and the order of words in a file's header."""
+    """Everything that a run leaves, except times, TensorBoard's events, and the order of entries in file headers."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["steps_per_second"]

@@ -1,4 +1,4 @@
-"""Training runs in buckets, also when the process is killed on the way."""
+"""Training runs in buckets, including uploads that are killed."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ bucket = buckets.bucket
 
 
 def run_folder(folder, steps):
-    """Writes what a run leaves that has saved its checkpoints up to a step; every file says of which step it is."""
+    """Writes the files of a run that has reached this step; each file contains its step."""
     for name in ("config.json", "metrics.jsonl", f"samples/{steps}.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} {'x' * steps}")
@@ -64,7 +64,7 @@ def test_a_run_is_uploaded_and_downloaded(bucket, monkeypatch, tmp_path):
 
 
 def test_a_bucket_stays_usable_when_an_upload_is_killed(bucket, monkeypatch):
-    """After any number of operations a whole checkpoint comes down, with reports that reach as far at least."""
+    """After any number of operations a whole checkpoint can be fetched, and the reports reach at least as far."""
     push_checkpoints(1, 2, 3)
     before, calls = content(bucket), []
     with monkeypatch.context() as patch:
@@ -88,7 +88,7 @@ def test_a_bucket_stays_usable_when_an_upload_is_killed(bucket, monkeypatch):
             assert files[f"checkpoints/{newest:07d}.safetensors"] == f"checkpoint {newest}".encode()
         assert len(found["metrics.jsonl"].split()[1]) >= newest and "config.json" in found
         newest_seen.append(newest)
-        push_checkpoints(4)  # goes on
+        push_checkpoints(4)  # the run continues
         assert {int(name[-19:-12]) for name in content(bucket) if "/checkpoints/" in name} == {2, 3, 4}
     assert newest_seen == [3] * 4 + [4]
 
@@ -124,7 +124,7 @@ def uninterrupted(digits, tmp_path_factory):
 
 
 def test_a_run_resumed_elsewhere_equals_an_uninterrupted_one(bucket, digits, uninterrupted, monkeypatch, tmp_path):
-    """Killed before the second of three checkpoints goes up; then another machine goes on."""
+    """Killed before the second of three checkpoints is uploaded, then continued on another machine."""
     run, state, config = uninterrupted
     there = "memory://b/runs/digits"
     send = remote.send

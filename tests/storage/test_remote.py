@@ -1,4 +1,4 @@
-"""Files, prepared sets, priors and runs in buckets; fsspec's file system in memory stands for one."""
+"""Files, image sets and commands with buckets; fsspec's file system in memory stands for a bucket."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def test_a_file_is_fetched_again_only_when_it_changed(bucket, monkeypatch):
     first = remote.fetch("memory://b/x/photo.png")
     assert first.name == "photo.png" and first.read_bytes() == b"one" and len(calls) == 1
     assert remote.fetch("memory://b/x/photo.png") == first and len(calls) == 1
-    bucket.pipe("/b/x/photo.png", b"two")  # of the same size
+    bucket.pipe("/b/x/photo.png", b"two")  # new content of the same size
     assert remote.fetch("memory://b/x/photo.png").read_bytes() == b"two" and len(calls) == 2
     assert first.read_bytes() == b"one"
 

@@ -38,4 +38,4 @@ def test_augmentation_adds_noise_of_the_given_deviation():
     noise = np.asarray(augment(config, batch, jax.random.key(0)) - augment(CONFIG, batch, jax.random.key(0)))
     np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), 0.05, rtol=0.1)
     assert abs(noise.mean()) < 4 * 0.05 / np.sqrt(noise.size)
-    assert abs(np.corrcoef(noise.reshape(20, -1)) - np.eye(20)).max() < 0.2  # its own for each image
+    assert abs(np.corrcoef(noise.reshape(20, -1)) - np.eye(20)).max() < 0.2  # each image has its own noise

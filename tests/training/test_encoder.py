@@ -1,4 +1,4 @@
-"""The encoder: its step against plain networks, its holes, its run, and the prior that the run becomes."""
+"""The encoder: its training step against plain networks, its holes, its run, and the resulting prior."""
 
 import dataclasses
 
@@ -120,7 +120,7 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     arguments = ["train-encoder", "--data", str(digits), "--run", str(tmp_path / "run"), "--quiet"]
     arguments += ["--prior", str(tmp_path / "gan.safetensors"), "--batch-size", "8", "--log-every", "1"]
     assert main.main([*arguments, "--num-steps", "2", "--checkpoint-every", "1"]) == 0
-    (tmp_path / "gan.safetensors").unlink()  # a run holds the prior that it learns for
+    (tmp_path / "gan.safetensors").unlink()  # the run contains the prior that it trains the encoder for
     found = dj.load_prior(tmp_path / "run")
     np.testing.assert_array_equal(
         found.params["generator"]["params"]["up_0"], prior.params["generator"]["params"]["up_0"]

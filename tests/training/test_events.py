@@ -1,4 +1,4 @@
-"""What a run reports beside its metrics: TensorBoard's log, table and diagram, plot, profile."""
+"""The TensorBoard events of a run: curves, samples, table and diagram of the networks."""
 
 import dataclasses
 import io
@@ -56,7 +56,7 @@ def test_tensorboard_shows_the_networks(digits_run, tmp_path):
 
 
 def test_a_resumed_run_shows_no_point_twice(digits_run, tmp_path):
-    """Killed after the step 6 that it had logged and before the checkpoint of it: goes on from 4."""
+    """The run was killed after it logged step 6 and before it saved it, so it continues from step 4."""
     run = tmp_path / "run"
     shutil.copytree(digits_run.run, run)
     config = trainings.config_of(run)
@@ -66,7 +66,7 @@ def test_a_resumed_run_shows_no_point_twice(digits_run, tmp_path):
     shutil.rmtree(run / "checkpoints")
     checkpoints.rename(run / "checkpoints")
     last = max((run / "tensorboard").iterdir())
-    last.write_bytes(last.read_bytes()[:-5])  # killed while it wrote
+    last.write_bytes(last.read_bytes()[:-5])  # killed while writing
     loop.train(gan.RECIPE, dataclasses.replace(config, num_steps=8), digits_run.data, run, progress=False)
     assert [line["step"] for line in first] == [2, 4, 6] and [line["step"] for line in lines(run)] == [2, 4, 6, 8]
     assert_points_are_the_lines(run)

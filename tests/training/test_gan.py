@@ -1,4 +1,4 @@
-"""The training step against one written out plainly, in float64; losses, augmentation, statistics."""
+"""The training step of a DCGAN against one written plainly, in float64."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
 
 MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
-# Each option of the step is in one of these; every loss, and R1 with labels and without.
+# These cover every option of the step: each loss, and R1 with and without labels.
 SINGLE = TrainConfig(model=MODEL, batch_size=4, learning_rate=1e-3)
 DOUBLE = TrainConfig(
     model=dataclasses.replace(MODEL, channels=3, latent="normal"),
@@ -106,7 +106,7 @@ def plain_generator_update(config, state, z, labels):
 
 @functools.partial(plain.quick_jit, static_argnums=0)
 def plain_inputs(config, step, batch, key):
-    """Augmented images, their labels, and the input of each pass of the generator, its own update's last."""
+    """Augmented images, their labels, and the latents of each pass of the generator (its own update is last)."""
     model, k = config.model, config.discriminator_steps
     keys = jax.random.split(jax.random.fold_in(key, step), k + 2)
     batch, labels = batch if model.num_classes else (batch, None)
@@ -123,7 +123,7 @@ def plain_inputs(config, step, batch, key):
 
 
 def plain_step(config, state, batch, key):
-    """One step of Goodfellow's algorithm 1, from plain networks, plain losses and plain Adam."""
+    """One step of Goodfellow's algorithm 1 with plain networks, losses and Adam."""
     k = config.discriminator_steps
     images, labels, latents = plain_inputs(config, state["step"], batch, key)
     parts = [None if labels is None else labels[i::k] for i in range(k)]
@@ -249,7 +249,7 @@ def test_only_a_conditional_model_takes_labels():
 
 
 def test_the_initial_average_is_a_copy_of_the_generator():
-    """An array that occurs twice could not be donated."""
+    """No array occurs twice, because it could not be donated then."""
 
     @plain.quick_jit
     def draw(key):

@@ -1,4 +1,4 @@
-"""Training runs on disk: what they write, resume, refuse and stop at."""
+"""Training runs: their files, resuming, refused settings, divergence, interruptions, damaged checkpoints."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ def uninterrupted(digits, tmp_path_factory):
 
 
 def before_step(patch, number, action):
-    """Does something between two steps of the loop."""
+    """Calls `action` before this step of the loop."""
     before = logbook.FolderLogbook.before
 
     def act(book, step, previous):
@@ -115,12 +115,12 @@ def test_samples_are_the_average_generator_at_fixed_latents(uninterrupted):
 
 
 def test_a_run_equals_its_steps_in_a_loop(uninterrupted, digits):
-    """Batches in the order of `batch_indices`, one key for the run: nothing else decides its result."""
+    """The order of `batch_indices` and one key for the run alone decide its result."""
     run, state = uninterrupted
     images = open_prepared(digits).split("train")
     init_key, step_key, _ = jax.random.split(jax.random.key(CONFIG.seed), 3)
     expected = jax.jit(lambda key: init_state(CONFIG, key))(init_key)
-    step = loop.jit_step(one_step_for_all, CONFIG, sharding.data_mesh())  # the run's own program: out of JAX's cache
+    step = loop.jit_step(one_step_for_all, CONFIG, sharding.data_mesh())  # the run's own program, from JAX's cache
     lines = iter(metrics_of(run))
     for t in range(6):
         expected, metrics = step(expected, images[batch_indices(t, 8, len(images), CONFIG.seed)], step_key)
@@ -135,12 +135,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(uninterrupted, di
     run, state = uninterrupted
     resumed = tmp_path / "resumed"
     train(dataclasses.replace(CONFIG, num_steps=3), digits, resumed)
-    with (resumed / "metrics.jsonl").open("a") as log:  # as if it had gone on, and been killed while it wrote
+    with (resumed / "metrics.jsonl").open("a") as log:  # as if the run had continued and been killed while writing
         log.write(json.dumps({**json.loads((run / "metrics.jsonl").read_text().splitlines()[1]), "step": 4}) + "\n")
         log.write('{"step": 6, "imag')
     assert_same(train(CONFIG, digits, resumed), state)
     assert_same(load_state(resumed)[0], state)
-    # The first part reported its last step, 3, as well.
+    # The first part also reported its last step, 3.
     assert [line for line in metrics_of(resumed) if line["step"] != 3] == metrics_of(run)
     assert [line["step"] for line in metrics_of(resumed)] == [2, 3, 4, 6]
     for name in ("0000004.png", "0000006.png"):
@@ -188,13 +188,13 @@ def test_the_record_names_the_part_of_the_set(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
-    for _ in range(2):  # new, and resumed
+    for _ in range(2):  # a new run, and the resumed one
         with logbook.open_logbook(
             tmp_path / "run", gan.RECIPE, CONFIG, logbook.describe_data("data", part, "train")
         ) as book:
             book.begin()
         assert runs.read_run(tmp_path / "run").data["where"] == ["label=1"]
-    # A run recorded without conditions goes on.
+    # A run whose record has no conditions can be resumed.
     shutil.copytree(run, tmp_path / "old")
     with logbook.open_logbook(
         tmp_path / "old", gan.RECIPE, CONFIG, logbook.describe_data("data", prepared, "train")
@@ -229,7 +229,7 @@ def test_a_folder_with_other_files_is_refused(digits, tmp_path):
 
 @pytest.mark.parametrize("what", ["generator_loss", "generator", "discriminator_statistics"])
 def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(what, digits, tmp_path, monkeypatch):
-    """Losses that are NaN, and weights or statistics that are while the losses are still finite."""
+    """Losses that are NaN, and weights or statistics that are NaN while the losses are finite."""
     shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
 
     def make(config, batch_sharding):
@@ -281,7 +281,7 @@ def test_the_program_s_own_signal_handler_stays(digits, tmp_path):
 
 @pytest.fixture
 def bad_batches(monkeypatch, digits):
-    """Losses are NaN on the batches of the steps put into this set, in the order they first have."""
+    """The loss is NaN on the batches that the steps in this set have in the original order."""
     images, bad = open_prepared(digits).split("train"), set()
 
     def make(config, batch_sharding):
@@ -310,7 +310,7 @@ def test_a_diverged_run_goes_back_and_takes_another_order(bad_batches, digits, t
         state = train(config, digits, run)
     assert state.step == 9 and runs.read_run(run).rollbacks == (4,)
     assert [line["step"] for line in metrics_of(run)] == [*range(1, 10)]
-    # The order it went on with is the recorded one, whatever ends the run.
+    # A resumed run continues with the recorded order.
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
     for path in list(checkpoints.checkpoint_files(resumed).values())[1:]:
@@ -330,19 +330,21 @@ def test_a_run_goes_back_a_limited_number_of_times(bad_batches, digits, tmp_path
     config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=2, rollbacks=2)
     bad_batches |= {4}
     orders = batches.batch_indices
-    monkeypatch.setattr(batches, "batch_indices", lambda *args: orders(*args[:4]))  # it cannot get around it
+    monkeypatch.setattr(
+        batches, "batch_indices", lambda *args: orders(*args[:4])
+    )  # the order never changes, so the run cannot avoid the bad batch
     with pytest.warns(UserWarning, match="of 2"), pytest.raises(DivergedError, match=r"at step 5; .* of step 4"):
         train(config, digits, tmp_path / "run")
     assert runs.read_run(tmp_path / "run").rollbacks == (4, 4)
     assert load_state(tmp_path / "run")[0].step == 4
 
 
-# ------------------------------------------------------------------------------------------ batches made ahead
+# ------------------------------------------------------------------------------------------ batches prepared ahead
 
 
 @pytest.fixture
 def sums_of_batches(monkeypatch):
-    """Steps that report the sum of their batch as a loss, and that are NaN for the sums in this set."""
+    """Steps report the sum of their batch as the loss, or NaN if the sum is in this set."""
     bad = set()
 
     def make(config, batch_sharding):
@@ -372,7 +374,7 @@ def sums_of_run(run):
 
 
 def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path, monkeypatch):
-    """In a whole run, in one that goes on, and in one that goes back: there it is of the new order at once."""
+    """In a whole run, in a resumed run, and in a run that goes back, which uses the new order at once."""
     expected = [sum_of_batch(digits, t) for t in range(9)]
     train(LOGGED, digits, tmp_path / "whole")
     assert sums_of_run(tmp_path / "whole") == expected
@@ -386,7 +388,7 @@ def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path, monkeyp
 
 
 def test_the_next_batch_is_read_while_a_step_runs(sums_of_batches, digits, tmp_path, monkeypatch):
-    """Each step ends only when the reading of the next batch has begun."""
+    """Each step ends only after the next batch has begun to be read."""
     begun, put, late = [threading.Event() for _ in range(9)], batches.sharding.put_batch, []
     reading = iter(begun)
 
@@ -409,7 +411,7 @@ def test_the_next_batch_is_read_while_a_step_runs(sums_of_batches, digits, tmp_p
 
 
 def fail_to_read(patch, number, error):
-    """Reading the batch of a step fails."""
+    """Makes the reading of this step's batch fail."""
     put, calls = batches.sharding.put_batch, itertools.count()
 
     def read(*args):
@@ -426,13 +428,15 @@ def test_a_batch_that_cannot_be_read_stops_the_run_at_its_step(error, sums_of_ba
     with pytest.raises(type(error)) as caught:
         train(LOGGED, digits, tmp_path / "run")
     assert caught.value is error
-    assert {"train", "read"} <= {entry.name for entry in caught.traceback}  # where it was needed and where it arose
+    assert {"train", "read"} <= {
+        entry.name for entry in caught.traceback
+    }  # the traceback shows where the batch was needed and where the error arose
     assert sums_of_run(tmp_path / "run") == [sum_of_batch(digits, t) for t in range(5)]
     monkeypatch.undo()
 
 
 def interrupt():
-    """Ctrl-C, also where these tests run in the background and ignore it."""
+    """Ctrl-C, even if the tests run in the background and ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         signal.raise_signal(signal.SIGINT)
@@ -481,7 +485,7 @@ for i, source in enumerate(sources):
 
 @pytest.fixture(scope="module")
 def new_process(uninterrupted, tmp_path_factory):
-    """What a new process makes of the run and of its saved prior."""
+    """Images that a new process generates from the run and from its saved prior."""
     run, state = uninterrupted
     out = tmp_path_factory.mktemp("out")
     dj.save_prior(dj.prior_from_state(state, CONFIG), out / "prior.safetensors")
@@ -553,7 +557,7 @@ def full_disk(*_):
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(uninterrupted, tmp_path, monkeypatch):
-    """Whatever else stands on it: the file that could not be written is not there, not even in part."""
+    """The file that could not be written does not exist, not even in part."""
     _, state = uninterrupted
     with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
         writer.save(state._replace(step=jnp.int32(3)))

@@ -32,4 +32,4 @@ def test_losses_stay_finite_at_extreme_logits():
     np.testing.assert_allclose(prior_loss(logits, 0.5), [0, -5e3])
     for kind in ("saturating", "non_saturating"):
         slope = jax.grad(lambda x, kind=kind: generator_loss(x, kind))(logits)
-        assert np.isfinite(slope).all() and (slope <= 0).all()  # both push the logits up
+        assert np.isfinite(slope).all() and (slope <= 0).all()  # both losses push the logits up

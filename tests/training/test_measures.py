@@ -1,4 +1,4 @@
-"""Measures of a generator against SciPy, loops and searches by hand; what training measures, and where."""
+"""Measures of a generator: inversion against searches by hand, and what a training run measures."""
 
 import dataclasses
 import warnings
@@ -71,7 +71,7 @@ NAMES = {"swd", "swd_floor", "ms_ssim", "ms_ssim_real", "inversion_psnr"}
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Measures of few images and steps."""
+    """Reduces the measures to few images and steps."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"COUNT": 24, "INVERTED": 3, "INVERSION": CONFIG}.items():
             patch.setattr(measures, name, value)
@@ -80,7 +80,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def measured(digits, tmp_path_factory):
-    """A run that is measured after its steps 4 and 6, and its last state."""
+    """A run that is measured after steps 4 and 6, and its last state."""
     run = tmp_path_factory.mktemp("runs") / "measured"
     return run, trainings.train(TRAIN, digits, run)
 
@@ -91,7 +91,7 @@ def test_a_run_writes_the_measures_of_its_generator(measured, digits):
     assert {step: NAMES & line.keys() for step, line in lines.items()} == {3: set(), 4: NAMES, 6: NAMES}
     assert "generator_loss" in lines[4]
     found, prepared = lines[6], open_prepared(digits)
-    # The same once more, from the state and the images that the documentation names.
+    # The measures again, from the state and the images that the documentation names.
     train, test = prepared.split("train"), prepared.split("test")
     real, others = (x[measures.permutation(len(x), 0)[:24]] for x in (train, test))
     keys = jax.random.split(jax.random.split(jax.random.key(TRAIN.seed), 3)[2], 3)
@@ -110,7 +110,7 @@ def test_a_run_writes_the_measures_of_its_generator(measured, digits):
 
 
 def test_a_resumed_run_writes_the_measures_of_an_uninterrupted_one(measured, digits, tmp_path):
-    """And so are those of a run whose first part took none."""
+    """Even if its first part took no measures."""
     trainings.train(dataclasses.replace(TRAIN, num_steps=3, measure_every=0), digits, tmp_path)
     trainings.train(TRAIN, digits, tmp_path)
     assert trainings.metrics_of(tmp_path) == trainings.metrics_of(measured[0])
@@ -127,7 +127,7 @@ def test_tensorboard_shows_the_measures(measured):
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """The images that each measure is given."""
+    """Records the images that each measure gets."""
     given = {}
     monkeypatch.setattr(measures, "COUNT", 1024)
     monkeypatch.setattr(measures, "INVERTED", 16)
@@ -144,7 +144,7 @@ def chosen(monkeypatch):
 
 
 def numbered(tmp_path, **counts):
-    """A set whose images are their own numbers."""
+    """A prepared set in which each image holds its own number."""
     total, splits = 0, {}
     for name, count in counts.items():
         splits[name] = [total, total + count]
@@ -158,7 +158,7 @@ def numbered(tmp_path, **counts):
     [
         ({"train": 3000, "validation": 1100, "test": 2000}, 1024, (3000, 4100), 16),
         ({"train": 3000, "test": 1024}, 1024, (3000, 4024), 16),
-        ({"train": 3000, "test": 1023}, 1024, (0, 3000), 16),  # too few held out: other training images
+        ({"train": 3000, "test": 1023}, 1024, (0, 3000), 16),  # too few held-out images: other training images are used
         ({"train": 1438, "test": 359}, 719, (0, 1438), 16),
         ({"train": 30, "validation": 0, "test": 40}, 30, (30, 70), 16),
         ({"train": 3, "test": 2}, 1, (0, 3), 2),
@@ -182,7 +182,9 @@ def test_the_documented_images_are_compared(counts, n, others, inverted, chosen,
     expected |= {"ms_ssim": 0.5, "ms_ssim_real": 0.5} if n > 1 else {}
     assert found[0] == expected | ({"inversion_psnr": 15.0} if inverted else {})
     if n:
-        (generated, real, _), (floor, again, _), (_, third, _) = chosen["sliced_wasserstein"]  # the floor once
+        (generated, real, _), (floor, again, _), (_, third, _) = chosen[
+            "sliced_wasserstein"
+        ]  # the floor is computed once
         numbers, beside = (x[:, 0, 0, 0].tolist() for x in (real, floor))
         assert len(generated) == n == len(set(numbers)) == len(set(beside)) and not set(numbers) & set(beside)
         assert all(0 <= i < counts["train"] for i in numbers) and all(others[0] <= i < others[1] for i in beside)
@@ -222,4 +224,6 @@ def test_a_resumed_run_may_be_measured_at_another_interval():
     with pytest.raises(UserError, match="`measure_every`"):
         dataclasses.replace(TRAIN, measure_every=-1)
     record = {name: value for name, value in TRAIN.to_json().items() if name != "measure_every"}
-    assert TrainConfig.from_json(record).measure_every == TrainConfig().measure_every  # of a run from before
+    assert (
+        TrainConfig.from_json(record).measure_every == TrainConfig().measure_every
+    )  # the record of a run from before this setting existed

@@ -18,14 +18,14 @@ def test_the_command_plots_a_run_s_metrics(digits_run, tmp_path, capsys):
     run.mkdir()
     shutil.copy(digits_run.run / "metrics.jsonl", run)
     with (run / "metrics.jsonl").open("a") as log:
-        log.write('{"step": 6, "ima')  # being written
+        log.write('{"step": 6, "ima')  # a line that is still being written
     assert [line["step"] for line in plot_module.read_metrics(run)] == [2, 4]
     assert main.main(["plot", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'losses.png'}\n"
     with Image.open(run / "losses.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
-    assert pixels.shape[0] > pixels.shape[1] / 2  # three panels
+    assert pixels.shape[0] > pixels.shape[1] / 2  # so it has three panels
     assert sorted(path.name for path in run.iterdir()) == ["losses.png", "metrics.jsonl"]
 
 

@@ -1,4 +1,4 @@
-"""A trace of some training steps, and the option that chooses them."""
+"""The profiler's trace of some training steps, and the option that chooses the steps."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def test_malformed_windows_are_refused(text):
 
 
 def test_only_the_window_s_steps_are_traced(digits_run, tmp_path, monkeypatch):
-    """Of the window's steps, and of them alone; the run's results are those of a run without."""
+    """The trace covers exactly the chosen steps, and does not change the result of the run."""
     run, calls = tmp_path / "run", []
     start, stop, after = jax.profiler.start_trace, jax.profiler.stop_trace, logbook.FolderLogbook.after
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: (calls.append("start"), start(folder)))
