@@ -1,8 +1,10 @@
 """A tiny training configuration, and helpers that tests of training runs share."""
 
 import dataclasses
+import errno
 import functools
 import json
+import os
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.storage import checkpoints
 from dcgan_jax.storage.runs import read_run
-from dcgan_jax.training import gan, loop
+from dcgan_jax.training import gan, logbook, loop
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import make_train_step
 
@@ -75,3 +77,20 @@ def load_state(run, recipe=gan.RECIPE):
     """The newest undamaged state of a run, on this process's first device, and its configuration."""
     config = config_of(run, recipe)
     return jax.device_put(checkpoints.restore(run, config, recipe.init), jax.local_devices()[0]), config
+
+
+def before_step(patch, number, action):
+    """Calls `action` before this step of the loop."""
+    before = logbook.FolderLogbook.before
+
+    def act(book, step, previous):
+        if step == number:
+            action()
+        before(book, step, previous)
+
+    patch.setattr(logbook.FolderLogbook, "before", act)
+
+
+def full_disk(*_):
+    """Fails as a write to a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

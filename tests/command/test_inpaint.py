@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
-import shutil
 import zlib
 
+import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folders import CONFIG, HOLE, KNOWN, NAMES, PIXELS, PRIOR, SIZE, files, lines, read, run
 from PIL import Image
 from tiny import tanh_prior
 
@@ -17,59 +18,10 @@ import dcgan_jax as dj
 from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import pairing
 from dcgan_jax.command import plan as plan_module
-from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
 
-SIZE, BATCH = 12, 2
-CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
-NAMES = ("a", "b.1", "c")
-
-
-PRIOR = tanh_prior((SIZE, SIZE, 3))
-RNG = np.random.default_rng(1)
-# Smooth, so that JPEG changes little.
-PIXELS = {
-    name: np.asarray(Image.fromarray(RNG.integers(0, 256, (3, 3, 3), np.uint8)).resize((SIZE, SIZE))) for name in NAMES
-}
-HOLE = np.zeros((SIZE, SIZE), bool)
-HOLE[2:9, 5:] = True
-KNOWN = ~HOLE
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name, pixels in PIXELS.items():
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / "notes.txt").write_text("not an image")
-    return folder
-
-
-@pytest.fixture
-def mask(tmp_path):
-    path = tmp_path / "mask.png"
-    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(path)
-    return path
-
-
-def run(images, mask, out, prior=PRIOR, config=CONFIG, **options):
-    options = {"batch_size": BATCH, "progress": False} | options
-    return inpaint_folder(prior, images, str(mask), out, config, **options)
-
-
-def read(path):
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def lines(out):
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-
-
-def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+images, mask = folders.images, folders.mask
 
 
 def test_results_equal_inpaint(images, mask, tmp_path):
@@ -187,34 +139,6 @@ def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
     assert (tmp_path / "one_by_one" / "c.png").read_bytes() == (tmp_path / "alone" / "c.png").read_bytes()
 
 
-def test_masks_are_paired_with_images_by_stem(images, tmp_path):
-    holes = {}
-    (tmp_path / "masks").mkdir()
-    for i, name in enumerate(NAMES):
-        holes[name] = np.roll(HOLE, i, axis=0) if i else HOLE.T
-        Image.fromarray(holes[name]).save(tmp_path / "masks" / f"{name}.bmp")
-    Image.fromarray(HOLE).save(tmp_path / "masks" / "unused.png")
-    run(images, tmp_path / "masks", tmp_path / "out")
-    for name, hole in holes.items():
-        changed = (read(tmp_path / "out" / f"{name}.png") != PIXELS[name]).any(axis=-1)
-        assert not changed[~hole].any() and changed[hole].mean() > 0.9
-    (tmp_path / "masks" / "b.1.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 images have no mask in .*'b\.1' first"):
-        run(images, tmp_path / "masks", tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_mask_levels_from_128_are_missing(images, tmp_path):
-    levels = np.zeros((SIZE, SIZE), np.uint8)
-    levels[3:6], levels[7:9] = 127, 128
-    Image.fromarray(levels).save(tmp_path / "levels.png")
-    run(images, tmp_path / "levels.png", tmp_path / "out")
-    for line in lines(tmp_path / "out"):
-        assert line["missing"] == 2 * SIZE
-        changed = (read(tmp_path / "out" / f"{line['name']}.png") != PIXELS[line["name"]]).any(axis=-1)
-        assert changed[7:9].mean() > 0.9 and not changed[:7].any() and not changed[9:].any()
-
-
 def test_a_prepared_set_is_completed_by_split(images, mask, tmp_path):
     for split, names in {"train": "a", "test": "bc"}.items():
         for name in names:
@@ -297,48 +221,12 @@ def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch,
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
-def test_a_mask_of_another_size_is_refused_by_name(images, tmp_path):
-    Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
-    with pytest.raises(UserError, match="the mask of 'a' is 12x6 and the image 12x12"):
-        run(images, tmp_path / "narrow.png", tmp_path / "out")
-    (tmp_path / "masks").mkdir()
-    for name in NAMES:
-        Image.fromarray(HOLE[:, :6] if name == "c" else HOLE).save(tmp_path / "masks" / f"{name}.png")
-    with pytest.raises(UserError, match="the mask of 'c' is 12x6 and the image 12x12"):
-        run(images, tmp_path / "masks", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_masks_and_images_are_paired_in_subfolders(tmp_path):
-    for folder, pixels in (("images", PIXELS["a"]), ("masks", np.where(HOLE, 255, 0).astype(np.uint8))):
-        (tmp_path / folder / "train").mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / folder / "train" / "0.png")
-        (tmp_path / folder / "._0.png").write_text("a file of macOS")
-    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out").completed == 1
-    result = read(tmp_path / "out" / "train" / "0.png")
-    assert (result[KNOWN] == PIXELS["a"][KNOWN]).all() and (result[HOLE] != PIXELS["a"][HOLE]).any()
-
-
-def test_two_masks_of_one_name_are_refused(images, tmp_path):
-    (tmp_path / "masks").mkdir()
-    for name in ("a.png", "a.bmp", "b.1.png", "c.png"):
-        Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / name)
-    with pytest.raises(UserError, match="two images named 'a'"):
-        run(images, tmp_path / "masks", tmp_path / "out")
-
-
 def test_complete_images_are_scored_under_a_mask_file(images, mask, tmp_path):
     run(images, mask, tmp_path / "out", score=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     for line in lines:
         error = read(tmp_path / "out" / f"{line['name']}.png").astype(float) - PIXELS[line["name"]]
         assert line["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / (error[HOLE] ** 2).mean()), abs=1e-3)
-
-
-def test_a_count_reads_only_the_first_files(images, mask, tmp_path):
-    Image.new("RGB", (5, 5)).save(images / "z.png")
-    run(images, mask, tmp_path / "out", count=2)
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.1.png"]
 
 
 @pytest.mark.parametrize(
@@ -435,19 +323,6 @@ def lines_of(image, mask, out):
     run(image, mask, out, batch_size=1)
     (line,) = lines(out)
     return line
-
-
-def test_masks_and_results_inside_the_image_folder_are_not_images(images, tmp_path):
-    (images / "masks").mkdir()
-    for name in NAMES:
-        Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
-    for _ in range(2):
-        report = run(images, images / "masks", images / "out")
-        assert report.completed + report.before == 3
-    assert [line["name"] for line in lines(images / "out")] == list(NAMES)
-    shutil.rmtree(images / "out")
-    shutil.rmtree(images / "masks")
-    assert run(images, "half", images.parent).completed == 3  # now the images lie inside the result folder
 
 
 @pytest.mark.parametrize(("folder", "out"), [("strips", "masks"), ("gifs", "masks")])
