@@ -1,6 +1,6 @@
-"""Wrong input through Python: a ValueError of one line that names what was wrong, and nothing written.
+"""Wrong input through Python: a ValueError of one line names the error, and nothing is written.
 
-The same through the command is in `test_cli.py`.
+Wrong input through the command is tested in `tests/command/test_main.py`.
 """
 
 import shutil
@@ -30,7 +30,7 @@ SEARCH = dj.InpaintConfig(num_steps=1)
 
 @pytest.fixture
 def place(tmp_path, digits_run, monkeypatch):
-    """A folder with one of everything that can be wrong."""
+    """A folder with one example of everything that can be wrong."""
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "text", "good", "masks", "twins", "no_checkpoint"):
         (tmp_path / folder).mkdir()
