@@ -1,1 +1,1 @@
-"""How fast this library is beside its peers; see README.md."""
+"""Measures this library beside its peers; see README.md."""

@@ -1,26 +1,34 @@
-"""`python -m benchmarks NAME`: measures, prints a table, and leaves NAME.json, NAME.md and NAME.png."""
+"""`python -m benchmarks NAME`: runs a benchmark, prints a table, and writes NAME.json, NAME.md and NAME.png."""
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
-from benchmarks import harness, programs
+from benchmarks import harness
 
 ALL = ("train_step", "search", "stream", "poisson", "data", "scaling")
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["programs"]:  # nothing runs in it, so it has options of its own
+    """Runs the benchmarks that the command line names."""
+    if sys.argv[1:2] == ["programs"]:
+        # It runs nothing on a device. An installed plugin without its device complains when JAX is imported.
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        from benchmarks import programs
+
         programs.main(sys.argv[2:])
         return
-    more = "`programs`, as the first word, has options of its own: python -m benchmarks programs --help"
+    more = "`programs` has other options: python -m benchmarks programs --help"
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, epilog=more)
-    parser.add_argument("name", choices=(*ALL, "all", "gpu"))
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each case, in alternation (7)")
-    parser.add_argument("--base-width", type=int, default=64, help="of the networks (64)")
-    parser.add_argument("--batch-size", type=int, default=64, help="of a step (64)")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder (benchmark-results)")
+    parser.add_argument("name", choices=(*ALL, "all", "gpu"), help="the benchmark")
+    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each case; cases alternate (7)")
+    parser.add_argument("--base-width", type=int, default=64, help="base width of the networks (64)")
+    parser.add_argument("--batch-size", type=int, default=64, help="batch size of a step (64)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark-results"), help="folder of the results (benchmark-results)"
+    )
     options = parser.parse_args()
     for name in ALL if options.name == "all" else [options.name]:
         print(f"{name}:", flush=True)

@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program (XLA's HLO): what one device multiplies, moves, starts and sends.
+"""Counts the arithmetic, bytes, kernels and collectives of one device in the text of a compiled program (XLA's HLO).
 
 A *kernel* is an instruction that the device executes as one piece of work: a fusion, a convolution, a copy, a
-collective. Instructions that only name values cost nothing (`FREE`). The bodies of loops are counted apart.
+collective. Instructions that only name values cost nothing (`FREE`). The bodies of loops are counted separately.
 """
 
 import math
@@ -10,13 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from benchmarks.hlo import Array, Computation, Instruction, parse
+import jax
+
+from benchmarks.hlo import Array, Computation, Instruction, matched, parse
 
 FREE = {
     "add-dependency", "after-all", "bitcast", "constant", "domain", "get-tuple-element", "iota", "opt-barrier",
     "parameter", "partition-id", "replica-id", "tuple",
 }  # fmt: skip
-FREE_TARGETS = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"}  # of custom calls, on a TPU
+FREE_TARGETS = {"AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound"}  # targets of custom calls on a TPU
 COLLECTIVES = {
     "all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "ragged-all-to-all",
     "reduce-scatter",
@@ -26,19 +28,19 @@ SLICES = {"slice", "dynamic-slice", "gather"}
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel costs."""
+    """The cost of one kernel."""
 
     name: str
-    kind: str  # its opcode, or what a custom call calls
-    op_name: str  # where in the Python code it comes from
+    kind: str  # opcode, or target of a custom call
+    op_name: str  # place in the Python code that it comes from
     bytes: float
-    flop: dict[str, float]  # by element type of what is multiplied; a multiplication and its addition are two
-    reduces: bool  # whether it sums over an axis and multiplies no matrices
+    flop: dict[str, float]  # by element type of the factors; a multiplication with its addition is 2 FLOP
+    reduces: bool  # it sums over an axis and multiplies no matrices
 
 
 @dataclass
 class Counts:
-    """What one device does in a computation. The loops inside it are apart."""
+    """The work of one device in a computation. `loops` holds its loops; the other fields exclude them."""
 
     kernels: list[Kernel] = field(default_factory=list)
     collectives: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # kind -> bytes of each
@@ -46,7 +48,7 @@ class Counts:
 
     @property
     def flop(self) -> dict[str, float]:
-        """By element type."""
+        """FLOP by element type."""
         found: dict[str, float] = defaultdict(float)
         for kernel in self.kernels:
             for dtype, number in kernel.flop.items():
@@ -55,22 +57,23 @@ class Counts:
 
     @property
     def bytes(self) -> float:
-        """Read and written by the kernels: operands and results."""
+        """Bytes that the kernels read and write."""
         return sum(kernel.bytes for kernel in self.kernels)
 
     @property
     def norm_reductions(self) -> int:
-        """Kernels that sum for batch norm, forward or backward."""
+        """Number of kernels that sum for batch norm, forward or backward."""
         return sum(kernel.reduces and "/norm_" in kernel.op_name for kernel in self.kernels)
 
     def add(self, other: "Counts", times: int = 1) -> None:
+        """Adds the work of another computation that runs `times` times."""
         self.kernels += other.kernels * times
         for kind, sizes in other.collectives.items():
             self.collectives[kind] += sizes * times
         self.loops += other.loops * times
 
     def whole(self) -> "Counts":
-        """With its loops: each as often as it runs, or once where the program finds that out itself."""
+        """Counts that include the loops: each `rounds` times, or once if the number of rounds is unknown."""
         found = Counts()
         found.add(Counts(self.kernels, self.collectives))
         for loop in self.loops:
@@ -80,25 +83,25 @@ class Counts:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop: one round of it, and the number of rounds, None where the program finds it out itself."""
+    """One round of a loop, and its number of rounds; None if that is only known at run time."""
 
     body: Counts
     rounds: int | None
 
 
 class Program:
-    """A compiled program.
+    """A compiled program for the platform "cuda", "tpu" or "cpu".
 
-    A TPU's arrays in memory on the chip cost no bytes, and the zeros of its convolutions, on padding and between
-    dilated pixels, are not counted as multiplied, as XLA's own count has it. Elsewhere every tap counts.
+    On a TPU, arrays in the chip's memory cost no bytes. Taps of a TPU's convolutions on padding or between dilated
+    pixels do not count, as in XLA's own count. On other platforms every tap counts.
     """
 
-    def __init__(self, text: str, platform: str = "cuda"):
+    def __init__(self, text: str, platform: str = "cuda") -> None:
         self.is_tpu = platform == "tpu"
         self.computations, self.entry = parse(text)
 
     def count(self, name: str | None = None) -> Counts:
-        """Counts the program, or one of its computations."""
+        """Counts the program, or its computation `name`."""
         found = Counts()
         around = self.computations[name or self.entry]
         for instruction in around.values():
@@ -106,12 +109,11 @@ class Program:
             if opcode in FREE or (opcode.endswith(("-done", "-update")) and not _replaces(instruction)):
                 continue
             if opcode == "while":
-                body = re.search(r"body=%?([\w.\-]+)", instruction.attributes)
-                assert body is not None
+                body = matched(r"body=%?([\w.\-]+)", instruction.attributes)
                 rounds = re.search(r'known_trip_count":?=?\{"?n"?:"?(\d+)', instruction.attributes)
                 found.loops.append(Loop(self.count(body[1]), int(rounds[1]) if rounds else None))
             elif opcode == "conditional":
-                # One branch runs; the dearest is counted.
+                # One branch runs; the most expensive is counted.
                 branches = [self.count(branch) for branch in instruction.called]
                 found.add(max(branches, key=_cost))
             elif opcode in ("call", "async-start") and instruction.called:
@@ -122,6 +124,7 @@ class Program:
         return found
 
     def _collect(self, found: Counts, instruction: Instruction, around: Computation) -> None:
+        """Adds a kernel, and the collectives in it, to the counts."""
         flop: dict[str, float] = defaultdict(float)
         names = []
         for part, computation in [(instruction, around), *self._inside(instruction)]:
@@ -132,7 +135,7 @@ class Program:
                 names.append(part.op_name)
             kind = part.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                # The larger of what goes in and what comes out: of a gather and of a scatter, the whole.
+                # The larger of operands and results: the whole array for a gather and for a scatter.
                 sent = sum(x.bytes for name in part.operands for x in computation[name].arrays)
                 results = max((x.bytes for x in part.arrays), default=0) if kind == "all-gather" else 0
                 found.collectives[kind].append(max(sent, results))
@@ -144,7 +147,7 @@ class Program:
         )
 
     def _inside(self, instruction: Instruction) -> Iterator[tuple[Instruction, Computation]]:
-        """The instructions of a fusion, those of fusions inside it too, each with the computation around it."""
+        """Yields the instructions of a fusion and of fusions inside it, each with the computation around it."""
         if instruction.opcode.removesuffix("-start") not in ("fusion", "custom-call", "call"):
             return
         for name in instruction.called:
@@ -158,10 +161,10 @@ class Program:
         return sum(x.bytes for x in arrays if not (self.is_tpu and x.space))
 
     def _bytes(self, instruction: Instruction, around: Computation) -> float:
-        """What a kernel reads and writes: its operands and results whole, each operand once.
+        """Bytes that a kernel reads and writes: its whole results, and each whole operand once.
 
-        Of an operand of which a fusion reads slices alone, the slices count, and of one that it replaces a part of in
-        place, that part. What a cache saves or a second pass over an operand costs is not seen.
+        If a fusion reads only slices of an operand, the slices count. If it replaces a part of an operand in place,
+        that part counts. Caches and second passes over an operand are ignored.
         """
         if instruction.opcode == "copy-start":  # (result, operand, context)
             return self._size(instruction.arrays[:2])
@@ -194,6 +197,14 @@ class Program:
         return total + self._size(instruction.arrays)
 
 
+def text_of(program: jax.stages.Compiled) -> str:
+    """The HLO text of a compiled program; ValueError if its backend gives none."""
+    text = program.as_text()
+    if text is None:
+        raise ValueError("the compiled program has no text; compile it without the compilation cache")
+    return text
+
+
 def _cost(counts: Counts) -> tuple[float, float]:
     whole = counts.whole()
     return sum(whole.flop.values()), whole.bytes
@@ -204,10 +215,10 @@ def _replaces(instruction: Instruction) -> bool:
 
 
 def flops(instruction: Instruction, around: Computation, skip_zeros: bool = False) -> float:
-    """Of one instruction, two a multiplication: convolutions and products of matrices, 0 for all others.
+    """Counts the FLOP of a convolution or matrix product, 2 per multiplication; 0 for other instructions.
 
-    Every tap of a convolution counts, those on padding too, unless `skip_zeros`. A plain convolution over a dilated
-    image multiplies the zeros as well; cuDNN's backward convolutions do not.
+    Every tap of a convolution counts, also on padding, unless `skip_zeros`. A plain convolution over a dilated
+    image also multiplies the zeros; cuDNN's backward convolutions do not.
     """
     if instruction.opcode == "dot" or instruction.target.startswith("__cublas"):
         axes = re.search(r'lhs_contracting_dim(?:s=\{|ensions":\[)([\d,"]*)', instruction.attributes)
@@ -216,9 +227,8 @@ def flops(instruction: Instruction, around: Computation, skip_zeros: bool = Fals
         return 2.0 * instruction.arrays[0].elements * math.prod(summed)
     if instruction.opcode != "convolution" and not instruction.target.startswith("__cudnn$conv"):
         return 0.0
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    labels = matched(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
-    assert labels is not None
     taps = _numbers(window, "size")
     first, second = (around[name].arrays[0] for name in instruction.operands[:2])
     result = instruction.arrays[0]
@@ -226,7 +236,7 @@ def flops(instruction: Instruction, around: Computation, skip_zeros: bool = Fals
         return 2.0 * first.elements * math.prod(taps) * second.sides[labels[2].index("i")]
     if instruction.target == "__cudnn$convBackwardFilter":  # (large image, small image) -> kernel
         return 2.0 * second.elements * math.prod(taps) * result.sides[labels[2].index("i")]
-    met = 1.0  # pairs of a place of the result and a tap
+    met = 1.0  # pairs of a result pixel and a tap
     for axis, size in enumerate(taps):
         side = result.sides[labels[3].index(str(axis))]
         if skip_zeros:
@@ -238,8 +248,8 @@ def flops(instruction: Instruction, around: Computation, skip_zeros: bool = Fals
     return 2.0 * met * others * second.sides[labels[2].index("i")]
 
 
-def _pixels_met(window: re.Match | None, axis: int, pixels: int, side: int, size: int) -> int:
-    """How many pairs of a place of the result and a tap meet a pixel, along an axis; the others meet zeros."""
+def _pixels_met(window: re.Match[str] | None, axis: int, pixels: int, side: int, size: int) -> int:
+    """Number of pairs of a result pixel and a tap along an axis that meet an image pixel and not a zero."""
 
     def number(name: str, default: int) -> int:
         return (_numbers(window, name) or [default] * (axis + 1))[axis]
@@ -251,6 +261,7 @@ def _pixels_met(window: re.Match | None, axis: int, pixels: int, side: int, size
     return sum(place % spread == 0 and 0 <= place // spread < pixels for place in places)
 
 
-def _numbers(window: re.Match | None, name: str) -> list[int]:
+def _numbers(window: re.Match[str] | None, name: str) -> list[int]:
+    """The numbers of a window's property, "size=5x5"; none if it has no such property."""
     found = re.search(rf"(?<!\w){name}=([\dx]+)", window[1]) if window else None
     return [int(number) for number in found[1].split("x")] if found else []

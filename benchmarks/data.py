@@ -1,11 +1,14 @@
-"""From a prepared set in the page cache to batches on the device; training on a slow source; opening a large set."""
+"""Loading data: batches from the page cache to the device, training on a slow source, opening a large set."""
 
 import itertools
 import json
+import shutil
 import tempfile
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,10 +19,12 @@ from dcgan_jax.data.loading import FORMAT, FORMAT_VERSION, IMAGES, LABELS, MANIF
 from dcgan_jax.parallel import sharding
 
 COUNT, OPENED, BATCH, STEPS = 20_000, 200_000, 64, 200
-FED_STEPS, STEP = 40, 50  # steps of a run that is fed, milliseconds of one
+FED_STEPS, STEP = 40, 50  # steps of a run on a slow source, and milliseconds per step
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
+    """All cases. They use sizes of their own and ignore both arguments."""
+    del base_width, batch_size
     return [
         Case(f"batches of {BATCH} on the device", "dcgan_jax", "data:batches"),
         Case("limit, memory", "a copy of the same bytes", "data:copy"),
@@ -32,7 +37,7 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
 
 
 def fed_cases(reads: str, milliseconds: tuple[int, int], awaited: bool = False) -> list[Case]:
-    """A loop fed by the thread, and one that reads each batch before it gives out its step."""
+    """A loop whose batches a thread reads ahead, and one that reads each batch before its step."""
     group, arguments = f"a step of {STEP} ms, reads of {reads}", {"reads": milliseconds, "awaited": awaited}
     return [
         Case(group, "dcgan_jax", "data:fed", arguments, rounds=3),
@@ -40,12 +45,14 @@ def fed_cases(reads: str, milliseconds: tuple[int, int], awaited: bool = False) 
     ]
 
 
-def notes(records) -> dict:
+def notes(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Nothing."""
+    del records
     return {}
 
 
 def prepared_set(folder: Path, count: int, fill: bool) -> Path:
-    """A prepared set of random pixels, or of a file with a hole where the pixels would be."""
+    """Writes a prepared set of random pixels, or of a sparse file without them if not `fill`."""
     folder.mkdir()
     images = np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, (count, 64, 64, 3))
     if fill:
@@ -69,46 +76,51 @@ def prepared_set(folder: Path, count: int, fill: bool) -> Path:
 
 
 def batches() -> Ready:
-    """What the training loop does for each step, without the step."""
-    folder = tempfile.TemporaryDirectory()
-    images = open_prepared(prepared_set(Path(folder.name) / "set", COUNT, fill=True)).split("train")
+    """The data work of the training loop, without the training steps."""
+    folder = Path(tempfile.mkdtemp())
+    images = open_prepared(prepared_set(folder / "set", COUNT, fill=True)).split("train")
     mesh = sharding.data_mesh()
     runs = itertools.count()
 
-    def run():
+    def run() -> None:
         placed, first = None, STEPS * next(runs)
         for step in range(first, first + STEPS):
             placed = sharding.put_batch(mesh, images, batch_indices(step, BATCH, len(images), seed=0))
         jax.block_until_ready(placed)
-        assert folder  # keeps the files
 
+    weakref.finalize(run, shutil.rmtree, folder)
     megabytes = STEPS * BATCH * images[0].nbytes / 1e6
     return Ready(run, STEPS * BATCH, megabytes=megabytes, steps=STEPS)
 
 
 def copy() -> Ready:
+    """The limit of the memory: a copy of as many bytes."""
     whole = np.random.default_rng(0).integers(0, 256, (STEPS, BATCH, 64, 64, 3), np.uint8)
     room = np.empty_like(whole)
     return Ready(lambda: np.copyto(room, whole), STEPS * BATCH, megabytes=whole.nbytes / 1e6, steps=STEPS)
 
 
 def opening() -> Ready:
-    folder = tempfile.TemporaryDirectory()
-    place = prepared_set(Path(folder.name) / "set", OPENED, fill=False)
+    """Opens a large prepared set."""
+    folder = Path(tempfile.mkdtemp())
+    place = prepared_set(folder / "set", OPENED, fill=False)
 
-    def run():
-        assert len(open_prepared(place).images) == OPENED and folder
+    def run() -> int:
+        return len(open_prepared(place).images)
 
+    weakref.finalize(run, shutil.rmtree, folder)
+    if (found := run()) != OPENED:
+        raise ValueError(f"the set has {found} images, not {OPENED}")
     return Ready(run)
 
 
 class SlowImages:
-    """Images of which each batch takes some time to read, spent waiting, as for a disk."""
+    """Images of which a batch takes `milliseconds` to read, in turn. The reader sleeps, as while a disk works."""
 
-    def __init__(self, images: np.ndarray, milliseconds: tuple[int, ...]):
+    def __init__(self, images: np.ndarray, milliseconds: tuple[int, ...]) -> None:
         self.images, self.shape, self.milliseconds = images, images.shape, itertools.cycle(milliseconds)
 
-    def __getitem__(self, indices) -> np.ndarray:
+    def __getitem__(self, indices: Any) -> np.ndarray:
         end = time.perf_counter() + next(self.milliseconds) / 1000
         found = self.images[indices]
         time.sleep(max(0, end - time.perf_counter()))
@@ -116,12 +128,12 @@ class SlowImages:
 
 
 def fed(reads: tuple[int, ...] | None, awaited: bool = False, ahead: bool = True) -> Ready:
-    """The loop of training with a step of known length: it sleeps in a thread of its own, as a device would compute.
+    """The training loop with a step of STEP milliseconds. The step sleeps in its own thread, like a device at work.
 
     Args:
-        reads: how many milliseconds reading a batch takes, one after the other; None: there is one batch for all steps.
-        awaited: the host waits for each step, as where its loss is written down; else for the step before.
-        ahead: a thread reads.
+        reads: milliseconds that it takes to read a batch, in turn; None uses one batch for all steps.
+        awaited: the host waits for each step, as it does to log a loss; else it waits for the step before.
+        ahead: a thread reads the next batches during a step.
     """
     images = np.random.default_rng(0).integers(0, 256, (2000, 64, 64, 3), np.uint8)
     mesh, order = sharding.data_mesh(), [batch_indices(t, BATCH, len(images), seed=0) for t in range(FED_STEPS)]
@@ -129,7 +141,10 @@ def fed(reads: tuple[int, ...] | None, awaited: bool = False, ahead: bool = True
     source = SlowImages(images, reads or (0,))
 
     def make(number: int) -> jax.Array:
-        return sharding.put_batch(mesh, source, order[number]) if reads else one
+        if not reads:
+            return one
+        # `put_batch` needs no array: it reads the shape and indexes.
+        return sharding.put_batch(mesh, source, order[number])  # type: ignore[arg-type]
 
     def step(batch: jax.Array) -> int:
         end = time.perf_counter() + STEP / 1000

@@ -1,19 +1,22 @@
-"""Every figure of a GPU in one call: training, search and blending, at the sizes that fill it.
+"""All measurements of a GPU in one call: training, search and blending, at sizes that fill it.
 
-Cases are built together, which wants a dozen cores.
+All cases are built at the same time, which needs a dozen cores.
 """
+
+from typing import Any
 
 from benchmarks import networks, poisson, search, train_step
 from benchmarks.harness import Case
 
-STEPS = 20  # a run, so that the launch of one step does not count
+STEPS = 20  # per run, so that the launch of the first step does not count
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
+    """All cases. They use sizes of their own and ignore both arguments."""
     found = []
     for width in (64, 128):
         for batch in (64, 128, 1024):
-            # PyTorch's compiler takes a minute a case: at the batch that the aim is about.
+            # PyTorch's compiler takes a minute per case, so only batch 128 is compiled.
             modes = train_step.MODES if batch == 128 else train_step.MODES[:2]
             found += train_step.step_cases(width, batch, STEPS, modes)
     for batch in (64, 1024, 8192):
@@ -21,8 +24,8 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
     return found + poisson.cases(base_width, batch_size) + networks.limits(train_step.DTYPES)
 
 
-def notes(records) -> dict:
-    """Images a second that searches of 200 steps would complete, from the time of a step."""
+def notes(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Images per second of a search of 200 steps, computed from the time of a step."""
     steps = {
         r["group"]: r["images_per_second"] for r in records if r["case"] == "dcgan_jax" and "images_per_second" in r
     }

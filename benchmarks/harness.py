@@ -1,7 +1,7 @@
-"""Measures cases in alternation, each in a process of its own: compile time apart, warm-up dropped, answers checked.
+"""Measures cases in alternation, each in its own process.
 
-A case is built in its process by a function that returns a `Ready`. All processes stay alive and wait while one of them
-runs, so that whatever else a shared machine does befalls all of them alike; what is reported are medians over rounds.
+A case's `build` function returns a `Ready` in that process. The processes take turns, so that other load on the machine
+slows all of them alike. Compile time is separate, the first run is a warm-up, answers are checked, times are medians.
 """
 
 import importlib
@@ -16,13 +16,15 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# On a GPU the processes share its memory. On a CPU memory that is freed stays with the process, in pages of 2 MiB: if
-# it goes back to the system and is faulted in anew, steps of both frameworks took a sixth to two fifths longer.
+# On a GPU the processes share its memory. On a CPU a process keeps the memory that it frees, in pages of 2 MiB. If it
+# returns the memory, each step faults it in again: steps of both frameworks took a sixth to two fifths longer.
 # `launch/local.sh` sets the same.
 ENVIRONMENT = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -34,40 +36,44 @@ ENVIRONMENT = {
 
 @dataclass
 class Ready:
-    """What a case's process holds once it is built and has run once."""
+    """A case that is built and checked."""
 
-    run: Callable[[], Any]  # returns when all of its work is done
-    images: float = 0  # completed or trained on in a run
-    gflop: float = 0  # arithmetic of a run, every tap counted
-    megabytes: float = 0  # moved in a run
-    steps: int = 1  # in a run
+    run: Callable[[], Any]  # does the work once and returns when all of it is done
+    images: float = 0  # completed or trained on per run
+    gflop: float = 0  # arithmetic per run; every tap of a convolution counts
+    megabytes: float = 0  # moved per run
+    steps: int = 1  # per run
     compile_seconds: float | None = None
-    answer: dict[str, np.ndarray] = field(default_factory=dict)  # compared with the reference's
-    figure: float | None = None  # whatever else was found while the answer was checked
+    answer: dict[str, np.ndarray] = field(default_factory=dict)  # compared with the reference's answer
+    figure: float | None = None  # another result, for `notes`
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to do a piece of work; cases of one `group` do the same work, and its first is the reference."""
+    """One way to do a piece of work. Cases of one `group` do the same work; the first is the reference."""
 
     group: str
     name: str
     build: str  # "module:function" in this package
     arguments: dict[str, Any] = field(default_factory=dict)
-    tolerance: float = 1e-3  # of the answer, relative to its largest value
-    rounds: int | None = None  # fewer than the others where a run is long, 0 where its time means nothing
+    tolerance: float = 1e-3  # largest error of the answer, relative to its largest value
+    rounds: int | None = None  # at most so many rounds, for a long run; 0 takes no time
 
 
 def measure(
     cases: list[Case], rounds: int, say: Callable[[str], None] = print, together: bool = False
 ) -> list[dict[str, Any]]:
-    """Runs every case `rounds` times in alternation and returns a record each; a wrong answer has no time.
+    """Runs every case `rounds` times, in alternation, and returns a record for each.
 
-    Cases are built one after the other, or, where there are cores enough and compile time does not matter, `together`.
+    A case that fails or answers wrongly has an "error" in its record and no time.
+
+    Args:
+        say: receives progress messages.
+        together: build all cases at the same time. It needs many cores, and compile times mean nothing.
     """
-    os.environ.update(ENVIRONMENT)  # a process reads it when it starts
+    os.environ.update(ENVIRONMENT)  # the new processes read it when they start
     context = multiprocessing.get_context("spawn")
-    workers = []
+    workers: list[tuple[Case, BaseProcess, Connection, dict[str, Any]]] = []
     for case in cases:
         here, there = context.Pipe()
         process = context.Process(target=_work, args=(there, case), daemon=True)
@@ -107,12 +113,15 @@ def measure(
     return [_summary(case, record, seconds) for (case, _, _, record), seconds in zip(workers, times, strict=True)]
 
 
-def _await_built(case: Case, process, pipe, record: dict[str, Any], say: Callable[[str], None]) -> None:
+def _await_built(
+    case: Case, process: BaseProcess, pipe: Connection, record: dict[str, Any], say: Callable[[str], None]
+) -> None:
     record.update(_receive(pipe, process))
     say(f"  built {case.group}, {case.name}" + (f": {record['error']}" if "error" in record else ""))
 
 
-def _work(pipe, case: Case) -> None:
+def _work(pipe: Connection, case: Case) -> None:
+    """The process of a case: builds it, then runs it each time that the pipe says so."""
     try:
         module, function = case.build.split(":")
         start = time.perf_counter()
@@ -141,7 +150,7 @@ def _work(pipe, case: Case) -> None:
         pipe.send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"})
 
 
-def _receive(pipe, process) -> dict[str, Any]:
+def _receive(pipe: Connection, process: BaseProcess) -> dict[str, Any]:
     try:
         return pipe.recv()
     except EOFError:
@@ -150,6 +159,7 @@ def _receive(pipe, process) -> dict[str, Any]:
 
 
 def _summary(case: Case, record: dict[str, Any], seconds: list[float]) -> dict[str, Any]:
+    """A case's record with the statistics of its times."""
     found = {"group": case.group, "case": case.name, **record}
     if "error" in record or not seconds:
         return found
@@ -164,7 +174,7 @@ def _summary(case: Case, record: dict[str, Any], seconds: list[float]) -> dict[s
 
 
 def machine() -> dict[str, Any]:
-    """What the figures belong to: processor, devices, versions, flags and revision."""
+    """Describes the machine: processor, devices, versions, flags and revision."""
     import jax
 
     processor = platform.processor()
@@ -193,7 +203,7 @@ def machine() -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """The records in Markdown: a row each, ratios to the fastest peer of the group in `ratio`."""
+    """Formats the records as a table in Markdown."""
     columns = {
         "work": lambda r: r["group"],
         "by": lambda r: r["case"],
@@ -223,7 +233,10 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def compare(records: list[dict[str, Any]]) -> None:
-    """Adds to ours how many times faster they are than the fastest peer of their group, and the limit's fractions."""
+    """Adds "over_best_peer" and "fraction_of_limit" to the records.
+
+    The first says how many times faster a case of this library is than the fastest peer of its group.
+    """
     for record in records:
         if "seconds" not in record:
             continue

@@ -1,28 +1,30 @@
-"""Parses the text of a compiled program: computations, their instructions, and the arrays these make."""
+"""Parses the text of a compiled program (XLA's HLO): computations, instructions and arrays."""
 
 import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
 
-_BYTES = {"pred": 1, "token": 0, "opaque": 0, "c64": 8, "c128": 16}  # of an element; others have bits in their name
+_BYTES = {"pred": 1, "token": 0, "opaque": 0, "c64": 8, "c128": 16}  # others have their bits in the name
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array: its element type, its sides, and how it lies in memory."""
+    """An array: element type, shape and size in memory."""
 
     dtype: str
     sides: tuple[int, ...]
-    stored: int  # elements in memory: more than there are where the sides are padded to a TPU's tiles
-    space: int = 0  # 0 is the device's main memory; a TPU has memory on the chip beside it
+    stored: int  # elements in memory, with the padding to a TPU's tiles
+    space: int = 0  # 0 is the device's main memory; others are on a TPU's chip
 
     @property
     def elements(self) -> int:
+        """Number of elements without padding."""
         return math.prod(self.sides)
 
     @property
     def bytes(self) -> float:
+        """Bytes in memory, with padding."""
         width = _BYTES.get(self.dtype)
         if width is None:
             width = int(re.findall(r"\d+", self.dtype)[0]) / 8  # f32, bf16, s8, f8e4m3fn
@@ -36,13 +38,13 @@ class Instruction:
     name: str
     shape: str
     opcode: str
-    operands: tuple[str, ...]  # names; of a parameter its number
+    operands: tuple[str, ...]  # names; for a parameter its number
     attributes: str
-    root: bool  # whether the computation returns it
+    root: bool  # the computation returns its value
 
     @cached_property
     def arrays(self) -> list[Array]:
-        """What it makes; several arrays where it makes a tuple."""
+        """The result; several arrays for a tuple."""
         return arrays(self.shape)
 
     @cached_property
@@ -56,13 +58,13 @@ class Instruction:
 
     @property
     def target(self) -> str:
-        """What a custom call calls; "" of others."""
+        """The target of a custom call; "" for other instructions."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes) if self.opcode == "custom-call" else None
         return found[1] if found else ""
 
     @property
     def op_name(self) -> str:
-        """Where in the Python code it comes from, as JAX names it."""
+        """JAX's name of the place in the Python code that it comes from."""
         found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
         return found[1] if found else ""
 
@@ -71,27 +73,37 @@ Computation = dict[str, Instruction]  # by name
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations of a program by name, and the name of the one that is run."""
+    """Returns the computations of a program by name, and the name of its entry.
+
+    ValueError if the text is not that of a compiled program.
+    """
     computations: dict[str, Computation] = {}
     entry, current = "", None
     for line in text.splitlines():
         if line.endswith("{") and "->" in line and not line.startswith(" "):
-            name = re.match(r"(ENTRY )?%?([\w.\-]+)", line)
-            assert name is not None
-            current = computations.setdefault(name[2], {})
-            entry = name[2] if name[1] else entry
+            is_entry, name = matched(r"(ENTRY )?%?([\w.\-]+)", line).groups()
+            current = computations.setdefault(name, {})
+            entry = name if is_entry else entry
         elif line.startswith("}"):
             current = None
         elif current is not None and " = " in line:
             instruction = _instruction(line)
             current[instruction.name] = instruction
     if not entry:
-        raise ValueError(f"the text has no line that begins with ENTRY, as a compiled program's has: {text[:80]!r}")
+        raise ValueError(f"no line begins with ENTRY; pass the text of a compiled program, not {text[:80]!r}")
     return computations, entry
 
 
+def matched(pattern: str, text: str) -> re.Match[str]:
+    """Searches a text for a pattern that it must contain; ValueError otherwise."""
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"unknown form of HLO: {text[:80]!r} does not contain {pattern!r}")
+    return found
+
+
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a shape as HLO writes it, "f32[2,3]{1,0}" or a tuple of these."""
+    """Parses a shape of HLO, "f32[2,3]{1,0}" or a tuple of such, into arrays."""
     found = []
     for dtype, sides, layout in re.findall(r"([a-z]\w*)\[([^\]]*)\](\{[^}]*\})?", shape):
         numbers = tuple(int(side.strip("<= ")) for side in sides.split(",") if side)
@@ -101,7 +113,7 @@ def arrays(shape: str) -> list[Array]:
 
 
 def _stored(sides: tuple[int, ...], layout: str) -> int:
-    """Elements with the padding of the sides that vary fastest to whole tiles, "T(8,128)"."""
+    """Elements in memory. A layout with "T(8,128)" pads the fastest sides to whole tiles."""
     tile = re.search(r"T\(([\d,]+)\)", layout)
     order = [int(axis) for axis in re.findall(r"\d+", layout.split(":")[0])]
     if not tile or not order:
@@ -131,7 +143,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closed(text: str, start: int) -> int:
-    """The place behind the parenthesis that closes the one at `start`."""
+    """The position after the parenthesis that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)

@@ -1,6 +1,8 @@
-"""Poisson blending, cold: whatever a mask needs is computed anew in every run (compilation is not part of it)."""
+"""Poisson blending with nothing kept between runs, except compiled programs."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,11 @@ KINDS = ("center", "random", "half", "pattern")
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
+    """All cases. They use sizes of their own and ignore both arguments."""
+    del base_width, batch_size
     found = []
     for name in ("spsolve of SciPy", "seamlessClone of OpenCV", "dcgan_jax, device", "dcgan_jax, sparse"):
-        # OpenCV works in 8 bits, with a rim and a clipping of its own: its answer is another.
+        # OpenCV works in 8 bits and treats the rim and clipping differently, so its answer differs.
         loose = np.inf if name.startswith("seamless") else 1e-3
         found.append(Case("64 images, one mask", name, "poisson:small", {"kind": "center", "by": name}, loose))
     for kind in KINDS[1:]:
@@ -28,12 +32,13 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
     return found
 
 
-def notes(records) -> dict:
+def notes(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Residuals of the large hole."""
     return {f"residual, {r['case']}": r["figure"] for r in records if "figure" in r}
 
 
-def dense(completion, image, hole) -> np.ndarray:
-    """The blend by a dense matrix in float64, written anew: pairs of 4-neighbours, x = image where it is known."""
+def dense(completion: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Blends one image [h, w, c] by a dense solve in float64: pairs of 4-neighbours, x = image where known."""
     height, width = hole.shape
     matrix, right = np.eye(hole.size), image.reshape(hole.size, -1).astype(np.float64)
     flat = completion.reshape(hole.size, -1).astype(np.float64)
@@ -50,7 +55,7 @@ def dense(completion, image, hole) -> np.ndarray:
 
 
 def problem(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Smooth random completions and images in [−1, 1], and holes: one [h, w] for all, or one each."""
+    """Smooth random completions and images in [−1, 1], and holes: [h, w] for "center", else [b, h, w]."""
     rng = np.random.default_rng(0)
     coarse = rng.uniform(-1, 1, (2, BATCH, 8, 8, 3))
     smooth = jax.image.resize(jnp.asarray(coarse, jnp.float32), (2, BATCH, SIDE, SIDE, 3), "bicubic")
@@ -63,11 +68,12 @@ def problem(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def small(kind: str, by: str) -> Ready:
+    """Blends a batch of small images. Some are checked against `dense`, except OpenCV's."""
     completion, image, hole = problem(kind)
-    blend = {
+    blend: Callable[..., np.ndarray] = {
         "seamlessClone of OpenCV": seamless_clone,
         "spsolve of SciPy": spsolve,
-        "dcgan_jax, device": lambda *arrays: np.asarray(dj.poisson_blend(*arrays)),
+        "dcgan_jax, device": on_device,
         "dcgan_jax, sparse": dj.poisson_blend_sparse,
     }[by]
     holes = np.broadcast_to(hole, (BATCH, SIDE, SIDE))
@@ -75,15 +81,21 @@ def small(kind: str, by: str) -> Ready:
     if not by.startswith("seamless"):
         error = max(np.abs(found[i] - dense(completion[i], image[i], holes[i])).max() for i in range(0, BATCH, 16))
         if not error <= 1e-3:
-            raise ValueError(f"the blend differs from the dense solution by {error:.1e}")
+            raise ValueError(f"the blend differs from the dense solution by {error:.1e}, which is more than 1e-3")
     return Ready(functools.partial(blend, completion, image, hole), BATCH, steps=BATCH, answer={"blend": found})
 
 
-def seamless_clone(completion, image, hole):
+def on_device(*arrays: Any) -> np.ndarray:
+    """`poisson_blend` of completions, images and holes, copied back to the host."""
+    return np.asarray(dj.poisson_blend(*arrays))
+
+
+def seamless_clone(completion: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """OpenCV's seamlessClone, one image at a time, with one hole [h, w] for all."""
     import cv2
 
     blended = []
-    mask = np.uint8(255 * hole)
+    mask = np.where(hole, 255, 0).astype(np.uint8)
     rows, columns = np.nonzero(hole)
     centre = (int(columns.min() + columns.max() + 1) // 2, int(rows.min() + rows.max() + 1) // 2)
     for source, target in zip(completion, image, strict=True):
@@ -92,14 +104,18 @@ def seamless_clone(completion, image, hole):
     return to_float(np.stack(blended))
 
 
-def spsolve(completion, image, hole):
-    """As the tutorials have it: an equation a pixel, a sparse solve a channel."""
+def spsolve(completion: np.ndarray, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The way of the tutorials: one equation per pixel and one sparse solve per channel."""
     import scipy.sparse
     import scipy.sparse.linalg
 
     height, width = hole.shape[-2:]
     ones = [scipy.sparse.eye_array(n, format="csr") for n in (height, width)]
-    steps = [scipy.sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(n - 1, n)) for n in (height, width)]
+    # SciPy documents a list of offsets; its signature's default is an integer.
+    steps = [
+        scipy.sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(n - 1, n))  # type: ignore[arg-type]
+        for n in (height, width)
+    ]
     gradient = scipy.sparse.vstack([scipy.sparse.kron(steps[0], ones[1]), scipy.sparse.kron(ones[0], steps[1])])
     laplacian = (gradient.T @ gradient).tocsr()
     blended = image.astype(np.float64)
@@ -110,35 +126,33 @@ def spsolve(completion, image, hole):
         for channel in range(image.shape[-1]):
             known = blended[i, ..., channel].ravel()[~missing]
             right = inside @ completion[i, ..., channel].ravel().astype(np.float64) - inside[:, ~missing] @ known
-            blended[i, one, channel] = scipy.sparse.linalg.spsolve(matrix, right)
+            blended[i, one, channel] = np.asarray(scipy.sparse.linalg.spsolve(matrix, right))
     return blended
 
 
 def large(by: str) -> Ready:
+    """Blends one large hole and checks the residual of its equations."""
     rng = np.random.default_rng(0)
     side = LARGE + 2
-    # The host solves in float64 for those who ask; rounded to float32 no solution has a residual below 1e-6.
+    # The sparse blend solves in float64. Rounded to float32, no solution has a residual below 1e-6.
     dtype = np.float64 if by == "dcgan_jax, sparse" else np.float32
     completion, image = (rng.uniform(-1, 1, (side, side, 3)).astype(dtype) for _ in range(2))
     hole = np.zeros((side, side), bool)
     hole[1:-1, 1:-1] = True
-    if by == "dcgan_jax, sparse":
-        blend = dj.poisson_blend_sparse
-    else:
-        blend = lambda *arrays: np.asarray(dj.poisson_blend(*arrays))  # noqa: E731
+    blend, allowed = (dj.poisson_blend_sparse, 1e-6) if by == "dcgan_jax, sparse" else (on_device, 1e-4)
     error = residual(blend(completion, image, hole), completion, image, hole)
-    if not error <= (1e-6 if by == "dcgan_jax, sparse" else 1e-4):
-        raise ValueError(f"the residual is {error:.1e} of the first")
-    return Ready(lambda: blend(completion, image, hole), figure=error)
+    if not error <= allowed:
+        raise ValueError(f"the residual is {error:.1e} of the first, which is more than {allowed:.0e}")
+    return Ready(functools.partial(blend, completion, image, hole), figure=error)
 
 
-def residual(found, completion, image, hole) -> float:
-    """Of the hole's equations in float64, over that of the completion pasted as it is."""
+def residual(found: np.ndarray, completion: np.ndarray, image: np.ndarray, hole: np.ndarray) -> float:
+    """Residual of the hole's equations in float64, relative to the pasted completion's."""
 
-    def equations(x):
+    def equations(x: np.ndarray) -> float:
         e = x.astype(np.float64) - completion
         padded = np.pad(e, ((1, 1), (1, 1), (0, 0)), mode="edge")
         total = 4 * e - padded[2:, 1:-1] - padded[:-2, 1:-1] - padded[1:-1, 2:] - padded[1:-1, :-2]
-        return np.linalg.norm(total[hole])
+        return float(np.linalg.norm(total[hole]))
 
-    return float(equations(found) / equations(np.where(hole[..., None], completion, image)))
+    return equations(found) / equations(np.where(hole[..., None], completion, image))

@@ -1,19 +1,28 @@
-"""A training step over 1, 2, 4 and 8 devices: whether they agree, what a device computes of it, and what it sends.
+"""A training step on 1, 2, 4 and 8 devices: the loss, and what each device computes and sends.
 
-On a CPU the devices are pretended: they show that the program is right and shared, not how fast it is. `programs`
-counts the same for devices that are not here, with the time that their peaks allow.
+The devices are pretended CPU devices: they show that the work is correct and evenly split, not how fast it is.
+`programs` counts the same for devices that are not here and predicts their times.
 """
 
 import os
 import subprocess
 import sys
+import time
+from typing import Any
 
+import jax
+import numpy as np
+
+from benchmarks import networks, workloads
+from benchmarks.compiled import Program, text_of
 from benchmarks.harness import Case, Ready
+from dcgan_jax.parallel import sharding
 
 DEVICES = (1, 2, 4, 8)
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
+    """A case for each number of devices. They must agree; they have no times."""
     return [
         Case("training step, one batch", f"dcgan_jax, {n} devices", "scaling:devices",
              {"count": n, "base_width": base_width, "batch_size": batch_size}, 1e-4, rounds=0)
@@ -21,7 +30,8 @@ def cases(base_width: int, batch_size: int) -> list[Case]:
     ]  # fmt: skip
 
 
-def notes(records) -> dict:
+def notes(records: list[dict[str, Any]]) -> dict[str, float]:
+    """What a device sends, and how much it computes beyond an equal share of the work of one device."""
     found, whole = {}, None
     for record in records:
         if "figure" not in record:
@@ -34,28 +44,23 @@ def notes(records) -> dict:
 
 
 def devices(count: int, base_width: int, batch_size: int) -> Ready:
-    """In a process of its own, because the number of devices is set before JAX starts."""
+    """Runs `measure_step` in a new process, because the number of devices must be set before JAX starts."""
     command = [sys.executable, "-m", "benchmarks.scaling", str(count), str(base_width), str(batch_size)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(count)}
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     seconds, loss, sent, gflop = map(float, printed.split()[-4:])
-    return Ready(lambda: None, gflop=gflop, compile_seconds=seconds, answer={"generator loss": loss}, figure=sent)
+    return Ready(
+        lambda: None, gflop=gflop, compile_seconds=seconds, answer={"generator loss": np.array(loss)}, figure=sent
+    )
 
 
-def _main(count: int, base_width: int, batch_size: int) -> None:
-    import time
-
-    import jax
-    import numpy as np
-
-    from benchmarks import networks, programs
-    from benchmarks.compiled import Program
-    from dcgan_jax.parallel import sharding
-
-    assert jax.device_count() == count
+def measure_step(count: int, base_width: int, batch_size: int) -> None:
+    """Prints compile seconds, generator loss, bytes that a device sends, and its GFLOP."""
+    if jax.device_count() != count:
+        raise RuntimeError(f"JAX has {jax.device_count()} devices, not {count}; set JAX_NUM_CPU_DEVICES")
     config = networks.train_config(base_width, batch_size, "float32")
     mesh = sharding.data_mesh()
-    step, _ = programs.training_step(config, mesh)
+    step, _ = workloads.training_step(config, mesh)
     state, batch, key = networks.state(config), networks.images(batch_size), jax.random.key(networks.SEED)
     start = time.perf_counter()
     program = step.lower(state, batch, key).compile()
@@ -64,9 +69,9 @@ def _main(count: int, base_width: int, batch_size: int) -> None:
     batch = sharding.put_batch(mesh, batch, np.arange(batch_size))
     placed = jax.device_put(state, everywhere), batch, jax.device_put(key, everywhere)
     loss = float(program(*placed)[1]["generator_loss"])
-    sent = Program(program.as_text(), "cpu").count().whole().collectives["all-reduce"]
+    sent = Program(text_of(program), "cpu").count().whole().collectives["all-reduce"]
     print(seconds, loss, sum(sent), program.cost_analysis()["flops"] / 1e9)
 
 
 if __name__ == "__main__":
-    _main(*map(int, sys.argv[1:]))
+    measure_step(*map(int, sys.argv[1:]))

@@ -1,5 +1,7 @@
 """A training step of the DCGAN: one update of the discriminator and one of the generator."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -13,11 +15,12 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 
 
 def cases(base_width: int, batch_size: int) -> list[Case]:
+    """All cases, and the limit of each type."""
     return step_cases(base_width, batch_size, steps=1, modes=MODES) + networks.limits(DTYPES)
 
 
 def step_cases(base_width: int, batch_size: int, steps: int, modes: tuple[str, ...]) -> list[Case]:
-    """Ours and some of PyTorch's ways of running, `steps` training steps a run."""
+    """This library and PyTorch in some modes, `steps` training steps per run."""
     same = {"base_width": base_width, "batch_size": batch_size, "steps": steps}
     found = []
     for dtype in DTYPES:
@@ -29,11 +32,14 @@ def step_cases(base_width: int, batch_size: int, steps: int, modes: tuple[str, .
     return found
 
 
-def notes(records) -> dict:
+def notes(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Nothing."""
+    del records
     return {}
 
 
 def ours(base_width: int, batch_size: int, dtype: str, steps: int) -> Ready:
+    """`make_train_step`."""
     config = networks.train_config(base_width, batch_size, dtype)
     batch, key = networks.images(batch_size), jax.random.key(networks.SEED)
     state = jax.tree.map(np.asarray, networks.state(config))
@@ -45,8 +51,8 @@ def ours(base_width: int, batch_size: int, dtype: str, steps: int) -> Ready:
     losses = {name: metrics[name] for name in ("discriminator_loss", "generator_loss")}
     answer = {name: np.asarray(value) for name, value in losses.items()}
 
-    def run():
-        nonlocal carried
+    def run() -> None:
+        nonlocal carried, metrics
         for _ in range(steps):
             carried, metrics = step(carried, placed, key)
         jax.block_until_ready(metrics)
@@ -56,6 +62,7 @@ def ours(base_width: int, batch_size: int, dtype: str, steps: int) -> Ready:
 
 
 def torch(base_width: int, batch_size: int, dtype: str, mode: str, steps: int) -> Ready:
+    """The same step in PyTorch; `mode` is "eager", "channels_last" or "compiled"."""
     import torch
 
     from benchmarks import torch_peer
@@ -73,7 +80,7 @@ def torch(base_width: int, batch_size: int, dtype: str, mode: str, steps: int) -
     losses = step(batch, first, second)
     answer = {name: x.cpu().numpy() for name, x in zip(("discriminator_loss", "generator_loss"), losses, strict=True)}
 
-    def run():
+    def run() -> None:
         for _ in range(steps):
             step(batch, first, second)
         how.finish()

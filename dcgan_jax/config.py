@@ -19,12 +19,12 @@ from dcgan_jax.errors import UserError
 T = TypeVar("T")
 Number = int | float
 
-# Names that options offer. They stand here because the modules that use them import JAX.
+# The choices of some options. They are defined here because the modules that use them import JAX.
 MASK_NAMES = ("center", "half", "random", "pattern")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-SOURCE_KINDS = ("folder", "celeba", "svhn", "cars", "digits")  # of `prepare`
-SET_CROPS = ("celeba", "center", "stretch")  # of `prepare`
-PHOTO_CROPS = ("center", "face", "stretch")  # of `inpaint`
+SOURCE_KINDS = ("folder", "celeba", "svhn", "cars", "digits")  # `--kind` of `prepare`
+SET_CROPS = ("celeba", "center", "stretch")  # `--crop` of `prepare`
+PHOTO_CROPS = ("center", "face", "stretch")  # `--crop` of `inpaint`
 
 
 def option(
@@ -37,16 +37,16 @@ def option(
     above: Number | None = None,
     below: Number | None = None,
 ) -> T:
-    """Makes a dataclass field with its help text and the values that it takes.
+    """Makes a dataclass field with a help text and the values that it allows.
 
     Args:
         default: the field's default.
         help: one or two sentences, shown by `--help`.
-        choices: the only values that the field takes.
-        min: least value.
-        max: greatest value.
-        above: every value is greater than this.
-        below: every value is less than this.
+        choices: the only allowed values.
+        min: the smallest allowed value.
+        max: the largest allowed value.
+        above: a lower bound that is not allowed itself.
+        below: an upper bound that is not allowed itself.
     """
     metadata = {"help": help, "choices": choices, "min": min, "max": max, "above": above, "below": below}
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,12 +69,12 @@ class Config:
                 self._check_range(field)
 
     def _check(self, name: str, good: bool, takes: str) -> None:
-        """Raises UserError with the field's value and the values that it takes, unless `good`."""
+        """Raises a UserError unless `good`. Its message names the field, its value and the allowed values."""
         if not good:
             raise UserError(f"`{name}` of {type(self).__name__} is {getattr(self, name)!r}; it takes {takes}")
 
     def _check_type(self, field: dataclasses.Field) -> None:
-        """Checks a value's type. Makes a float of an integer where the field takes a float."""
+        """Checks a value's type. Converts an integer to a float if the field takes only floats."""
         kinds: tuple[Any, ...] = typing.get_args(field.type) or (field.type,)
         value = getattr(self, field.name)
         if type(value) is int and int not in kinds and float in kinds:
@@ -101,10 +101,10 @@ class Config:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Makes a configuration from the result of `to_json`. Absent fields take their defaults.
+        """Makes a configuration from the result of `to_json`. Missing fields get their defaults.
 
         Raises:
-            UserError: a field is unknown or its value is refused.
+            UserError: a field is unknown or its value is not allowed.
         """
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - set(fields))
@@ -121,7 +121,7 @@ class Config:
         """Returns the fields of a preset.
 
         Args:
-            presets: the fields of each preset of this class, by its name.
+            presets: the presets of this class: name -> fields.
             name: the preset to return.
 
         Raises:
@@ -133,7 +133,7 @@ class Config:
 
 
 def _range_text(least: Number | None, most: Number | None, above: Number | None, below: Number | None) -> str:
-    """Says a range in words, such as "0 or more" or "a number from 0 to below 1"."""
+    """Describes a range in words, such as "0 or more" or "a number from 0 to below 1"."""
     if least is None and above is None:
         return f"{most} or less" if below is None else f"a number below {below}"
     if most is None and below is None:

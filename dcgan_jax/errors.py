@@ -2,12 +2,12 @@
 
 
 class UserError(ValueError):
-    """The caller gave something wrong. The message is one line: what is wrong, what it got, what to do."""
+    """An argument, option or file is wrong. The message is one line: the problem, the value found, the remedy."""
 
     exit_status = 2
 
     def __init__(self, message: str) -> None:
-        # A message that quotes a library's may have several lines.
+        # A message that quotes another library's message may have several lines.
         super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 

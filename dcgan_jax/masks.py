@@ -23,7 +23,7 @@ _PATTERN_CELLS = 0.06 * 128  # noise cells across an image: 0.06 per pixel on th
 
 
 def center(size: int) -> Bool[Array, "size size"]:
-    """Returns a square hole in the centre with half the image's side: 32 x 32 of 64 x 64.
+    """Returns a square hole in the centre. Its side is half the image's side: 32 x 32 in an image of 64 x 64.
 
     Args:
         size: side of the image in pixels.
@@ -173,7 +173,7 @@ def _by_name(name: str, keys: Key[Array, " n"], size: int) -> Bool[Array, "n siz
 
 
 def mixed(key: Key[Array, ""], n: int, size: int) -> Bool[Array, "n size size"]:
-    """Draws holes for n images, with the kinds of `NAMES` in turn.
+    """Draws holes for n images. The kinds in `NAMES` take turns: image i gets kind i % 4.
 
     Args:
         key: random key.
@@ -198,13 +198,13 @@ def read_hole(path: str | PathLike[str]) -> Bool[np.ndarray, "h w"]:
     a picture with transparent parts these are missing.
 
     Args:
-        path: any file of 1, 8 or 16 bits a sample that Pillow reads. Of an animation the first frame counts.
+        path: a file that Pillow reads, with 1, 8 or 16 bits per sample. An animation gives its first frame.
 
     Returns:
         True = missing.
 
     Raises:
-        UserError: the file is absent, is no image, or is damaged.
+        UserError: the file does not exist, is not an image, or is damaged.
 
     Example:
         >>> hole = read_hole("mask.png")  # doctest: +SKIP
@@ -231,7 +231,7 @@ def importance_weights(hole: Bool[Array, "*b h w"], window: int = 7) -> Float[Ar
     """Computes the weight of each known pixel: the fraction of its neighbourhood that is missing.
 
     W_i = sum over j in N(i) of (1 - M_j), divided by |N(i)|, at known pixels (M_i = 1, `hole` False). W_i = 0 at
-    missing pixels. N(i) is the square window around pixel i, without what lies outside the image; it includes pixel i.
+    missing pixels. N(i) is the part of a square window around pixel i that lies inside the image. It includes pixel i.
 
     Args:
         hole: True = missing (M = 0).
@@ -262,8 +262,8 @@ def _importance_weights(hole: Bool[Array, "*b h w"], window: int) -> Float[Array
         place = np.arange(side)
         return (np.abs(place[:, None] - place) <= window // 2).astype(np.float32)
 
-    # Products with band matrices of 0 and 1, exact as the sums are small integers. XLA would take seconds to fold a
-    # `reduce_window` over constants.
+    # The window sums are products with band matrices of zeros and ones. They are small integers, so they are exact. XLA
+    # would take seconds to compile a `reduce_window` over constants.
     rows, columns = band(hole.shape[-2]), band(hole.shape[-1])
     missing = jnp.matmul(jnp.matmul(rows, hole.astype(jnp.float32), precision="highest"), columns, precision="highest")
     count = np.outer(rows.sum(axis=1), columns.sum(axis=1))
@@ -274,11 +274,11 @@ def check_hole(hole: Any, image_shape: Sequence[int] | None = None) -> None:
     """Checks that a hole is bool [..., h, w].
 
     Args:
-        hole: what to check.
-        image_shape: [..., h, w], a shape that the hole must broadcast to, or None.
+        hole: the hole to check.
+        image_shape: the shape [..., h, w] that the hole must broadcast to. None allows any shape.
 
     Raises:
-        ValueError: type or shape is another.
+        ValueError: `hole` has another dtype or shape.
     """
     shape, dtype = jnp.shape(hole), jnp.result_type(hole)
     if dtype != jnp.bool_:

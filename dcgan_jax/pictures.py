@@ -95,7 +95,7 @@ def read_picture(data: bytes | UInt8[np.ndarray, "..."], channels: int) -> Pictu
     transparent = None
     profile = image.info.get("icc_profile") if image.mode.startswith({1: "L", 3: "RGB"}[channels]) else None
     if channels == 1 and image.mode not in ("1", "L", "LA"):
-        changes.append("colours were made grey, because the prior's images are")
+        changes.append("colours became grey, because the prior makes grey images")
     elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         changes.append(f"{image.mode} was converted to RGB")
     if image.has_transparency_data:
@@ -169,7 +169,7 @@ def _decode(data: bytes) -> ImageFile:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         # Pillow's own message would show a memory address.
-        raise ValueError("not of an image format that Pillow knows") from None
+        raise ValueError("its image format is unknown to Pillow") from None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
-"""`python -m experiments.search_ablation --data SET --prior PRIOR`: what each part of the search gains.
+"""`python -m experiments.search_ablation --data SET --prior PRIOR`: the gain of each part of the search.
 
-Each search completes the same held-out images, from --first on (which `dcgan-jax evaluate --count 200` does not see
-where that is 200 or more), under every mask. Printed are means over the images of the hole's PSNR and, in brackets, of
-the gradient energy in the hole beside the original's: below 1 the completion is softer than the truth.
+Each search completes the same held-out images, from --first on, under every mask. With --first 200 or more,
+`dcgan-jax evaluate --count 200` does not see them. It prints means over the images: the hole's PSNR and, in brackets,
+the gradient energy in the hole relative to the original's. Below 1 the completion is softer than the truth.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from dcgan_jax.data import open_prepared
 from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.images.metrics import composite_scores
 
-SEED = 2  # other holes than those of the evaluation
+SEED = 2  # so that the holes differ from the evaluation's
 Config = dj.InpaintConfig
 ENCODER = Config(start="encoder", num_steps=50, learning_rate=0.03)
 BEST = Config.preset("best")
@@ -44,7 +44,12 @@ SEARCHES: dict[str, Config] = {
 
 
 def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
-    """Sum of squared differences between neighbours of which both are missing, for each image."""
+    """Sum of squared differences between neighbours that are both missing, per image.
+
+    Args:
+        images: [b, h, w, c], of any type.
+        holes: bool [b, h, w], True where pixels are missing.
+    """
     x = images.astype(np.float64)
     down, right = np.diff(x, axis=1) ** 2, np.diff(x, axis=2) ** 2
     both_down, both_right = holes[:, 1:] & holes[:, :-1], holes[:, :, 1:] & holes[:, :, :-1]
@@ -52,13 +57,16 @@ def gradient_energy(images: np.ndarray, holes: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """Prints a row per search, and one for the mean of several results."""
     parser = argparse.ArgumentParser(prog="python -m experiments.search_ablation", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a prepared set")
     parser.add_argument("--prior", required=True, help="a prior with an encoder")
-    parser.add_argument("--split", default="validation")
-    parser.add_argument("--first", type=int, default=1000, help="number of the first image (1000)")
-    parser.add_argument("--count", type=int, default=48, help="images (48)")
-    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
+    parser.add_argument("--split", default="validation", help="split of the set (validation)")
+    parser.add_argument("--first", type=int, default=1000, help="index of the first image (1000)")
+    parser.add_argument("--count", type=int, default=48, help="number of images (48)")
+    parser.add_argument(
+        "--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES), help="searches to run (all)"
+    )
     options = parser.parse_args()
     prior = dj.load_prior(options.prior)
     split = open_prepared(options.data).split(options.split)
@@ -80,7 +88,8 @@ def main() -> None:
             print(f"| {name.split(',')[0]}, the mean | {' | '.join(averages)} | |", flush=True)
 
 
-def _cell(results: np.ndarray, images: np.ndarray, holes: np.ndarray) -> str:
+def _cell(results: np.ndarray | jax.Array, images: np.ndarray, holes: np.ndarray) -> str:
+    """Mean PSNR of the hole and, in brackets, mean relative gradient energy."""
     psnr = composite_scores(np.asarray(results), images, holes)["psnr_hole"].mean()
     energy = np.mean(gradient_energy(np.asarray(results), holes) / gradient_energy(images, holes))
     return f"{psnr:.2f} ({energy:.2f})"

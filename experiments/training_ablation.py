@@ -1,10 +1,12 @@
-"""`python -m experiments.training_ablation --data SET --out FOLDER`: what each change to the training gains, by itself.
+"""`python -m experiments.training_ablation --data SET --out FOLDER`: the gain of each change to the training alone.
 
-Every run sees the same number of images and differs from the first, Yeh et al.'s settings, in one thing: what He et al.
-changed together (normal latents, noise in place of flips, rate, batch), and what is done today. Runs go on where they
-were interrupted. Printed is, for each, how well a search represents complete held-out images (inversion, dB), the
-hole's PSNR of a search of 150 steps under every mask on the last --count held-out images, the sliced Wasserstein
-distance and the diversity, which for real images stand in the last line.
+The first run has Yeh et al.'s settings. Each other run changes one thing and sees the same number of images. The
+changes are those that He et al. made together (normal latents, noise in place of flips, rate, batch), and newer losses.
+An interrupted run resumes.
+
+It prints for each run, on the last --count held-out images: inversion (PSNR of complete images, dB), and the hole's
+PSNR of a search of 150 steps under every mask. Then come the sliced Wasserstein distance and the diversity. The last
+line has both for real images.
 """
 
 import argparse
@@ -43,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def configuration(changes: dict[str, Any], image_size: int, base_width: int, num_steps: int) -> TrainConfig:
-    """The first run's configuration with changes, at the same number of images."""
+    """Applies changes to the first run's configuration and keeps the number of images."""
     base = dataclasses.replace(TrainConfig.preset("yeh2017"), batch_size=BATCH, measure_every=0)
     of_model = {name: value for name, value in changes.items() if name == "latent"}
     model = dataclasses.replace(base.model, image_size=image_size, base_width=base_width, **of_model)
@@ -53,13 +55,16 @@ def configuration(changes: dict[str, Any], image_size: int, base_width: int, num
 
 
 def main() -> None:
+    """Trains each variant and prints a row for it."""
     parser = argparse.ArgumentParser(prog="python -m experiments.training_ablation", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a prepared set with held-out images")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--num-steps", type=int, default=1500, help="training steps of batch 64 (1500)")
-    parser.add_argument("--base-width", type=int, default=32)
-    parser.add_argument("--count", type=int, default=48, help="held-out images that are searched for (48)")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--num-steps", type=int, default=1500, help="training steps at batch 64 (1500)")
+    parser.add_argument("--base-width", type=int, default=32, help="base width of the networks (32)")
+    parser.add_argument("--count", type=int, default=48, help="number of held-out images (48)")
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="runs to train (all)"
+    )
     options = parser.parse_args()
     prepared = open_prepared(options.data)
     training = prepared.split("train")
@@ -83,6 +88,7 @@ def main() -> None:
 
 
 def _hole(prior: dj.Prior, images: np.ndarray, mask: str) -> str:
+    """Mean PSNR of the hole after a search of 150 steps."""
     holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)
     result = dj.inpaint(prior, images, holes, jax.random.key(SEED), dj.InpaintConfig(num_steps=150))
     return f"{composite_scores(np.asarray(result.images), images, holes)['psnr_hole'].mean():.2f}"

@@ -1,8 +1,8 @@
-"""`python -m experiments.tuning --data SET ...`: how the settings of the baselines were chosen.
+"""`python -m experiments.tuning --data SET ...`: compares settings of the baselines; the defaults were chosen by it.
 
-Each setting completes the last 50 held-out images of every set, which `dcgan-jax evaluate --count 200` does not see
-where there are 250 or more, under every mask that the method applies to; what is printed are means of the hole's PSNR.
-The settings that are the defaults come first.
+Each setting completes the last 50 held-out images of every set, under every mask that the method applies to. In a set
+with 250 or more, `dcgan-jax evaluate --count 200` does not see them. It prints means of the hole's PSNR. The default
+settings come first.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from dcgan_jax.data import PreparedSet, open_prepared
 from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.images.metrics import composite_scores
 
-SEED = 1  # other holes than those of the evaluation
+SEED = 1  # so that the holes differ from the evaluation's
 Setting = dict[str, Any]
+Complete = Callable[..., np.ndarray | jax.Array]  # from images, holes and settings to completed images
 SETTINGS: dict[str, list[Setting]] = {
     "nearest": [{"blend": True}, {"blend": False}],
     "total-variation": [{"tolerance": 1e-3}],
@@ -50,9 +51,9 @@ SETTINGS: dict[str, list[Setting]] = {
 }
 
 
-def methods(prepared: PreparedSet, encoder: str | None) -> dict[str, Callable]:
-    """From images, holes and settings to completed images."""
-    found: dict[str, Callable] = {
+def methods(prepared: PreparedSet, encoder: str | None) -> dict[str, Complete]:
+    """Returns the methods by name. `encoder` is the path of a context encoder; None leaves it out."""
+    found: dict[str, Complete] = {
         "nearest": lambda x, hole, **s: nearest(x, hole, prepared.split("train"), **s),
         "total-variation": total_variation,
         "low-rank": low_rank,
@@ -66,11 +67,14 @@ def methods(prepared: PreparedSet, encoder: str | None) -> dict[str, Callable]:
 
 
 def main() -> None:
+    """Prints a table per method with a row per setting."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tuning", description=__doc__)
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="prepared sets")
-    parser.add_argument("--context-encoder", nargs="+", default=None, help="one for each set")
-    parser.add_argument("--count", type=int, default=50, help="images of each set, the last ones (50)")
-    parser.add_argument("--methods", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--context-encoder", nargs="+", default=None, help="a context encoder for each set (none)")
+    parser.add_argument("--count", type=int, default=50, help="number of images of each set, from its end (50)")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(SETTINGS), choices=list(SETTINGS), help="methods to compare (all)"
+    )
     options = parser.parse_args()
     sets = [open_prepared(path) for path in options.data]
     encoders = options.context_encoder or [None] * len(sets)
@@ -87,8 +91,8 @@ def main() -> None:
             print(f"| {words} | {np.nanmean(cells):.2f} | {' | '.join(shown)} |", flush=True)
 
 
-def _score(complete: Callable | None, prepared: PreparedSet, mask: str, setting: Setting, count: int) -> float:
-    """Mean PSNR of the hole; NaN where the method does not apply."""
+def _score(complete: Complete | None, prepared: PreparedSet, mask: str, setting: Setting, count: int) -> float:
+    """Mean PSNR of the hole; NaN if the method does not apply."""
     splits = prepared.manifest["splits"]
     images = np.asarray(prepared.split("validation" if "validation" in splits else "test")[-count:])
     holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs a dcgan-jax command, unchanged, on every worker of a TPU VM pod, from your own machine:
+# Runs an unchanged dcgan-jax command on every worker of a TPU VM pod. Start it on your own machine:
 #
 #   launch/tpu_pod.sh my-pod us-central2-b train --data gs://bucket/celeba --run gs://bucket/run --preset yeh2017
 #
-# Every worker needs the checkout in ~/dcgan_jax, with `pip install -e '.[tpu,buckets]'` in its .venv. A worker that is
-# preempted saves the run and all end with status 75: the same command goes on once the pod is back.
+# Every worker needs the checkout in ~/dcgan_jax, with `pip install -e '.[tpu,buckets]'` in its .venv. If a worker is
+# preempted, the run is saved and all workers exit with status 75. The same command resumes once the pod is back.
 set -euo pipefail
 if [ $# -lt 3 ]; then
   echo "usage: $0 POD ZONE COMMAND..." >&2

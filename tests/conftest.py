@@ -1,4 +1,4 @@
-"""What all tests share: settings of JAX, a folder for all workers, a tiny run and its prior."""
+"""Shared by all tests: settings of JAX, a folder for all workers, a tiny run and its prior."""
 
 import fcntl
 import os
@@ -12,25 +12,25 @@ from types import SimpleNamespace
 
 import pytest
 
-# All of this holds in the workers and in the processes that tests start, too. JAX reads it when it is imported, so this
-# file imports nothing heavy at its top: the process that starts the workers never needs JAX.
+# The workers and the processes that tests start inherit these variables. JAX reads them when it is imported, so this
+# file does not import JAX at its top; the process that starts the workers never needs it.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory()
     _EARLIER_CODE = " --xla_cpu_use_fusion_emitters=false" if version("jaxlib") == "0.10.1" else ""
     os.environ |= {
-        # GPUs multiply float32 in TF32 by default, which no oracle would accept.
+        # By default GPUs multiply float32 in TF32, which is too coarse for comparisons.
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        # Compiles in half the time; what the tests compile, they run a few times.
+        # Halves the compile time; the tests run each program only a few times.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        # The same again, where XLA still has its earlier code generator for the CPU. It rounds otherwise: promises of
-        # equal bits between two programs are tested in processes without this (`processes.as_users_compile`).
+        # XLA's earlier code generator for the CPU, where it still exists, halves it again. It rounds differently:
+        # equal bits of two programs are tested in processes without this flag (`processes.as_users_compile`).
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + _EARLIER_CODE,
-        # Many tests compile the same programs, some of them in other workers or processes.
+        # Many tests compile the same programs, some in other workers or processes.
         "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        # SciPy's small solves would keep BLAS threads spinning: twice the CPU time for total variation.
+        # SciPy's small solves keep BLAS threads spinning, which doubled the CPU time of total variation.
         "OPENBLAS_NUM_THREADS": "1",
-        # Some test files start themselves as programs, which import the helpers of this folder.
+        # Some test files start themselves as programs, and these import the helpers of this folder.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
     }
 
@@ -52,12 +52,12 @@ def shared(tmp_path_factory) -> Path:
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Makes a folder in one worker; the others wait for it."""
+    """Makes a folder in one worker, while the others wait."""
     done = path.with_suffix(".done")
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
+            shutil.rmtree(path, ignore_errors=True)  # left by a worker that failed
             path.mkdir()
             make(path)
             done.touch()
@@ -66,9 +66,9 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_run(shared) -> SimpleNamespace:
-    """A prepared set and four training steps on it, both by the command: paths, and the state as it was in memory.
+    """A prepared set and four training steps on it, both by the command: their paths, and the final state.
 
-    Read only: all workers share it.
+    Read only, because all workers share it.
     """
     import jax
 
@@ -103,7 +103,7 @@ def digits_prior(digits_run):
 
 @pytest.fixture(scope="session")
 def digits(shared) -> Path:
-    """The handwritten digits, prepared at 32×32 grey. Read only: all workers share them."""
+    """The handwritten digits, prepared at 32×32 in grey. Read only, because all workers share them."""
 
     def make(root: Path) -> None:
         from dcgan_jax.data import prepare

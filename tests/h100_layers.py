@@ -1,13 +1,13 @@
-"""Compiles every layer's three maps for an H100 that is not here, and prints what each multiplies, a line of JSON each.
+"""Compiles every layer's three maps for an absent H100 and prints their FLOP, a line of JSON per layer.
 
-A program for all layers of a type and a width; where it runs, `absent_devices.environment("h100")` is set.
+One program has all layers of a type and a width. Start it with `absent_devices.environment("h100")`.
 """
 
 import json
-import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -15,16 +15,18 @@ import jax
 
 import dcgan_jax as dj
 from benchmarks import absent_devices, networks
-from benchmarks.compiled import Program
+from benchmarks.compiled import Program, text_of
+from benchmarks.hlo import matched
 from dcgan_jax.networks.convolution import conv_down, conv_up
 from dcgan_jax.parallel import sharding
 
 BATCH = 64
+Layer = tuple[int, int, int]  # small side, outer and inner channels
 SIZES, WIDTHS, DTYPES = (32, 64, 128, 256), (32, 64, 128), ("float32", "bfloat16")
 
 
-def maps(layer, x, kernel, y):
-    """The layer down, up, and the gradient of its kernel, each under its own name."""
+def maps(layer: Layer, x: jax.Array, kernel: jax.Array, y: jax.Array) -> list[Any]:
+    """The layer down, up, and the gradient of its kernel, each in its own named scope."""
     found = []
     for name, run in (
         ("down", lambda: conv_down(x, kernel)),
@@ -36,36 +38,35 @@ def maps(layer, x, kernel, y):
     return found
 
 
-def count(dtype: str, width: int, place) -> list[dict]:
-    """What each layer of this type and width multiplies, of networks of all sizes."""
+def count(dtype: str, width: int, place: jax.sharding.Sharding) -> list[dict[str, Any]]:
+    """Counts the FLOP of each layer of this type and width in networks of all sizes."""
     layers = sorted({x for n in SIZES for x in networks.layers(dj.ModelConfig(base_width=width, image_size=n))})
 
-    def run(arguments):
+    def run(arguments: list[list[jax.Array]]) -> list[list[Any]]:
         return [maps(layer, *argument) for layer, argument in zip(layers, arguments, strict=True)]
 
     arguments = []
     for side, outer, inner in layers:
         shapes = (BATCH, 2 * side, 2 * side, outer), (5, 5, outer, inner), (BATCH, side, side, inner)
         arguments.append([jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape in shapes])
-    text = jax.jit(run).lower(arguments).compile().as_text()
-    assert text is not None
-    parts = {layer: dict.fromkeys(("down", "up", "kernel"), 0.0) for layer in layers}
-    for kernel in Program(text).count().whole().kernels:
+    program = jax.jit(run).lower(arguments).compile()
+    parts: dict[Layer, dict[str, float]] = {layer: {"down": 0.0, "up": 0.0, "kernel": 0.0} for layer in layers}
+    for kernel in Program(text_of(program)).count().whole().kernels:
         if kernel.flop:
-            name = re.search(r"layer_(\d+)_(\d+)_(\d+)_(\w+)", kernel.op_name)
-            assert name is not None, f"{kernel.name} has lost its layer: {kernel.op_name!r}"
-            parts[tuple(int(number) for number in name.groups()[:3])][name[4]] += sum(kernel.flop.values())
+            name = matched(r"layer_(\d+)_(\d+)_(\d+)_(\w+)", kernel.op_name)
+            parts[int(name[1]), int(name[2]), int(name[3])][name[4]] += sum(kernel.flop.values())
     found = []
     for side, outer, inner in layers:
-        asked = 2 * 25 * BATCH * side**2 * outer * inner  # of each of the three
+        asked = 2 * 25 * BATCH * side**2 * outer * inner  # FLOP of each of the three maps
         found.append({"layer": [dtype, side, outer, inner], "asked": asked, "multiplied": parts[side, outer, inner]})
     return found
 
 
 def main() -> None:
+    """Prints the layers of all types, widths and sizes."""
     place = sharding.replicated(sharding.data_mesh(absent_devices.devices("h100")))
     kinds = [(dtype, width, place) for dtype in DTYPES for width in WIDTHS]
-    with ThreadPoolExecutor(2) as threads:  # the compiler leaves the second core idle
+    with ThreadPoolExecutor(2) as threads:  # one compilation leaves the second core idle
         for layers in threads.map(lambda kind: count(*kind), kinds):
             for layer in layers:
                 print(json.dumps(layer))

@@ -7,14 +7,22 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from dcgan_jax.data import prepare
 
 
 def photo(seed: int, width: int, height: int) -> Image.Image:
-    """A smooth random image: survives JPEG and shows a shift of one pixel."""
+    """A smooth random image, which JPEG changes little and which shows a shift of one pixel."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def smooth_images(n: int, side: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """Random images [n, side, side, channels] in uint8 that vary over some 5 pixels."""
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(n, side, side, channels)), (0, 2, 2, 0))
+    return np.clip(128 + 300 * smooth, 0, 255).astype(np.uint8)
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:

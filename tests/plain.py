@@ -1,4 +1,4 @@
-"""The networks and Adam written out plainly, from XLA's own convolutions: what the tests compare the library with."""
+"""The networks and Adam written plainly, with XLA's own convolutions. The tests compare the library with these."""
 
 import functools
 
@@ -11,14 +11,14 @@ from scipy import ndimage
 
 from dcgan_jax.training.gan import init_state
 
-# Compiles in half the time, for programs that run a few times.
+# Halves the compile time, for programs that run only a few times.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def batch_norm(x, params, statistics=None):
-    """Normalises by the given statistics, or by the batch's own; returns these too."""
+    """Normalises by the given statistics, or else by the batch's own, and also returns the statistics."""
     axes = tuple(range(x.ndim - 1))
     if statistics is None:
         mean = jnp.mean(x, axes)
@@ -32,7 +32,7 @@ def conv_up(x, kernel):
 
 
 def generator(params, z, statistics=None, shifts=()):
-    """Images and the statistics of the batch, or those given; shifts are added in front of each ReLU."""
+    """Images and the statistics used. Shifts are added before each ReLU."""
     x = (z @ params["dense"]["kernel"]).reshape(z.shape[0], 4, 4, -1)
     seen = {}
     for i in range(sum(name.startswith("up_") for name in params)):
@@ -44,7 +44,7 @@ def generator(params, z, statistics=None, shifts=()):
 
 
 def discriminator(params, x, statistics=None, labels=None):
-    """Logits, of conditional models for the labels, and the statistics of the batch, or those given."""
+    """Logits (for the labels, if the model is conditional) and the statistics used."""
     seen = {}
     for i in range(sum(name.startswith("down_") for name in params)):
         x = lax.conv_general_dilated(x, params[f"down_{i}"], (2, 2), "SAME", dimension_numbers=DIMENSIONS)
@@ -75,7 +75,7 @@ def adam(params, gradient, mu, nu, count, rate, beta1, beta2):
 
 
 def some_state(config, seed=0):
-    """A state with weights drawn by NumPy and a fresh optimiser, in double precision where it is on."""
+    """A state with weights drawn by NumPy and a new optimiser, in float64 if it is enabled."""
     rng = np.random.default_rng(seed)
 
     def fill(path, x):
@@ -91,7 +91,7 @@ def some_state(config, seed=0):
 
 
 def content(path):
-    """What a safetensors file holds: bytes of each tensor, and the metadata."""
+    """The content of a safetensors file: the bytes of each tensor, and the metadata."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return {name: file.get_tensor(name).tobytes() for name in file.keys()}, file.metadata()
 
@@ -100,7 +100,7 @@ def plain_ms_ssim(a, b, data_range):
     """Equation 7 of Wang et al. 2003 for one image, written out in SciPy and double precision."""
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
 
-    def blur(x):  # the window is 11 wide: 5 / 1.5 standard deviations to each side
+    def blur(x):  # the window is 11 wide: 5 pixels, or 5 / 1.5 standard deviations, to each side
         return ndimage.gaussian_filter(x, (1.5, 1.5, 0), truncate=5 / 1.5)
 
     a, b, terms = a.astype(np.float64), b.astype(np.float64), []

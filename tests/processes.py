@@ -1,4 +1,4 @@
-"""Starts a job of several processes on this machine, as the launch scripts do on several."""
+"""Starts a job of several processes on this machine, as the launch scripts do on several machines."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ def free_port():
 
 
 def start(count, arguments, devices=1, **environment):
-    """Starts `count` processes of Python with the same arguments, with `devices` pretended devices each."""
+    """Starts `count` Python processes with the same arguments and `devices` pretended devices each."""
     common = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
@@ -35,14 +35,14 @@ def start(count, arguments, devices=1, **environment):
 
 
 def as_users_compile(devices, *arguments):
-    """Starts a process of Python with `devices` pretended devices and XLA's own choice of code generator."""
+    """Starts a Python process with `devices` pretended devices and XLA's default code generator."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, text=True, **pipes)
 
 
 def finish(processes, timeout=240):
-    """Waits for all; their exit statuses, outputs and errors."""
+    """Waits for all processes and returns their exit statuses, outputs and errors."""
     try:
         outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:

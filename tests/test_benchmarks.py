@@ -1,31 +1,102 @@
-"""The benchmarks' own arithmetic, and that a wrong answer has no time."""
+"""The benchmarks: every case of this library runs, and a wrong answer has no time."""
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import io
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import tanh_prior
 
 import dcgan_jax as dj
-from benchmarks import data, harness, networks, poisson
-from benchmarks.harness import Case
-from dcgan_jax.networks.dcgan import Discriminator, draw_latents
+from benchmarks import data, gpu, harness, networks, poisson, scaling, search, stream, train_step
+from benchmarks.harness import Case, Ready
+from dcgan_jax.networks.dcgan import draw_latents
+
+CASES = [
+    (module, case)
+    for module in (train_step, search, stream, poisson, data, scaling, gpu)
+    for case in module.cases(base_width=64, batch_size=64)
+]
 
 
-def test_the_arithmetic_is_counted_as_xla_counts_it():
-    """XLA leaves out the taps on padding, a quarter of those at the smallest layer, and counts element-wise passes."""
-    config = networks.train_config(base_width=64, batch_size=4, dtype="float32")
-    network, first, dense = networks.gflop_forward(config)
-    assert first == pytest.approx(2 * 25 * 3 * 64 * 32 * 32 / 1e9) and dense == pytest.approx(2 * 100 * 8192 / 1e9)
-    discriminator, images = Discriminator(config.model), jnp.zeros((4, 64, 64, 3))
-    variables = jax.eval_shape(lambda: discriminator.init(jax.random.key(0), images, train=False))
-    judge = jax.jit(lambda variables, images: discriminator.apply(variables, images, train=False))
-    counted = judge.trace(variables, images).lower(lowering_platforms=("cuda",)).cost_analysis()
-    assert 0.8 * 4 * network < counted["flops"] / 1e9 < 1.1 * 4 * network
-    assert networks.gflop_train_step(config) / 4 == pytest.approx(3.6, rel=0.1)  # twelve passes of a network and two
-    assert networks.gflop_search_step(config) == pytest.approx(1.3, rel=0.1)
+RUN: list[tuple[str, dict[str, Any]]] = [
+    ("train_step:ours", {"dtype": "float32"}),
+    ("search:ours", {"dtype": "float32"}),
+    ("search:whole", {}),
+    ("stream:streamed", {}),
+    ("stream:in_batches", {"tolerance": 0.0}),
+    ("poisson:small", {"by": "dcgan_jax, device", "kind": "pattern"}),
+    ("poisson:small", {"by": "dcgan_jax, sparse", "kind": "center"}),
+    ("poisson:large", {"by": "dcgan_jax, sparse"}),
+    ("data:batches", {}),
+    ("data:opening", {}),
+    ("data:fed", {"ahead": False}),
+    ("scaling:devices", {}),
+    ("networks:product", {"framework": "jax", "dtype": "bfloat16"}),
+]
 
 
-def test_the_dense_blend_agrees_with_scipy():
+def builder(case: Case) -> Callable[..., Ready]:
+    """The function that builds a case."""
+    module, function = case.build.split(":")
+    return getattr(importlib.import_module(f"benchmarks.{module}"), function)
+
+
+def test_every_case_names_a_function_that_takes_its_arguments() -> None:
+    for _, case in CASES:
+        inspect.signature(builder(case)).bind(**case.arguments)
+    assert {module for module, case in CASES if case.name.startswith("dcgan_jax")} == {module for module, _ in CASES}
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Reduces the benchmarks' own sizes and runs `scaling` in this process. Returns small arguments of cases."""
+    config = dataclasses.replace(stream.CONFIG, num_steps=2)
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            scaling.measure_step(*map(int, command[-3:]))
+        return SimpleNamespace(stdout=printed.getvalue())
+
+    sizes: list[tuple[ModuleType, dict[str, Any]]] = [
+        (networks, {"IMAGE_SIZE": 32}),
+        (scaling.subprocess, {"run": run}),
+        (search, {"STEPS": 1, "WHOLE_STEPS": 1}),
+        (stream, {"COUNT": 4, "CONFIG": config}),
+        (dj, {"load_prior": lambda name: tanh_prior((16, 16, 3))}),
+        (poisson, {"BATCH": 2, "SIDE": 8, "LARGE": 6}),
+        (data, {"COUNT": 64, "OPENED": 64, "BATCH": 4, "STEPS": 2, "FED_STEPS": 2, "STEP": 1}),
+    ]
+    for module, values in sizes:
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+    return {"base_width": 2, "batch_size": 2, "steps": 1, "slots": 2, "count": jax.device_count(), "reads": (1, 1)}
+
+
+@pytest.mark.parametrize("build, chosen", RUN)
+def test_a_case_of_this_library_runs(tiny: dict[str, Any], build: str, chosen: dict[str, Any]) -> None:
+    """Each builds and runs once at a tiny size; those that check their own answers do so."""
+    case = next(case for _, case in CASES if case.build == build and chosen.items() <= case.arguments.items())
+    arguments = {name: tiny.get(name, value) for name, value in case.arguments.items()}
+    ready = builder(case)(**arguments)
+    ready.run()
+    assert ready.steps > 0 and all(np.isfinite(value).all() for value in ready.answer.values())
+
+
+def test_every_builder_of_this_library_has_run() -> None:
+    ours = {case.build for _, case in CASES if case.name.startswith(("dcgan_jax", "inpaint", "jax"))}
+    assert ours == {build for build, _ in RUN}
+
+
+def test_the_dense_blend_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poisson, "SIDE", 24)
     completion, image, holes = poisson.problem("pattern")
     found = poisson.spsolve(completion[:2], image[:2], holes[:2])
     for i in range(2):
@@ -35,7 +106,7 @@ def test_the_dense_blend_agrees_with_scipy():
     assert poisson.residual(found[0], completion[0], image[0], holes[0]) < 1e-12
 
 
-def test_cases_are_timed_and_wrong_ones_are_not():
+def test_cases_are_timed_and_wrong_ones_are_not() -> None:
     exact, rounded = {"framework": "jax", "dtype": "float32"}, {"framework": "jax", "dtype": "bfloat16"}
     cases = [
         Case("product", "dcgan_jax", "networks:product", exact),
@@ -59,8 +130,8 @@ def test_cases_are_timed_and_wrong_ones_are_not():
     )
 
 
-def test_a_fed_loop_sees_every_pixel_once(monkeypatch):
-    """With and without the thread the sum is that of the pixels of its batches."""
+def test_a_fed_loop_sees_every_pixel_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over all batches is the same with and without the thread."""
     monkeypatch.setattr(data, "STEP", 1)
     monkeypatch.setattr(data, "FED_STEPS", 3)
     order = np.concatenate([data.batch_indices(t, 64, 2000, seed=0) for t in range(3)])
@@ -70,7 +141,7 @@ def test_a_fed_loop_sees_every_pixel_once(monkeypatch):
         assert ready.answer["sum"] == expected and ready.run() == expected
 
 
-def test_the_torch_peer_computes_the_same():
+def test_the_torch_peer_computes_the_same() -> None:
     torch_peer = pytest.importorskip("benchmarks.torch_peer", exc_type=ImportError)
     import torch
 

@@ -141,13 +141,13 @@ def test_a_refused_value_is_named_with_its_field(kind, field, value):
         InpaintConfig(latent_bound=0.5, window=1),
     ],
 )
-def test_json_round_trip(config):
+def test_json_keeps_every_setting(config):
     text = json.dumps(config.to_json(), allow_nan=False)
     back = type(config).from_json(json.loads(text))
     assert back == config and hash(back) == hash(config)
 
 
-def test_a_whole_number_is_a_number():
+def test_a_whole_number_is_accepted_as_a_number():
     config = TrainConfig(noise=1)
     assert type(config.noise) is float and config == TrainConfig(noise=1.0)
 
@@ -182,7 +182,7 @@ class Ranges(Config):
         ("open", 0.01, 0.0, "a number from above 0 to below 1"),
     ],
 )
-def test_ranges_stand_in_the_option(field, good, bad, takes):
+def test_a_value_out_of_its_range_is_refused_by_name(field, good, bad, takes):
     assert getattr(Ranges(**{field: good}), field) == good
     with pytest.raises(UserError) as error:
         Ranges(**{field: bad})

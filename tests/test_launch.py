@@ -1,4 +1,4 @@
-"""The launch scripts: what they call, and that SLURM's signals arrive."""
+"""The launch scripts: the commands that they run, and SLURM's signals."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from processes import free_port
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 
-# Starts two processes with the variables that SLURM's own gives them, and leaves their numbers in a file.
+# A stand-in for srun: starts two processes with SLURM's variables and writes their process ids to a file.
 SRUN = """#!{python}
 import os, subprocess, sys
 assert sys.argv[1] == "--kill-on-bad-exit=0"
@@ -33,18 +33,18 @@ sys.exit(max(process.wait() for process in job))
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed (extra dev)")
 @pytest.mark.parametrize("script", sorted(path.name for path in LAUNCH.iterdir() if path.suffix in (".sh", ".sbatch")))
-def test_shellcheck(script):
+def test_shellcheck(script: str) -> None:
     subprocess.run(["shellcheck", "-x", f"launch/{script}"], check=True, cwd=LAUNCH.parent)
 
 
-def test_the_job_set_is_a_valid_one():
+def test_the_job_set_is_a_valid_one() -> None:
     kubernetes_validate, yaml = pytest.importorskip("kubernetes_validate"), pytest.importorskip("yaml")
     jobs = yaml.safe_load((LAUNCH / "kubernetes.yaml").read_text())
     assert (jobs["apiVersion"], jobs["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = jobs["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": replicated["template"]["spec"]}
     kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
-    # What has to agree: the number of pods, and the name of the first.
+    # The number of pods and the name of the first must agree in all places.
     spec = job["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
@@ -54,7 +54,7 @@ def test_the_job_set_is_a_valid_one():
     assert (LAUNCH.parent / container["command"][0]).is_file()
 
 
-def test_every_host_of_a_pod_gets_the_command(tmp_path):
+def test_every_host_of_a_pod_gets_the_command(tmp_path: Path) -> None:
     (tmp_path / "gcloud").write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     (tmp_path / "gcloud").chmod(0o755)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -65,8 +65,8 @@ def test_every_host_of_a_pod_gets_the_command(tmp_path):
 
 
 @pytest.mark.long
-def test_slurm(digits, tmp_path):
-    """A job that is told to stop saves, queues itself again, and goes on to its end."""
+def test_slurm(digits: Path, tmp_path: Path) -> None:
+    """A job that gets SIGTERM saves its run, queues itself again, and resumes to the end."""
     tools, run, pids = tmp_path / "tools", tmp_path / "run", tmp_path / "pids"
     tools.mkdir()
     programs = {
@@ -100,6 +100,6 @@ def test_slurm(digits, tmp_path):
     end = int(saved.stem) + 3
     assert subprocess.run([*words, str(end)], env=environment, timeout=120).returncode == 0
     assert (run / "checkpoints" / f"{end:07}.safetensors").is_file()
-    # What is wrong ends the job with its own status, and queues nothing.
+    # A mistake ends the job with the command's status and queues nothing.
     assert subprocess.run([*words, str(end), "--seed", "3"], env=environment, timeout=120).returncode == 2
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"

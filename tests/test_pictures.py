@@ -31,6 +31,32 @@ def png_16_bit(samples: np.ndarray) -> bytes:
 # Pictures
 
 
+def test_images_are_decoded_upright_on_white_and_with_the_given_channels():
+    image = photo(0, 24, 16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # EXIF orientation: rotate by 90 degrees clockwise
+    upright = read_picture(encode(image, exif=exif), 3).pixels
+    np.testing.assert_array_equal(upright, np.rot90(np.asarray(image), -1))
+
+    red = np.zeros((2, 2, 4), np.uint8)
+    red[..., 0], red[0, :, 3] = 255, 255
+    flat = read_picture(encode(Image.fromarray(red)), 3).pixels
+    np.testing.assert_array_equal(flat, [[[255, 0, 0]] * 2, [[255, 255, 255]] * 2])
+
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 255, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    flat = read_picture(encode(palette, transparency=1), 3).pixels
+    np.testing.assert_array_equal(flat, [[[0, 0, 255], [255, 255, 255]]])
+
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    data = encode(Image.fromarray(grey))
+    np.testing.assert_array_equal(read_picture(data, 3).pixels, np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_picture(data, 1).pixels[..., 0], grey)
+    luma = read_picture(encode(image), 1).pixels[..., 0].astype(float)
+    np.testing.assert_allclose(luma, np.asarray(image) @ [0.299, 0.587, 0.114], atol=1)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG", "JPEG2000", "AVIF", "MPO", "PPM", "TGA"])
 def test_formats(kind):
     needed = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}

@@ -1,4 +1,4 @@
-"""Tiny decoders to search with; one pair of functions a shape, so that tests share compiled programs."""
+"""Tiny priors for searches. Each shape has one pair of functions, so that tests share compiled programs."""
 
 import functools
 
@@ -12,13 +12,13 @@ LATENT = 3
 
 
 def tanh_prior(shape, seed=0):
-    """A random layer and tanh for images of `shape`, uniform latents, no critic."""
+    """A prior of one random layer and tanh for images of `shape`, with uniform latents and no critic."""
     matrix = np.random.default_rng(seed).normal(0, 0.4, (LATENT, np.prod(shape)))
     return dj.Prior(jnp.asarray(matrix, jnp.float32), _decoder(shape), draw_latents, (-1.0, 1.0))
 
 
 def constant_prior(image):
-    """Makes one and the same image of every latent."""
+    """A prior that makes the same image from every latent."""
     return dj.Prior(jnp.asarray(image, jnp.float32), _constant, draw_latents, (-1.0, 1.0))
 
 
@@ -27,7 +27,7 @@ def draw_latents(key, n):
 
 
 def arrays(result):
-    """The fields of an `InpaintResult` that hold arrays: without the trace where none was kept."""
+    """The fields of an `InpaintResult` that are not None (the trace often is)."""
     return {name: value for name, value in result._asdict().items() if value is not None}
 
 

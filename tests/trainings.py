@@ -1,8 +1,10 @@
-"""A tiny training run, and what its tests share."""
+"""A tiny training configuration, and helpers that tests of training runs share."""
 
 import dataclasses
+import errno
 import functools
 import json
+import os
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.storage import checkpoints
 from dcgan_jax.storage.runs import read_run
-from dcgan_jax.training import gan, loop
+from dcgan_jax.training import gan, logbook, loop
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import make_train_step
 
@@ -37,7 +39,7 @@ _step = functools.cache(make_train_step)
 
 
 def one_step_for_all(config, batch_sharding):
-    """The same function for runs that differ only in length and reports, so that JAX compiles it once."""
+    """Returns the same step for runs that differ only in length and reports, so that JAX compiles it once."""
     return _step(
         dataclasses.replace(config, num_steps=1, log_every=1, sample_every=1, checkpoint_every=1, measure_every=0),
         batch_sharding,
@@ -46,7 +48,7 @@ def one_step_for_all(config, batch_sharding):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """All runs of a module share the compiled step."""
+    """Lets all runs of a module share one compiled step."""
     with pytest.MonkeyPatch.context() as patch:
         replace_recipe(patch, make_step=one_step_for_all)
         yield
@@ -72,6 +74,23 @@ def config_of(run, recipe=gan.RECIPE):
 
 
 def load_state(run, recipe=gan.RECIPE):
-    """The newest whole state of a run on this process's first device, and its configuration."""
+    """The newest undamaged state of a run, on this process's first device, and its configuration."""
     config = config_of(run, recipe)
     return jax.device_put(checkpoints.restore(run, config, recipe.init), jax.local_devices()[0]), config
+
+
+def before_step(patch, number, action):
+    """Calls `action` before this step of the loop."""
+    before = logbook.FolderLogbook.before
+
+    def act(book, step, previous):
+        if step == number:
+            action()
+        before(book, step, previous)
+
+    patch.setattr(logbook.FolderLogbook, "before", act)
+
+
+def full_disk(*_):
+    """Fails as a write to a full disk does."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

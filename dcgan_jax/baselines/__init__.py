@@ -1,1 +1,1 @@
-"""Other methods that complete images, one file each."""
+"""Other methods of image completion, one file for each."""

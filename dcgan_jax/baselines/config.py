@@ -10,11 +10,11 @@ from dcgan_jax.training.config import RunConfig
 
 @dataclass(frozen=True)
 class ContextEncoderConfig(RunConfig):
-    """The training run of a context encoder: its size, and the weights of its two losses.
+    """The training run of a context encoder (Pathak et al. 2016): its size, and the weights of its two losses.
 
-    The weights of the losses are the paper's, and so is an adversary that learns ten times slower than the encoder.
-    Adam's decay rates are those of its released code. Rate, batch and number of steps are ours, for a network of this
-    size. The rate falls to 0 along a half cosine, so that no choice among checkpoints is needed.
+    The loss weights and the adversary's learning rate, a tenth of the encoder's, come from the paper. Adam's decay
+    rates come from its released code. Learning rate, batch size and number of steps are ours, for a network of this
+    size. The learning rate falls to 0 along a half cosine, so the last checkpoint is the one to use.
     """
 
     KIND: ClassVar[str] = "context-encoder"
@@ -52,5 +52,5 @@ class ContextEncoderConfig(RunConfig):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of the encoder's layers, from the image inwards."""
+        """Channels of the encoder's layers, starting next to the image."""
         return tuple(2 * width for width in self.adversary.widths)

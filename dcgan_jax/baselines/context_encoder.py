@@ -1,4 +1,4 @@
-"""Context encoder: a network that paints the hole, trained by squared error and an adversary (Pathak et al. 2016)."""
+"""Context encoder: a network that fills the hole, trained by squared error and an adversary (Pathak et al. 2016)."""
 
 import dataclasses
 import functools
@@ -31,7 +31,12 @@ FORMAT = "dcgan_jax context encoder"
 
 
 class Network(nn.Module):
-    """Known pixels and hole -> whole image: convolutions down to 4×4, a channel-wise layer, convolutions up."""
+    """Maps known pixels and hole to a whole image: convolutions down to 4×4, a channel-wise layer, convolutions up.
+
+    Attributes:
+        config: the run's configuration, which sets the size.
+        dtype: type of the arithmetic; None stands for the weights' type.
+    """
 
     config: ContextEncoderConfig
     dtype: jnp.dtype | None = None
@@ -39,10 +44,10 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, known: Float[Array, "n h w c"], hole: Bool[Array, "n h w"], train: bool) -> Array:
         norm = functools.partial(BatchNorm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
-        # He's initialisation makes the start of training fast: the network is deep and its loss the squared error.
+        # He's initialisation makes the start of training fast, as the network is deep and its loss a squared error.
         init = nn.initializers.variance_scaling(2.0, "fan_avg", "normal")
         widths = self.config.widths
-        # The hole as a channel is ours. The paper fills it with the mean colour, and the network must find it.
+        # The hole as an input channel is ours. In the paper the network must detect the hole by its mean colour.
         x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
         for i, width in enumerate(widths):
             x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
@@ -61,9 +66,9 @@ class Network(nn.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ContextEncoder:
-    """A trained context encoder, a pytree: weights, batch-norm statistics and configuration."""
+    """A trained context encoder, a pytree."""
 
-    params: Any
+    params: Any  # weights and batch-norm statistics
     config: ContextEncoderConfig = dataclasses.field(metadata={"static": True})
 
 
@@ -77,17 +82,17 @@ def context_encoder(
     """Completes images by one pass of the network.
 
     Args:
-        encoder: from `load`; it must be trained for images of this size.
+        encoder: a context encoder for images of this size, from `load`.
         images: float in [−1, 1] or uint8. Values in the hole are never read.
         hole: True = missing.
-        blend: apply `poisson_blend` to the network's output. The paper does not. On 50 held-out faces this gains 0.1 dB
-            for the mask `half` and 3.7 dB for `random`.
+        blend: apply `poisson_blend` to the network's output, which the paper does not do. On 50 held-out faces this
+            gains 0.1 dB for the mask `half` and 3.7 dB for `random`.
 
     Returns:
-        Completed images of the same dtype, equal to the input where known.
+        Completed images of the same dtype, equal to the input bit for bit where known.
 
     Raises:
-        ValueError: the network takes images of another size.
+        ValueError: a shape or dtype is wrong, or the network takes images of another size.
 
     Source:
         Pathak, Krähenbühl, Donahue, Darrell, Efros, "Context encoders: feature learning by inpainting", CVPR 2016.
@@ -107,7 +112,11 @@ def _complete(encoder: ContextEncoder, images: Array, hole: Array, blend: bool) 
 
 
 def load(source: str | Path) -> ContextEncoder:
-    """Loads a context encoder: from a run's folder, from a file of `save`, or a packaged one by its name.
+    """Loads a context encoder: a packaged one, the newest checkpoint of a run, or a file of `save`.
+
+    Args:
+        source: "faces-64", "digits-64" or "cars-64"; a run's folder; or a .safetensors file. Folder and file may be in
+            a bucket.
 
     Raises:
         UserError: there is no such context encoder, or it is damaged.
@@ -119,7 +128,9 @@ def load(source: str | Path) -> ContextEncoder:
     if not path.is_file() and packaged.is_file():
         path = packaged
     if not path.is_file():
-        raise UserError(f"there is no context encoder {str(source)!r}: `dcgan-jax train-context-encoder` makes one")
+        raise UserError(
+            f"there is no context encoder {str(source)!r}: train one with `dcgan-jax train-context-encoder`"
+        )
     params, config, _ = read_weights(path, FORMAT, "a context encoder", ContextEncoderConfig, _init_params)
     return ContextEncoder(params, config)
 
@@ -128,10 +139,10 @@ def from_run(run: Run) -> tuple[ContextEncoder, int]:
     """Reads the context encoder from the newest checkpoint of a run.
 
     Returns:
-        The context encoder, and its number of training steps.
+        The context encoder, and the number of training steps done.
 
     Raises:
-        UserError: the run trains something else, or has no readable checkpoint.
+        UserError: the run trains another network, or has no readable checkpoint.
     """
     config = run.settings(ContextEncoderConfig)
     parts = ("step", "encoder", "encoder_statistics")
@@ -142,7 +153,7 @@ def from_run(run: Run) -> tuple[ContextEncoder, int]:
 
 
 def save(encoder: ContextEncoder, path: str | Path, *, half_precision: bool = False) -> None:
-    """Saves weights and configuration as a safetensors file; see `save_prior`."""
+    """Saves weights and configuration as one safetensors file, with kernels in float16 if `half_precision`."""
     metadata = {"format": FORMAT, "model": json.dumps(encoder.config.to_json())}
     save_weights(path, encoder.params, metadata, half_precision=half_precision)
 

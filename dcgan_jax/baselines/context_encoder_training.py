@@ -22,9 +22,9 @@ from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
 
 class ContextEncoderState(NamedTuple):
-    """The state of a training run. It holds arrays only."""
+    """The training state. It holds arrays only."""
 
-    step: Int[Array, ""]
+    step: Int[Array, ""]  # training steps done
     encoder: Any
     encoder_statistics: Any
     adversary: Any
@@ -34,7 +34,7 @@ class ContextEncoderState(NamedTuple):
 
 
 def init_state(config: ContextEncoderConfig, key: PRNGKeyArray) -> ContextEncoderState:
-    """Initialises the weights of a new run."""
+    """Initialises the state of a new run."""
     encoder_key, adversary_key = jax.random.split(key)
     x = jnp.zeros((1, *config.image_shape))
     encoder = Network(config).init(encoder_key, x, jnp.zeros(x.shape[:3], bool), train=True)
@@ -56,16 +56,17 @@ def make_train_step(
 ) -> Callable[[ContextEncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[ContextEncoderState, Metrics]]:
     """Builds the training step: one update of the encoder and one of the adversary, on the same batch and holes.
 
-    Each kind of mask covers a quarter of the batch. With the network F, the indicator M of the hole and the adversary
-    D, the encoder minimises (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), on the scale [−1, 1].
+    Each kind of mask is used for a quarter of the batch. F is the network, M is 1 in the hole and 0 elsewhere, and D is
+    the adversary. The encoder minimises (1 − λ) E ‖M (x − F)‖² / |M| − λ E log D(composite), on the scale [−1, 1].
 
     Args:
-        config: of the run.
-        batch_sharding: of the batch over the devices; see `training.gan.make_train_step`.
+        config: the run's configuration. λ is `adversarial_weight`.
+        batch_sharding: the placement of the batch on the devices; see `training.gan.make_train_step`.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key:
-        step t = `state.step` uses fold_in(key, t).
+        step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key: step
+        t uses fold_in(key, t), where t is `state.step`. Metrics: `reconstruction_loss`, `adversarial_loss` and
+        `discriminator_loss`.
 
     Source:
         Pathak et al. 2016, equations 1 to 3. The adversary sees whole images, as in the paper for holes of any shape.
@@ -145,7 +146,7 @@ def _optimizers(config: ContextEncoderConfig) -> tuple[optax.GradientTransformat
 def _picture(
     config: ContextEncoderConfig, state: ContextEncoderState, images: np.ndarray, key: PRNGKeyArray
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws the first images of the set, masked and completed."""
+    """Shows the first images of the set, masked and completed."""
     images = np.asarray(images[:SHOWN])
     holes = np.asarray(masks.mixed(key, len(images), config.image_size))
     network = from_state(state, config)

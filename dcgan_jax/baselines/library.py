@@ -1,4 +1,4 @@
-"""Inpainting methods of other libraries: OpenCV's Telea and Navier–Stokes, scikit-image's biharmonic equation.
+"""Inpainting methods of other libraries: Telea and Navier–Stokes of OpenCV, biharmonic inpainting of scikit-image.
 
 The extra `baselines` installs scikit-image. The methods complete one image at a time.
 """
@@ -19,9 +19,12 @@ def telea(
     """Fills holes from the rim inwards. Each pixel is a weighted mean of the known pixels around it.
 
     Args:
-        images: 1 or 3 channels.
+        images: uint8, with 1 or 3 channels.
         hole: True = missing.
-        radius: of the neighbourhood, in pixels.
+        radius: radius of the neighbourhood, in pixels.
+
+    Returns:
+        Completed images, equal to the input where known. An image without a known pixel becomes grey.
 
     Source:
         Telea, "An image inpainting technique based on the fast marching method", 2004; OpenCV's `INPAINT_TELEA`.
@@ -32,7 +35,9 @@ def telea(
 def navier_stokes(
     images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], *, radius: float = 3
 ) -> UInt8[np.ndarray, "b h w c"]:
-    """Continues lines of equal brightness into the hole, as a fluid transports vorticity. Arguments as for `telea`.
+    """Continues lines of equal brightness into the hole, like the vorticity of a fluid.
+
+    Arguments, result and errors are those of `telea`.
 
     Source:
         Bertalmio, Bertozzi, Sapiro, "Navier–Stokes, fluid dynamics, and image and video inpainting", CVPR 2001;
@@ -45,11 +50,15 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
     """Solves Δ²x = 0 in the hole, so that values and slopes are continuous. Clips to the range of known pixels.
 
     Args:
-        images: 1 or 3 channels.
+        images: uint8, with 1 or 3 channels.
         hole: True = missing.
+
+    Returns:
+        Completed images, equal to the input where known. An image without a known pixel becomes grey.
 
     Raises:
         UserError: scikit-image is not installed.
+        ValueError: a shape or dtype is wrong.
 
     Source:
         Damelin, Hoang, "On surface completion and image inpainting by biharmonic functions", 2018; scikit-image's
@@ -64,7 +73,7 @@ def biharmonic(images: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h
 
 
 def scikit_image() -> ModuleType:
-    """Imports scikit-image; raises `UserError` if it is not installed."""
+    """Imports scikit-image. Raises `UserError` if it is not installed."""
     try:
         import skimage.restoration
     except ImportError as error:
@@ -84,11 +93,11 @@ def _opencv(algorithm: str, images: np.ndarray, hole: np.ndarray, radius: float)
 def _each(
     one: Callable[[np.ndarray, np.ndarray], np.ndarray], images: np.ndarray, hole: np.ndarray
 ) -> UInt8[np.ndarray, "b h w c"]:
-    """Completes images one by one. An image without a hole is unchanged; one without a known pixel becomes grey."""
+    """Completes images one by one. An image without a hole stays unchanged; one without a known pixel becomes grey."""
     check_images(images, only_uint8=True)
     check_hole_fits(hole, images.shape[:3])
     completed = np.where(hole[..., None], np.uint8(128), images)
     for i in np.flatnonzero(hole.any(axis=(1, 2)) & ~hole.all(axis=(1, 2))):
-        filled = one(completed[i], np.array(hole[i]))  # scikit-image takes no read-only arrays
+        filled = one(completed[i], np.array(hole[i]))  # a copy, because scikit-image takes no read-only arrays
         completed[i] = np.where(hole[i][..., None], filled, completed[i])
     return completed

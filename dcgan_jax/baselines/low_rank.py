@@ -1,4 +1,4 @@
-"""Low-rank matrix completion: fills each channel's hole so that few singular values describe the channel."""
+"""Low-rank matrix completion: fills the hole of each channel so that a few singular values describe the channel."""
 
 import functools
 from typing import NamedTuple
@@ -12,14 +12,14 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-_CHUNK = 48  # channels solved side by side: they wait for the slowest
+_CHUNK = 48  # channels solved together; all wait for the slowest one
 
 
 class Solution(NamedTuple):
-    """The completions, and how each channel's solver ended."""
+    """The completions, and the final state of each channel's solver."""
 
     image: Float[Array, "*b h w c"]  # equal to the input where known
-    residual: Float[Array, "*b c"]  # relative, of the last step; see `solve`
+    residual: Float[Array, "*b c"]  # relative residual of the last step; see `solve`
     num_steps: Int[Array, "*b c"]
 
 
@@ -37,22 +37,22 @@ def low_rank(
 
         min_X  |X|_* - max over A A' = I, B B' = I of tr(A X B')   subject to X = channel on the known pixels,
 
-    the sum of all singular values but the `rank` largest. Each round takes A and B from the first singular vectors of
-    X, and then solves the convex problem for these A and B by alternating directions (ADMM). The start is the harmonic
-    fill of the hole. The whole problem is not convex, so the result depends on the start. This matters most where
-    whole rows or columns are missing, because singular values do not determine them.
+    This objective is the sum of all singular values except the `rank` largest. Each round takes A and B from the first
+    singular vectors of X, and then solves the convex problem for these A and B by alternating directions (ADMM). The
+    start is the harmonic fill of the hole. The whole problem is not convex, so the result depends on the start. This
+    matters most if whole rows or columns are missing, because singular values do not determine them.
 
     Args:
         images: uint8, or floats in [−1, 1]. Values in the hole are never read.
         hole: True = missing. An image without a known pixel becomes grey.
-        rank: r >= 0, the number of free singular values; 0 is the plain nuclear norm.
+        rank: number of singular values without penalty, 0 or more; 0 gives the plain nuclear norm.
         penalty: beta > 0 of ADMM. Each step shrinks the singular values by 1 / beta. It changes the path of the solver
             and, because the problem is not convex, also the solution.
-        tolerance: positive. A round ends when the residual of a step is at most this, see `solve`. A channel stops when
-            a round changes it by at most this.
-        round_steps: limit of the steps of a round.
-        max_steps: limit of the steps of all rounds together. On photographs the default stops before the tolerance is
-            met. This scores better than the converged result, because it keeps part of the start.
+        tolerance: positive. A round ends when the residual of a step is at most this; see `solve`. A channel stops when
+            the relative change in a round is at most this.
+        round_steps: most steps of a round.
+        max_steps: most steps of all rounds together. On photographs the default stops before the tolerance is met. This
+            scores better than the converged result, because it keeps part of the start.
 
     Returns:
         Images of the shape and dtype of `images`, equal to them bit for bit where known. An image's result does not
@@ -84,10 +84,11 @@ def solve(
     round_steps: int = 20,
     max_steps: int = 40,
 ) -> Solution:
-    """Solves as `low_rank` does, and returns floats, not clipped to [−1, 1], with residuals and numbers of steps.
+    """Solves the problem of `low_rank`, and also returns residuals and numbers of steps.
 
-    The residual is max(|X - W|, |W - W0|) / |W| in Frobenius norms, the larger of ADMM's primal and dual residual. W is
-    the copy of X that equals the known pixels, and W0 is W one step before.
+    The images are floats, not clipped to [−1, 1]. The residual is max(|X - W|, |W - W0|) / |W| in Frobenius norms, the
+    larger of ADMM's primal and dual residual. W is the copy of X that equals the known pixels, and W0 is W one step
+    earlier.
     """
     check_pairs(images, hole)
     _check(rank, penalty, tolerance, round_steps, max_steps)
@@ -108,11 +109,11 @@ def _solve(
         state = run(problem, init(problem, start, rank), rank, tolerance, round_steps, max_steps)
         return state.filled, state.residual, state.num_steps
 
-    def split(x: Float[Array, "b h w c"]) -> Float[Array, "b*c h w"]:
+    def by_channel(x: Float[Array, "b h w c"]) -> Float[Array, "b*c h w"]:
         return x.transpose(0, 3, 1, 2).reshape(-1, height, width)
 
-    arrays = split(known), jnp.repeat(hole, channels, axis=0), split(start)
-    # Padded to whole chunks: a smaller last chunk would be compiled separately.
+    arrays = by_channel(known), jnp.repeat(hole, channels, axis=0), by_channel(start)
+    # Padded to whole chunks, because a smaller last chunk would be compiled separately.
     missing = -len(arrays[0]) % min(_CHUNK, max(len(arrays[0]), 1))
     arrays = [jnp.pad(x, [(0, missing), (0, 0), (0, 0)]) for x in arrays]
     filled, *statistics = jax.lax.map(solve_one, tuple(arrays), batch_size=_CHUNK)
@@ -121,7 +122,7 @@ def _solve(
 
 
 class Problem(NamedTuple):
-    """One channel of an image."""
+    """The problem of one channel of an image."""
 
     known: Array  # [h, w], finite in the hole
     hole: Array  # [h, w]
@@ -129,25 +130,25 @@ class Problem(NamedTuple):
 
 
 class State(NamedTuple):
-    """The solver for one channel."""
+    """The state of the solver for one channel."""
 
-    filled: Array  # [h, w], W of the paper: equal to the known pixels
-    dual: Array  # [h, w], Y of the paper
-    directions: Array  # [h, w], A'B of the paper: the first singular vectors, U_r V_r'
-    at_refresh: Array  # [h, w], `filled` when `directions` were computed
+    filled: Array  # [h, w], the paper's W, equal to the known pixels
+    dual: Array  # [h, w], the paper's Y
+    directions: Array  # [h, w], the paper's A'B: U_r V_r' of the first singular vectors
+    at_refresh: Array  # [h, w], `filled` at the time when `directions` were computed
     residual: Array
-    round_steps: Array  # done in this round
-    num_steps: Array
+    round_steps: Array  # steps done in this round
+    num_steps: Array  # steps done in all rounds
     running: Array
 
 
 def init(problem: Problem, start: Float[Array, "h w"], rank: int | Array) -> State:
-    """Starts from a channel that equals the known pixels."""
+    """Returns the initial state. `start` is a channel that equals the known pixels."""
     _, directions = shrink(start, 0.0, rank)
     running = jnp.any(problem.hole)
     residual = jnp.where(running, jnp.inf, 0).astype(start.dtype)
     count = jnp.zeros((), jnp.int32)
-    # On the missing pixels, the dual of the solution is minus the directions.
+    # On the missing pixels, the dual variable of the solution equals minus the directions.
     return State(start, -directions, directions, start, residual, count, count, running)
 
 
@@ -159,7 +160,7 @@ def step(
     round_steps: int | Array,
     max_steps: int | Array,
 ) -> State:
-    """Does one step of ADMM, and computes new directions if it ends a round."""
+    """Does one step of ADMM. At the end of a round it computes new directions."""
     penalty = problem.penalty
     low, directions = shrink(state.filled - state.dual / penalty, 1 / penalty, rank)
     filled = jnp.where(problem.hole, low + (state.directions + state.dual) / penalty, problem.known)
@@ -202,14 +203,14 @@ def shrink(
     """Shrinks the singular values of a matrix, and returns its leading singular vectors.
 
     Returns:
-        The matrix with all singular values lowered by `threshold`, but not below 0; and U_r V_r' of the first `rank`
-        singular vectors. Vectors whose values are below 1/1000 of the largest are left out.
+        The matrix with all singular values reduced by `threshold`, but not below 0; and U_r V_r' of the first `rank`
+        singular vectors. Vectors are left out if their singular value is below 1/1000 of the largest.
     """
     if matrix.shape[0] < matrix.shape[1]:
         low, directions = shrink(matrix.T, threshold, rank)
         return low.T, directions.T
-    # By the Gram matrix: XLA's SVD takes 2.3 times as long on a CPU (batches of 64 x 64). This squares the condition
-    # number, but it only loses values below the threshold; the others are computed again as |M v|.
+    # Uses the Gram matrix, because XLA's SVD takes 2.3 times as long on a CPU (batches of 64 x 64). This squares the
+    # condition number. But it only loses values below the threshold; the others are computed again as |M v|.
     multiply = functools.partial(jnp.matmul, precision="highest")  # else GPUs use TF32
     _, right = jnp.linalg.eigh(multiply(matrix.T, matrix))
     scaled = multiply(matrix, right)
@@ -217,7 +218,7 @@ def shrink(
     floor = jnp.maximum(values[-1] * 1e-6, jnp.finfo(values.dtype).tiny)  # smaller numbers would be flushed to 0
     low = multiply(scaled * jnp.maximum(1 - threshold / jnp.maximum(values, floor), 0), right.T)
     first = (jnp.arange(len(values)) >= len(values) - rank) & (values > 1e-3 * values[-1])
-    # Vectors that consist of rounding errors are not orthogonal: the convex problem would have no minimum.
+    # Vectors of rounding errors are not orthogonal. With them the convex problem would have no minimum.
     directions = multiply(scaled * jnp.where(first, 1 / jnp.maximum(values, floor), 0), right.T)
     return low, directions
 

@@ -8,7 +8,7 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-BLOCK_BYTES = 2**27  # of float64 training images at a time
+BLOCK_BYTES = 2**27  # memory of the training images in float64 at a time
 
 
 def nearest(
@@ -23,17 +23,17 @@ def nearest(
     Args:
         images: float in [−1, 1] or uint8. Values in the hole are never read.
         hole: True = missing.
-        training: the images to choose from, of the dtype of `images`. The array may be memory-mapped.
-        blend: use `poisson_blend`, as for the completions of a search. Otherwise the pixels are copied.
+        training: the training images, of the size and dtype of `images`. The array may be memory-mapped.
+        blend: True applies `poisson_blend`, as for the completions of a search. False copies the pixels.
 
     Returns:
-        Completed images of the dtype of `images`, equal to them where known.
+        Completed images of the same dtype, equal to `images` bit for bit where known.
 
     Raises:
-        ValueError: `training` is empty or has another size or dtype.
+        ValueError: a shape or dtype is wrong, or `training` is empty or has another size or dtype.
 
     Source:
-        Hays and Efros 2007 fill holes from a set of images; Yeh et al. 2017, figure 8, use the nearest one.
+        Hays and Efros 2007 fill holes from a set of images. Yeh et al. 2017, figure 8, use the nearest image.
     """
     chosen = training[np.asarray(nearest_index(images, hole, training))]
     filled = known_pixels(chosen, np.zeros(hole.shape, bool))
@@ -47,10 +47,10 @@ def nearest_index(
     hole: Bool[Array | np.ndarray, "b h w"],
     training: Shaped[np.ndarray, "n h w c"],
 ) -> Int[np.ndarray, " b"]:
-    """Returns the index of the training image with the least Σ (x − y)² over the known pixels; the first of equals.
+    """Returns the index of the training image with the least Σ (x − y)² over the known pixels.
 
-    For uint8 the result is exact: whole numbers are multiplied in float64. Memory does not grow with the number of
-    training images.
+    Of several equal images the first is taken. For uint8 the result is exact, because whole numbers are multiplied in
+    float64. Memory does not grow with the number of training images.
     """
     check_pairs(images, hole)
     if training.shape[1:] != images.shape[1:] or training.dtype != images.dtype or not len(training):

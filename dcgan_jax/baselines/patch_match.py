@@ -16,9 +16,9 @@ from dcgan_jax.images.inputs import check_pairs, image_keys
 from dcgan_jax.images.pixels import composite, known_pixels
 from dcgan_jax.masks import check_hole
 
-_JUMPS = (8, 4, 2, 1)  # pixels between a patch and the neighbours whose sources it tries
+_JUMPS = (8, 4, 2, 1)  # distances in pixels to the neighbours whose sources a patch tries
 _TINY = 1e-12  # far below the square of one grey level
-_LEAST = 1e-20  # least weight of a vote, so that every missing pixel has one
+_LEAST = 1e-20  # smallest weight of a vote, so that no missing pixel has a total weight of 0
 
 
 class Settings(NamedTuple):
@@ -40,13 +40,13 @@ class Level(NamedTuple):
 
     image: Float[Array, "h w c"]  # finite; the values in the hole are a first guess
     hole: Bool[Array, "h w"]
-    patches: Float[Array, "n d"]  # of `image`, p·p·c values each
-    usable: Bool[Array, " n"]  # no missing pixel: these are the sources, all others the targets
-    weights: Float[Array, " n"]  # of a patch's vote; smaller for patches deeper in the hole
+    patches: Float[Array, "n d"]  # the patches of `image`, p·p·c values each
+    usable: Bool[Array, " n"]  # True for sources, which have no missing pixel; False for targets
+    weights: Float[Array, " n"]  # weights of the votes; smaller for patches deeper in the hole
 
 
 class Field(NamedTuple):
-    """The correspondence field: the nearest source found so far for each patch. A source's nearest is itself."""
+    """The correspondence field: the nearest source found so far for each patch; for a source, itself."""
 
     nearest: Int[Array, " n"]
     distance: Float[Array, " n"]  # sum of squared differences; infinite where the level has no source
@@ -66,19 +66,19 @@ def patch_match(
 ) -> Shaped[Array, "b h w c"]:
     """Completes each image with patches of its own known part.
 
-    Targets are the patches with a missing pixel; sources are those without. The method minimises, coarse to fine, the
-    sum over the targets of the squared difference to the nearest source. Each level alternates `num_rounds` times
-    between
+    Targets are the patches with a missing pixel; sources are the patches without. The method minimises the sum over the
+    targets of the squared difference to the nearest source, from coarse to fine. Each level alternates `num_rounds`
+    times between two parts:
 
-    - the search: every target looks for its nearest source by PatchMatch, in parallel form. It first tries the sources
-      that fit the sources of its neighbours 8, 4, 2 and 1 pixels away (propagation). Then it tries random sources
-      around its own, in squares that shrink by half from the whole image to a pixel (random search);
-    - the vote: each missing pixel becomes the mean of the pixels that the sources of all targets over it propose,
-      weighted by `decay^−depth · exp(−sharpness · d² / mean d²)`. Known pixels never change.
+    - Search: every target looks for its nearest source by a parallel form of PatchMatch. It first tries the sources
+      that continue the sources of its neighbours 8, 4, 2 and 1 pixels away (propagation). Then it tries random sources
+      around its current one, in squares that shrink by half from the whole image to one pixel (random search).
+    - Vote: each target over a missing pixel proposes the corresponding pixel of its source. The missing pixel becomes
+      their mean, weighted by `decay^−depth · exp(−sharpness · d² / mean d²)`. Known pixels never change.
 
     The first level starts from the harmonic fill of the hole and random sources. Each finer level starts from the
     enlarged field of the coarser level. A coarse pixel is known if all of its four pixels are. An image starts at the
-    coarsest level with a source.
+    coarsest level that has a source.
 
     The method needs a source, so it cannot complete images with 80 % of the pixels missing at random: see `applicable`.
     It does not work under `jit` or `vmap`, because it reads `hole` first. An image's result does not depend on the rest
@@ -87,16 +87,16 @@ def patch_match(
     Args:
         images: uint8, or floats in [−1, 1]; sides of at least `patch_size` pixels. Values in the hole are never read.
         hole: True = missing; any part of the image, its border included.
-        key: one random key, from which image i uses `fold_in(key, i)`, or an array of b keys.
+        key: one random key, from which image i uses `fold_in(key, i)`; or an array of b keys.
         patch_size: side of the patches in pixels, odd.
-        num_levels: maximum number of levels of the pyramid, each half the size of the one before. Levels with sides
-            below `patch_size` are left out. On 64×64 photographs 1 comes closest to the original; more levels copy
-            larger structures, and more often wrong ones.
-        num_rounds: searches and votes for each level, at least 1.
-        num_sweeps: passes of propagation and random search for each search, at least 1.
-        sharpness: at least 0. With 0 all sources count the same. Large values follow the nearest source, which gives
+        num_levels: largest number of pyramid levels, at least 1. Each level has half the size of the previous one.
+            Levels with sides below `patch_size` are left out. On 64×64 photographs 1 level comes closest to the
+            original; more levels copy larger structures, and more often wrong ones.
+        num_rounds: number of rounds of search and vote on each level, at least 1.
+        num_sweeps: passes of propagation and random search in each search, at least 1.
+        sharpness: at least 0. With 0 all sources have equal weight. Large values follow the nearest source, which gives
             sharper but less reliable pixels.
-        decay: at least 1. A target's weight falls by this factor for each pixel that its middle is deeper in the hole.
+        decay: at least 1. A target's weight is divided by this for each pixel of its middle's depth in the hole.
 
     Returns:
         Images of the shape and dtype of `images`, equal to them bit for bit where `hole` is False.
@@ -121,7 +121,7 @@ def patch_match(
     _check(images, holes, settings)
     if not holes.any():
         return images
-    # One after the other: one compiled program for batches of every size, and no image affects another's bits.
+    # One after the other, so that one program serves batches of every size, and no image changes the bits of another.
     completed = [
         _complete_one(image, hole, own_key, settings)
         for image, hole, own_key in zip(images, holes, image_keys(key, len(images)), strict=True)
@@ -130,7 +130,7 @@ def patch_match(
 
 
 def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) -> Bool[np.ndarray, " b"]:
-    """Tells for which images `patch_match` has a source: a patch without a missing pixel.
+    """Tells which images `patch_match` can complete: those with a source, a patch without a missing pixel.
 
     Args:
         hole: True = missing.
@@ -140,7 +140,7 @@ def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) 
         True for each image with a square of `patch_size` × `patch_size` known pixels.
 
     Raises:
-        ValueError: `hole` is not bool [b, h, w] or `patch_size` not odd.
+        ValueError: `hole` is not bool [b, h, w], or `patch_size` is not an odd number.
 
     Example:
         >>> applicable(np.zeros((1, 9, 9), bool)).tolist(), applicable(np.eye(9, dtype=bool)[None]).tolist()
@@ -163,10 +163,10 @@ def complete(
     """Completes one image.
 
     Args:
-        image: with a finite first guess in the hole.
+        image: the image, with a finite first guess in the hole.
         hole: True = missing.
-        key: of the random sources.
-        settings: of `patch_match`.
+        key: random key of the sources.
+        settings: the settings of `patch_match`.
     """
     pyramid = [(image, hole)]
     while len(pyramid) < settings.num_levels and min(pyramid[-1][1].shape) >= 2 * settings.patch_size:
@@ -184,7 +184,7 @@ def complete(
 def _improve(
     level: Level, field: Field, key: Key[Array, ""], settings: Settings, begins: bool | Bool[Array, ""]
 ) -> Field:
-    """Does the rounds of one level. If the image `begins` at it, the first guess is the level's image, not a vote."""
+    """Does the rounds of one level. If the image `begins` at this level, the first guess is `level.image`."""
 
     def one_round(i: Array, field: Field) -> Field:
         voted = vote(level, field, settings.sharpness)
@@ -195,7 +195,7 @@ def _improve(
 
 
 def make_level(image: Float[Array, "h w c"], hole: Bool[Array, "h w"], patch_size: int, decay: float = 1.0) -> Level:
-    """Cuts an image into patches, and finds the sources among them."""
+    """Makes a level: cuts the image into patches, and finds the sources among them."""
     middle, (h, w) = patch_size // 2, hole.shape
     depth = _depth(hole)[middle : h - middle, middle : w - middle].ravel()
     usable = ~_patches(hole[..., None], patch_size).any(axis=1)
@@ -203,9 +203,9 @@ def make_level(image: Float[Array, "h w c"], hole: Bool[Array, "h w"], patch_siz
 
 
 def init_field(level: Level, key: Key[Array, ""], start: Int[Array, " n"] | None = None) -> Field:
-    """Starts from the sources in `start`, and for all other targets from random sources.
+    """Returns the initial field. Targets take the source in `start`; −1 and targets without `start` take a random one.
 
-    The distances are 0 until a search measures them.
+    The distances are 0 until a search computes them.
     """
     own = jnp.arange(level.usable.size)
     sources_first = jnp.argsort(~level.usable, stable=True)
@@ -228,13 +228,13 @@ def search(level: Level, guess: Float[Array, "h w c"], field: Field, key: Key[Ar
 
 
 def field_step(level: Level, patches: Float[Array, "n d"], field: Field, key: Key[Array, ""]) -> Field:
-    """Does one sweep: propagation, then random search. No patch gets farther from its source.
+    """Does one sweep: propagation, then random search. No distance gets larger.
 
     Args:
-        level: with the sources.
-        patches: of the current completion.
-        field: with the distances of `patches`.
-        key: of the random search.
+        level: the level with the sources.
+        patches: the patches of the current completion.
+        field: the field, with the distances of `patches`.
+        key: random key of the random search.
     """
     rows, columns = _grid(level)
     row, column = jnp.divmod(jnp.arange(rows * columns), columns)
@@ -282,7 +282,7 @@ def vote(level: Level, field: Field, sharpness: float) -> Float[Array, "h w c"]:
 
 
 def _distance(level: Level, patches: Float[Array, "n d"], candidate: Int[Array, " n"]) -> Float[Array, " n"]:
-    # Whole rows: gathering scalars is slow on a CPU. Callers pass indices within bounds.
+    # Gathers whole rows, because gathering scalars is slow on a CPU. Callers pass indices within bounds.
     difference = level.patches.at[candidate].get(mode="promise_in_bounds") - patches
     return jnp.sum(difference * difference, axis=1)
 
@@ -292,7 +292,7 @@ def _patch_size(level: Level) -> int:
 
 
 def _grid(level: Level) -> tuple[int, int]:
-    """The numbers of rows and columns of patches."""
+    """Returns the numbers of rows and columns of patches."""
     size = _patch_size(level)
     return level.image.shape[0] - size + 1, level.image.shape[1] - size + 1
 
@@ -326,7 +326,7 @@ def _overlay(patches: Float[Array, "n p*p c"], level: Level) -> Float[Array, "h 
 
 
 def _halve(image: Float[Array, "h w c"], hole: Bool[Array, "h w"]) -> tuple[Array, Array]:
-    """Halves an image by means of 2×2 pixels. A mean is missing if one of its pixels is."""
+    """Halves an image by means of 2×2 pixels. A mean is missing if one of its pixels is missing."""
     h, w = hole.shape
     h, w, border = (h + 1) // 2, (w + 1) // 2, [(0, h % 2), (0, w % 2)]
     # The last row and column are repeated, so the mean is over the pixels that exist.
@@ -335,7 +335,10 @@ def _halve(image: Float[Array, "h w c"], hole: Bool[Array, "h w"]) -> tuple[Arra
 
 
 def _enlarge(field: Field, coarser: Level, level: Level) -> Int[Array, " n"]:
-    """For each patch the source at its parent's offset; −1 if that is outside the image or has no parent."""
+    """Returns for each patch the place at the offset of its parent, the patch of the coarser level around it.
+
+    The place is −1 if it lies outside the image, or if the coarser level has no source.
+    """
     (rows, columns), (coarse_rows, coarse_columns) = _grid(level), _grid(coarser)
     middle = _patch_size(level) // 2
     row, column = jnp.divmod(jnp.arange(rows * columns), columns)
@@ -349,7 +352,7 @@ def _enlarge(field: Field, coarser: Level, level: Level) -> Int[Array, " n"]:
 
 
 def _depth(hole: Bool[Array, "h w"]) -> Int[Array, "h w"]:
-    """Chessboard distance to the nearest known pixel inside the image."""
+    """Returns the chessboard distance of each pixel to the nearest known pixel of the image."""
 
     def erode(_: Array, depth_and_rest: tuple[Array, Array]) -> tuple[Array, Array]:
         depth, rest = depth_and_rest
@@ -385,8 +388,8 @@ def _check(images: Array, hole: np.ndarray, settings: Settings) -> None:
     if lacking.any():
         size = settings.patch_size
         raise ValueError(
-            f"`hole` of image {int(np.argmax(lacking))} leaves no whole patch of {size}×{size} pixels known: "
-            "PatchMatch has nothing to copy"
+            f"`hole` of image {int(np.argmax(lacking))} leaves no patch of {size}×{size} known pixels to copy: "
+            "leave this image out (see `applicable`)"
         )
 
 

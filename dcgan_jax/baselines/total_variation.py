@@ -11,19 +11,19 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.images.inputs import check_pairs
 from dcgan_jax.images.pixels import composite, known_pixels
 
-_CHUNK = 16  # images solved side by side: they wait for the slowest, and should fit into the caches
+_CHUNK = 16  # images solved together; all wait for the slowest one, and they should fit into the caches
 _CHECK_EVERY = 50  # steps between two evaluations of the gap
-_RELAXATION = 1.9  # must be below 2; measured: half the steps of 1
-_PRIMAL_STEP, _DUAL_STEP = 0.5 / 8**0.5, 2.0 / 8**0.5  # their product times |grad|² <= 8 must not exceed 1
+_RELAXATION = 1.9  # must be below 2; it takes half as many steps as 1
+_PRIMAL_STEP, _DUAL_STEP = 0.5 / 8**0.5, 2.0 / 8**0.5  # their product must not exceed 1 / 8, since |grad|² <= 8
 _RESTART = 0.3  # restart when the gap has fallen to this fraction of its value at the last restart
 
 
 class Solution(NamedTuple):
-    """The completions, and how good they are."""
+    """The completions, and their distance from the minimum."""
 
     image: Float[Array, "*b h w c"]  # equal to the input where known
-    total_variation: Float[Array, "*b"]  # of `image`
-    gap: Float[Array, "*b"]  # total variation of `image` minus a lower bound of the minimum
+    total_variation: Float[Array, "*b"]  # total variation of `image`
+    gap: Float[Array, "*b"]  # duality gap: `total_variation` minus a lower bound of the minimum
     num_steps: Int[Array, "*b"]
 
 
@@ -39,17 +39,18 @@ def total_variation(
         min_x  sum_i sqrt(sum over channels of (x_below(i) - x_i)² + (x_right(i) - x_i)²)
         subject to x = image on the known pixels,
 
-    It is isotropic and couples the channels. Differences across the image's border count as 0. Each image is solved
-    until its duality gap shows that its total variation is within `tolerance` of the minimum. If the minimum is not
-    unique, as between two parallel edges, the start decides: the harmonic fill of the hole.
+    This total variation is isotropic and couples the channels. Differences across the image's border count as 0. The
+    solver stops when the duality gap shows that the total variation is within `tolerance` of the minimum. The minimum
+    may not be unique, as between two parallel edges. The result then depends on the start, the harmonic fill of the
+    hole.
 
     Args:
         images: uint8, or floats in [−1, 1]. Values in the hole are never read.
         hole: True = missing. An image without a known pixel becomes grey.
-        tolerance: positive. An image stops when gap <= tolerance · max(its total variation, 1); this is checked every
-            50 steps.
-        max_steps: limit of the steps of an image. At 64 × 64 pixels a few hundred are usual, and up to 2000 if half the
-            image is missing.
+        tolerance: positive. The solver stops when gap <= tolerance · max(total variation, 1). It checks this every 50
+            steps.
+        max_steps: most steps for an image. An image of 64 × 64 pixels usually takes a few hundred steps, and up to 2000
+            if half of it is missing.
 
     Returns:
         Images of the shape and dtype of `images`, equal to them bit for bit where known. An image's result does not
@@ -79,14 +80,14 @@ def solve(
     tolerance: float = 1e-3,
     max_steps: int = 10_000,
 ) -> Solution:
-    """Solves as `total_variation` does, and returns floats in [−1, 1] with their total variations and gaps.
+    """Solves the problem of `total_variation`, and also returns total variations, gaps and numbers of steps.
 
-    The gap is the primal value minus the dual value,
+    The images are floats in [−1, 1]. The gap is the primal value minus the dual value,
 
         sum over known i of y_i · (grad' p)_i  +  sum over missing i of min over lo <= x <= hi of x · (grad' p)_i,
 
-    for a dual field |p_i| <= 1. Here grad' is the transpose of the gradient, and lo and hi are the least and largest
-    values of the known pixels next to the hole, for each channel: clipping to them never adds total variation.
+    for a dual field |p_i| <= 1. Here grad' is the transpose of the gradient. lo and hi are the smallest and the largest
+    value of the known pixels next to the hole, for each channel. Clipping to them never increases the total variation.
     """
     check_pairs(images, hole)
     _check(tolerance, max_steps)
@@ -100,13 +101,13 @@ def _solve(images: Array, hole: Array, tolerance: float, max_steps: int) -> Solu
 
     def solve_one(arrays: tuple[Array, Array, Array]) -> Solution:
         known, hole, start = arrays
-        # Channels first: the innermost axis is then long enough for vector instructions.
+        # Channels first makes the innermost axis long enough for vector instructions.
         problem = _problem(known.transpose(2, 0, 1), hole)
         state = init(problem, start.transpose(2, 0, 1))
         state = run(problem, state, tolerance, max_steps)
         return Solution(state.best.transpose(1, 2, 0), state.total_variation, state.gap, state.num_steps)
 
-    # Padded to whole chunks: a smaller last chunk would be compiled separately.
+    # Padded to whole chunks, because a smaller last chunk would be compiled separately.
     count = len(known)
     more = -count % min(_CHUNK, max(count, 1))
     arrays = [jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)) for x in (known, hole, start)]
@@ -115,7 +116,7 @@ def _solve(images: Array, hole: Array, tolerance: float, max_steps: int) -> Solu
 
 
 class Problem(NamedTuple):
-    """One image."""
+    """The problem of one image."""
 
     known: Array  # [c, h, w], finite in the hole
     hole: Array  # [h, w]
@@ -124,23 +125,23 @@ class Problem(NamedTuple):
 
 
 class Point(NamedTuple):
-    """An iterate."""
+    """An iterate: an image and a dual field."""
 
     primal: Array  # [c, h, w], the image
-    vertical: Array  # [c, h, w], the dual field, last row 0
-    horizontal: Array  # [c, h, w], last column 0
+    vertical: Array  # [c, h, w], vertical part of the dual field; its last row is 0
+    horizontal: Array  # [c, h, w], horizontal part of the dual field; its last column is 0
 
 
 class State(NamedTuple):
-    """The solver for one image."""
+    """The state of the solver for one image."""
 
     point: Point
-    average: Point  # since the last restart
+    average: Point  # mean of the iterates since the last restart
     num_averaged: Array
     gap_at_restart: Array
     best: Array  # the image with the least gap so far
-    total_variation: Array  # of `best`
-    gap: Array  # of `best`
+    total_variation: Array  # total variation of `best`
+    gap: Array  # gap of `best`
     num_steps: Array
 
 
@@ -150,15 +151,15 @@ def _problem(known: Float[Array, "c h w"], hole: Bool[Array, "h w"]) -> Problem:
     rim = near & ~hole
     low = jnp.min(jnp.where(rim, known, 1), axis=(1, 2), keepdims=True)
     high = jnp.max(jnp.where(rim, known, -1), axis=(1, 2), keepdims=True)
-    some = jnp.any(rim)  # False: nothing is known, or nothing is missing
+    some = jnp.any(rim)  # False if no pixel is known, or no pixel is missing
     return Problem(known, hole, jnp.where(some, low, 0), jnp.where(some, high, 0))
 
 
 def init(problem: Problem, start: Float[Array, "c h w"]) -> State:
-    """Starts from an image that equals the known pixels."""
+    """Returns the initial state. `start` is an image that equals the known pixels."""
     vertical, horizontal = _gradient(start)
     length = _length(vertical, horizontal)
-    # This dual field attains the start's total variation, so without a hole the gap is 0 at once.
+    # The dual value of this field equals the start's total variation, so without a hole the gap is 0 at once.
     direction = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
     point = Point(start, vertical * direction, horizontal * direction)
     best, variation, gap = _evaluate(problem, point)
@@ -182,8 +183,8 @@ def step(problem: Problem, state: State) -> State:
 
 
 def look(problem: Problem, state: State) -> State:
-    """Keeps the image of the least gap, and restarts if the gap has fallen enough."""
-    # In a wide hole the iterates circle around the solution, and their average is much closer to it.
+    """Keeps the image with the least gap, and restarts if the gap has fallen enough."""
+    # In a wide hole the iterates circle around the solution. Their average is much closer to it.
     points = jax.tree.map(lambda *both: jnp.stack(both), state.average, state.point)
     images, variations, gaps = jax.vmap(_evaluate, in_axes=(None, 0))(problem, points)
     average_wins = gaps[0] < gaps[1]
@@ -193,7 +194,7 @@ def look(problem: Problem, state: State) -> State:
     back = restart & average_wins
     return State(
         point=jax.tree.map(lambda mean, value: jnp.where(back, mean, value), state.average, state.point),
-        average=state.average,  # the next step overwrites it if the count is 0
+        average=state.average,  # the next step overwrites it if `num_averaged` is 0
         num_averaged=jnp.where(restart, 0, state.num_averaged),
         gap_at_restart=jnp.where(restart, gap, state.gap_at_restart),
         best=jnp.where(better, image, state.best),
@@ -217,7 +218,7 @@ def run(problem: Problem, state: State, tolerance: float, max_steps: int) -> Sta
 
 
 def _evaluate(problem: Problem, point: Point) -> tuple[Array, Array, Array]:
-    """The nearest feasible image, its total variation, and its gap to the nearest feasible dual field."""
+    """Returns the nearest feasible image, its total variation, and its gap to the nearest feasible dual field."""
     image = jnp.where(problem.hole, jnp.clip(point.primal, problem.low, problem.high), problem.known)
     variation = jnp.sum(_length(*_gradient(image)))
     slope = _transposed(Point(image, *_unit_ball(point.vertical, point.horizontal)))
@@ -226,13 +227,13 @@ def _evaluate(problem: Problem, point: Point) -> tuple[Array, Array, Array]:
 
 
 def _gradient(x: Float[Array, "c h w"]) -> tuple[Array, Array]:
-    """Differences to the pixel below and to the pixel on the right; 0 at the border."""
+    """Returns the differences to the pixel below and to the pixel on the right; 0 at the border."""
     below, right = x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
     return jnp.pad(below, [(0, 0), (0, 1), (0, 0)]), jnp.pad(right, [(0, 0), (0, 0), (0, 1)])
 
 
 def _transposed(point: Point) -> Float[Array, "c h w"]:
-    """The transpose of the gradient, applied to the dual field."""
+    """Applies the transpose of the gradient to the dual field."""
     vertical, horizontal = point.vertical[:, :-1], point.horizontal[:, :, :-1]
     return (
         jnp.pad(vertical, [(0, 0), (1, 0), (0, 0)])

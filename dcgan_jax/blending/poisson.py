@@ -9,7 +9,7 @@ from dcgan_jax.blending.solver import all_edges, blend_each, check_blend, neighb
 def poisson_blend(
     completion: Float[Array, "*b h w c"], image: Float[Array, "*b h w c"], hole: Bool[Array, "*#b h w"]
 ) -> Float[Array, "*b h w c"]:
-    """Blends a completion into the hole of an image, on the device.
+    """Blends a completion into the hole of an image by Poisson's equation, on the device.
 
     The result is `argmin_x |grad x - grad completion|^2` subject to `x = image` on the known pixels. The gradient is
     taken over the pairs of 4-neighbours inside the image, so the image's own border is free (Neumann).
@@ -17,8 +17,8 @@ def poisson_blend(
     The unknown is the correction `e = x - completion`. At each missing pixel i, `sum_j (e_i - e_j) = 0` over its
     neighbours j inside the image. At known neighbours `e = image - completion`. If the whole image is missing, e = 0.
 
-    Works under `jit`, `vmap`, `grad` and `jvp`; derivatives are those of the exact solution. An image's result does not
-    depend on the other images of its batch. A NaN in the completion gives NaN in the image's hole.
+    The function works under `jit`, `vmap`, `grad` and `jvp`; it has the derivatives of the exact solution. An image's
+    result does not depend on the other images of its batch. A NaN in the completion gives NaN in the image's hole.
 
     Args:
         completion: any scale. Its values at known pixels matter too: they set the correction at the hole's boundary.
@@ -26,8 +26,8 @@ def poisson_blend(
         hole: True = missing (the papers' M is its opposite). Leading axes broadcast against those of `completion`.
 
     Returns:
-        Same shape and dtype as `image`, and equal to it bit for bit where `hole` is False. The result is not clipped:
-        its range may exceed that of both inputs.
+        An array of the shape and dtype of `image`, equal to it bit for bit where `hole` is False. It is not clipped:
+        its values may lie outside the range of both inputs.
 
     Raises:
         ValueError: a shape or dtype does not fit.

@@ -1,16 +1,17 @@
-"""Blending that also expects the image to be smooth at small scales.
+"""Blending with a second term, which makes the image smooth at small scales.
 
-Poisson's equation keeps every gradient of the completion, its noise included. Here the result in the hole is
+Poisson's equation keeps every gradient of the completion G, including its noise. Here the result in the hole is
 
     argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2,  x = image on the known pixels.
 
-The first term is Poisson's. The second is the bending energy of a thin plate; D^2 are the second derivatives, the mixed
-one twice. With detail d = 0 it makes x smooth. With d = 1 it draws x to the completion, and with d > 1 beyond it.
-Structure longer than the length l comes from the gradients of the completion. The result is a spline in tension (Smith,
-Wessel 1990): it joins the known pixels without the kinks of a membrane. Neither term crosses the image's border.
+The first term is the one of Poisson's equation. The second term is the bending energy of a thin plate. D^2 denotes the
+second derivatives; the mixed one counts twice. With detail d = 0 the second term makes x smooth. With d = 1 it pulls x
+towards the completion, and with d > 1 it exaggerates the completion's detail. Structure longer than the length l comes
+from the gradients of the completion. The result is a spline in tension (Smith, Wessel 1990): it joins the known pixels
+without the kinks of a membrane. Neither term crosses the image's border.
 
-There is one length per image. It shrinks as the image gets rougher, where it is known, or the completion, in the hole.
-So a good completion of a rough object on a plain background is blended almost as by Poisson's equation.
+There is one length l per image. It shrinks as the known pixels, or the completion in the hole, get rougher. So a good
+completion of a rough object on a plain background is blended almost as by Poisson's equation.
 """
 
 import jax
@@ -19,11 +20,13 @@ from jaxtyping import Array, Bool, Float
 
 from dcgan_jax.blending.solver import blend_each, check_blend, laplacian, solve_in_hole
 
-LONGEST = 4.0  # largest l in pixels; the solver's steps grow with l
+LONGEST = 4.0  # largest l in pixels; a larger l takes the solver more steps
 MOST_DETAIL = 3.0  # largest d
-SHARPNESS = 0.8  # fraction of the expected gradient energy to reach; each 0.1 more costs 0.1 dB on faces
-ROUGHNESS = 0.25  # least roughness of the image in the hole, relative to the completion's, part of which is noise
-_TINY = 1e-18  # least divisor among mean squares; its own square is still a float32
+SHARPNESS = 0.8  # target fraction of the expected gradient energy; each 0.1 more costs 0.1 dB on faces
+ROUGHNESS = (
+    0.25  # least roughness of the image in the hole, as a fraction of the completion's roughness beyond its noise
+)
+_TINY = 1e-18  # least divisor of mean squares; its square is still above float32's smallest number
 
 
 def smooth_blend(
@@ -32,32 +35,33 @@ def smooth_blend(
     hole: Bool[Array, "*#b h w"],
     sharp: bool = False,
 ) -> Float[Array, "*b h w c"]:
-    """Blends completions into the holes of images, as smooth or about as sharp as the known pixels.
+    """Blends completions into the holes of images. The result is as smooth as the known pixels, or nearly as sharp.
 
-    The result is argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2 subject to x = image on the known pixels. D^2 are the
-    second differences along rows and along columns, and twice the mixed ones.
+    The result is argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2 subject to x = image on the known pixels. D^2 denotes
+    the second differences along rows and columns, and the mixed ones twice.
 
-    Both terms are treated as normal errors. l^2, at most 16, is the ratio of their variances, with a value for each
-    image:
+    The model treats both terms as normal errors. l^2 is the ratio of their variances, at most 16, and is computed for
+    each image:
 
     - The numerator is the mean square of the gradients of image - G at known pixels.
-    - The denominator is the mean square of the image's second differences along rows and columns at known pixels. It is
-      at least a quarter of this excess: the mean square of the completion's second differences in the hole, minus that
-      of its error's second differences at known pixels.
+    - The denominator is the larger of two numbers. The first is the mean square of the image's second differences along
+      rows and columns at known pixels. The second is (s - t) / 4. Here s is the mean square of the completion's second
+      differences in the hole, and t is the mean square of the second differences of image - G at known pixels.
 
-    Works under `jit`, `vmap`, `grad` and `jvp`, on the device. An image's result does not depend on the other images of
-    its batch.
+    The function works under `jit`, `vmap`, `grad` and `jvp`, on the device. An image's result does not depend on the
+    other images of its batch.
 
     Args:
         completion: G(z), any scale from 1e-6 to 1e9.
         image: same shape and dtype as `completion`. Values in the hole are never read.
         hole: True = missing. Leading axes broadcast against those of `completion`.
-        sharp: choose d for each image such that the gradients in the hole have 0.8 times the expected energy. The
-            expected energy is the image's at known pixels, times the cube root of the ratio of the completion's energy
-            in the hole to its energy at known pixels. False takes d = 0, which has the least error.
+        sharp: False takes d = 0, which has the least error. True chooses d for each image, so that the gradients in the
+            hole have 0.8 times the expected energy. The expected energy is e · cbrt(h / k): e is the energy of the
+            image's gradients at known pixels; h and k are the energies of the completion's gradients in the hole and at
+            known pixels.
 
     Returns:
-        Same shape and dtype as `image`, and equal to it bit for bit where `hole` is False. The result is not clipped. A
+        An array of the shape and dtype of `image`, equal to it bit for bit where `hole` is False. It is not clipped. A
         NaN in the completion gives NaN in the image's hole.
 
     Raises:
@@ -96,11 +100,11 @@ def _blend_one(
     square = _length_squared(guide, y, hole)
 
     def matrix(x: Array) -> Array:
-        # Without a known pixel the matrix would be singular. The solution is then 0, and any diagonal gives it.
+        # Without a known pixel the matrix would be singular. The solution is then 0; any positive diagonal gives it.
         return jnp.where(hole, laplacian(x) + square * _plate(x) + jnp.all(hole) * x, 0)
 
     def right_hand_side(detail: float) -> Array:
-        """The right-hand side for the correction x - G, which is known outside the hole."""
+        """Returns the right-hand side for the correction x - G, which is known outside the hole."""
         known = jnp.where(hole, 0, y - guide)
         return jnp.where(hole, -laplacian(known) - square * _plate(known + (1 - detail) * guide), 0)
 
@@ -117,7 +121,8 @@ def _blend_one(
         guide_known, guide_missing = _products(guide, guide, hole)
         known, _ = _products(y, y, hole)
         goal = SHARPNESS * known * jnp.cbrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
-        # Where the energy hardly depends on d, d is nearly 0. Ratios come first: products would leave float32's range.
+        # If the energy hardly depends on d, d becomes nearly 0. The code forms ratios first, because products would
+        # exceed the range of float32.
         steepness = jnp.where(a > jnp.maximum(1e-10 * (c + goal), _TINY), a, jnp.inf)
         lowest = -b / steepness
         root = jnp.sqrt(jnp.maximum(lowest**2 - (c - goal) / steepness, _TINY))
@@ -141,10 +146,10 @@ def _length_squared(
 def _products(
     x: Float[Array, "c h w"], other: Float[Array, "c h w"], hole: Bool[Array, "h w"], order: int = 1
 ) -> Float[Array, "2"]:
-    """Means of the products of differences along rows and columns.
+    """Averages the products of two images' differences along rows and columns.
 
     Returns:
-        The mean over differences between known pixels only, and the mean over all others.
+        The mean over differences between known pixels only, and the mean over all other differences.
     """
     sums, counts = jnp.zeros(2, x.dtype), jnp.zeros(2, jnp.int32)
     for turned in (False, True):

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Shaped
 
 from dcgan_jax.masks import check_hole
 
-_DAMPING = 0.8  # of the Jacobi smoother
+_DAMPING = 0.8  # damping of the Jacobi smoother
 _SWEEPS = 2  # must be at least 2, see `_smooth`
-_COARSEST = 4  # longest side of the coarsest grid
-# Never reached: Poisson's equation takes about 10 steps, `smooth.py` up to 150. In float64 both take twice as many.
+_COARSEST = 4  # longest side of the coarsest grid, in pixels
+# A safety limit: Poisson's equation takes about 10 steps, `smooth.py` up to 150. In float64 both take twice as many.
 _MAX_STEPS = 500
 
 
@@ -32,7 +32,7 @@ def check_blend(completion: Any, image: Any, hole: Any) -> None:
     if jnp.shape(image) != jnp.shape(completion) or jnp.result_type(image) != jnp.result_type(completion):
         raise ValueError(
             f"`image` is {jnp.result_type(image)}{list(jnp.shape(image))} and `completion` "
-            f"{jnp.result_type(completion)}{list(jnp.shape(completion))}; they take the same dtype and shape"
+            f"{jnp.result_type(completion)}{list(jnp.shape(completion))}; pass the same dtype and shape"
         )
     check_hole(hole, jnp.shape(image)[:-1])
 
@@ -44,7 +44,7 @@ def check_blend(completion: Any, image: Any, hole: Any) -> None:
 
 
 class _Level(NamedTuple):
-    """The matrix of one grid: (A x)_i = diagonal_i x_i - sum_j weight_ij x_j. All is 0 outside the hole."""
+    """The matrix of one grid: (A x)_i = diagonal_i x_i - sum_j weight_ij x_j. It is 0 outside the hole."""
 
     vertical: Array  # [h - 1, w], weight of the edge between a pixel and the one below
     horizontal: Array  # [h, w - 1], weight of the edge between a pixel and the one to the right
@@ -57,7 +57,7 @@ class _State(NamedTuple):
     solution: Array  # [c, h, w]
     residual: Array  # [c, h, w]
     direction: Array  # [c, h, w]
-    energy: Array  # residual . preconditioned residual, of the last step
+    energy: Array  # scalar product of residual and preconditioned residual in the last step
     steps: Array
 
 
@@ -66,7 +66,7 @@ def neighbour_sum(
     vertical: Shaped[Array | np.ndarray, "h-1 w"],
     horizontal: Shaped[Array | np.ndarray, "h w-1"],
 ) -> Float[Array, "*b h w"]:
-    """Sums the 4-neighbours of each pixel inside the image, by the weights of the edges to them."""
+    """Sums the 4-neighbours of each pixel inside the image, weighted by the edges to them."""
     rows = [(0, 0)] * (x.ndim - 2)
     return (
         jnp.pad(vertical * x[..., 1:, :], [*rows, (0, 1), (0, 0)])
@@ -81,7 +81,7 @@ def _apply(level: _Level, x: Array) -> Array:
 
 
 def _pool(x: Array, rows: int = 2, columns: int = 2) -> Array:
-    """Sums over cells of rows × columns pixels. The border may cut the last cells."""
+    """Sums over cells of rows × columns pixels. Cells at the last rows and columns may be smaller."""
     height, width = x.shape[-2:]
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, -height % rows), (0, -width % columns)])
     cell = (1,) * (x.ndim - 2) + (rows, columns)
@@ -93,8 +93,8 @@ def _hierarchy(hole: Bool[Array, "h w"], dtype: DTypeLike) -> list[_Level]:
     inside = hole.astype(dtype)
     vertical, horizontal = inside[1:] * inside[:-1], inside[:, 1:] * inside[:, :-1]
     to_known = inside * neighbour_sum(1 - inside, *all_edges(hole.shape, dtype))
-    # Without a known pixel the matrix would be singular. The right-hand side is then 0, but that of a derivative is
-    # not. Any positive diagonal gives the solution 0.
+    # Without a known pixel the matrix would be singular, so it gets a positive diagonal. The right-hand side is then 0,
+    # and so is the solution. Derivatives have other right-hand sides.
     to_known = to_known + jnp.all(hole)
     levels = []
     while True:
@@ -102,14 +102,14 @@ def _hierarchy(hole: Bool[Array, "h w"], dtype: DTypeLike) -> list[_Level]:
         levels.append(_Level(vertical, horizontal, diagonal))
         if max(to_known.shape) <= _COARSEST:
             return levels
-        # Functions that are constant on each cell overestimate the energy of smooth ones: by 2 between cells, and by
-        # 3/2 between a cell's centre and a known pixel beyond its side.
+        # Functions that are constant on each cell overestimate the energy of smooth functions: by a factor of 2 between
+        # cells, and of 3/2 between a cell's centre and a known pixel next to the cell.
         vertical, horizontal = _pool(vertical[1::2], 1, 2) / 2, _pool(horizontal[:, 1::2], 2, 1) / 2
         to_known = _pool(to_known) * (2 / 3)
 
 
 def all_edges(shape: Sequence[int], dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns weights of 1 for the vertical and the horizontal edges of an image."""
+    """Returns weights of 1 for all vertical and all horizontal edges of an image."""
     height, width = shape
     return np.ones((height - 1, width), dtype), np.ones((height, width - 1), dtype)
 
@@ -166,36 +166,36 @@ def solve_in_hole(
     b: Float[Array, "c h w"],
     matrix: Callable[[Float[Array, "c h w"]], Float[Array, "c h w"]] | None = None,
 ) -> Float[Array, "c h w"]:
-    """Solves a linear system for the pixels of a hole, on the device. Derivatives are those of the exact solution.
+    """Solves a linear system for the pixels of a hole, on the device. It has the derivatives of the exact solution.
 
     Args:
         hole: True = missing.
         b: the right-hand sides, 0 outside the hole.
-        matrix: function that multiplies by the matrix, which is symmetric and positive definite in the hole and 0
-            outside. None stands for the hole's Laplacian, which also preconditions every other matrix. The closer the
-            matrix is to it, the fewer steps it takes.
+        matrix: function that multiplies by the matrix. The matrix is symmetric and positive definite in the hole, and 0
+            outside. None stands for the hole's Laplacian, which also preconditions every other matrix. A matrix that is
+            closer to it takes fewer steps.
 
     Returns:
-        The solutions, 0 outside the hole, with residuals of ten rounding units of `b`. If `b` is not finite, NaN in the
-        whole hole.
+        The solutions, 0 outside the hole. The residual is at most ten rounding units of `b`. If `b` is not finite, the
+        solution is NaN in the whole hole.
     """
     levels = _hierarchy(hole, b.dtype)
     own = functools.partial(_apply, levels[0]) if matrix is None else matrix
 
     def solve(matrix: Callable[[Array], Array], b: Array) -> Array:
-        # Without the scale, squares of tiny values are 0 and squares of large ones infinite.
+        # Without scaling, squares of tiny values would become 0, and squares of large values infinite.
         largest = jnp.max(jnp.abs(b))
         scale = jnp.where(largest > 0, largest, 1)
         # Comparisons with NaN are false, so the loop ends at once. Its initial zeros must not pass as a solution.
         return jnp.where(jnp.isfinite(largest), scale * _run(matrix, levels, b / scale).solution, jnp.nan)
 
-    # Derivatives solve a system with the same matrix rather than go through the loop. The outer `where` makes their
+    # Derivatives solve a system with the same matrix instead of differentiating the loop. The outer `where` makes their
     # right-hand sides 0 outside the hole too.
     return jnp.where(hole, jax.lax.custom_linear_solve(own, b, solve, symmetric=True), 0)
 
 
 def laplacian(x: Float[Array, "*b h w"]) -> Float[Array, "*b h w"]:
-    """Sums the differences of each pixel to its 4-neighbours: -Delta with free borders, positive semidefinite."""
+    """Applies the positive semidefinite Laplacian with free borders: the differences of a pixel to its 4-neighbours."""
     edges = all_edges(x.shape[-2:], x.dtype)
     return x * neighbour_sum(jnp.ones(x.shape[-2:], x.dtype), *edges) - neighbour_sum(x, *edges)
 
@@ -207,7 +207,15 @@ def blend_each(
     image: Float[Array, "*b h w c"],
     hole: Bool[Array, "*#b h w"],
 ) -> Float[Array, "*b h w c"]:
-    """Blends each image of a batch by `one(completion, image, hole)`, a module-level function."""
+    """Blends each image of a batch.
+
+    Args:
+        one: blends one image, one(completion, image, hole). It is a module-level function, because JAX compiles once
+            for each function object.
+        completion: see `poisson_blend`.
+        image: see `poisson_blend`.
+        hole: see `poisson_blend`.
+    """
     lead, shape = image.shape[:-3], image.shape[-3:]
     completion, image = completion.reshape(-1, *shape), image.reshape(-1, *shape)
     if hole.ndim == 2:  # one mask needs one hierarchy

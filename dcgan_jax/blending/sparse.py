@@ -17,7 +17,7 @@ def poisson_blend_sparse(
 ) -> Float[np.ndarray, "*b h w c"]:
     """Computes `poisson_blend` on the host, by a sparse factorisation in float64.
 
-    Each distinct mask is factorised once, for all channels of all images that have it.
+    Each distinct hole is factorised once, for all channels of all images with this hole.
 
     Args:
         completion: any scale.
@@ -25,7 +25,7 @@ def poisson_blend_sparse(
         hole: True = missing. Leading axes broadcast against those of `completion`.
 
     Returns:
-        Same shape and dtype as `image`, and equal to it bit for bit where `hole` is False. The result is not clipped.
+        An array of the shape and dtype of `image`, equal to it bit for bit where `hole` is False. It is not clipped.
 
     Raises:
         ValueError: a shape or dtype does not fit.
@@ -64,7 +64,7 @@ def _sparse_solver(hole: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Factorises the matrix of one hole.
 
     Returns:
-        A function from the correction at the known pixels, [k, c], to that at the missing ones, [m, c].
+        A function: correction at the known pixels [k, c] -> correction at the missing pixels [m, c].
     """
     index = np.arange(hole.size).reshape(hole.shape)
     first = np.concatenate([index[1:].ravel(), index[:, 1:].ravel()])

@@ -1,4 +1,4 @@
-"""The command `demo`: in a few minutes, train on scikit-learn's handwritten digits, restore the prior and inpaint."""
+"""The command `demo`: trains on scikit-learn's digits, restores the prior and inpaints, in a few minutes."""
 
 import argparse
 import subprocess
@@ -33,14 +33,14 @@ def demo(out: Path, progress: bool = True) -> int:
     `table.md` under `out`. A second call resumes the first.
 
     Args:
-        out: the folder of everything.
+        out: the folder for all files of the demo.
         progress: show progress bars on standard error.
 
     Returns:
-        The exit status of the evaluation: 0 if all went well.
+        The exit status of the evaluation: 0 on success.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds files that are not from a demo.
     """
     quiet = [] if progress else ["--quiet"]
     digits, training, evaluation = out / "digits", out / "run", out / "evaluation"

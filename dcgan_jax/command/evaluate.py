@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     distributed.join(training=False)
     sets = _sets(options, searching=any(name in METHODS and METHODS[name].is_search for name in counts))
     if any(one.prior is None or one.prior.encode is None for one in sets):
-        # "all" leaves out what these priors cannot do. A method that is named is kept, and refused later.
+        # "all" leaves out the methods that these priors do not support. A method given by name raises an error.
         named = {text.partition(":")[0] for text in options.methods}
         counts = {name: count for name, count in counts.items() if name in named or not METHODS[name].needs_encoder}
     lines = evaluate(
@@ -48,20 +48,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _method_counts(options: argparse.Namespace) -> dict[str, int | None]:
-    """The methods and the number of images for each, from NAME, NAME:COUNT or "all"."""
+    """Parses NAME, NAME:COUNT and "all". Returns method -> number of images; None stands for `--count`."""
     counts: dict[str, int | None] = {}
     possible = [name for name, entry in METHODS.items() if options.context_encoder or not entry.needs_context_encoder]
     for text in options.methods:
         name, _, count = text.partition(":")
         if count and not (count.isascii() and count.isdigit() and int(count)):
-            raise UserError(f"`methods` has {text!r}; after the colon it takes a number of images, 1 or more")
+            raise UserError(f"`methods` has {text!r}; give a number of images after the colon, 1 or more")
         for one in possible if name == "all" else [name]:
             counts[one] = int(count) if count else None
     return counts
 
 
 def _sets(options: argparse.Namespace, searching: bool) -> list[ImageSet]:
-    """The sets with their priors, context encoders and splits, which are given in the same order."""
+    """Opens the sets with their priors, context encoders and splits. All four options are in the same order."""
     sets = []
     names = ("prior", "context_encoder", "split")
     each = [_for_each(name, getattr(options, name), len(options.data)) for name in names]
@@ -77,7 +77,7 @@ def _sets(options: argparse.Namespace, searching: bool) -> list[ImageSet]:
                 kind=prepared.manifest.get("kind"),
                 images=prepared.split(split),
                 training=training,
-                identity=f"{prepared.manifest['sha256']} {split} {options.training_split}",
+                version=f"{prepared.manifest['sha256']} {split} {options.training_split}",
                 prior=with_compute_dtype(load_prior(prior), options.compute_dtype) if searching else None,
                 encoder=None if encoder is None else context_encoder.load(encoder),
                 names=[image_name(name) for name in prepared.names[prepared.split_slice(split)]],
@@ -87,7 +87,7 @@ def _sets(options: argparse.Namespace, searching: bool) -> list[ImageSet]:
 
 
 def _for_each(name: str, values: list[Any] | None, count: int) -> list[Any]:
-    """One value for each set."""
+    """Returns one value for each set."""
     values = values or [None]
     if len(values) not in (1, count):
         raise UserError(f"`{name}` has {len(values)} values for {count} sets: give one for each, or one for all")

@@ -1,4 +1,4 @@
-"""The command `export`: trained weights as one file, with a model card on their data and training."""
+"""The command `export`: saves trained weights as one file, with a model card that describes data and training."""
 
 import argparse
 from collections.abc import Callable
@@ -28,48 +28,48 @@ _PREPARATION = {
 
 def run(options: argparse.Namespace) -> int:
     """Exports a run and prints the names of the files."""
-    export(options.run, options.out, half=options.half)
+    export(options.run, options.out, half_precision=options.half)
     print(f"{options.out}, {options.out.with_suffix('.md')}")
     return 0
 
 
-def export(run: str | Path, path: Path, *, half: bool = False) -> None:
-    """Saves the prior or the context encoder of a run as one file. The model card has the same name, in .md.
+def export(run: str | Path, path: Path, *, half_precision: bool = False) -> None:
+    """Saves the prior or the context encoder of a run as one file. The model card has the same name with suffix .md.
 
     Args:
-        run: the folder of the run, here or in a bucket. Its newest checkpoint is saved.
-        path: the file, .safetensors.
-        half: store kernels in float16, see `save_prior`.
+        run: the folder of the run, local or in a bucket. Its newest checkpoint is saved.
+        path: the file to write. Its suffix is .safetensors.
+        half_precision: store kernels in float16, see `save_prior`.
 
     Raises:
-        UserError: the folder is not a run's, or the name does not end in .safetensors.
+        UserError: `run` is not the folder of a run, or the suffix of `path` is not .safetensors.
     """
     folder = mirror.fetch_prior(run) if remote.is_url(run) else Path(run)
     record = read_run(folder)
     if record.kind == ContextEncoderConfig.KIND:
         encoder, steps = context_encoder.from_run(record)
-        context_encoder.save(encoder, path, half_precision=half)
+        context_encoder.save(encoder, path, half_precision=half_precision)
     else:
         prior, steps = prior_from_run(record)
-        save_prior(prior, path, half=half)
+        save_prior(prior, path, half=half_precision)
     config = record.settings(_CONFIGS[record.kind])
     with whole_file(path.with_suffix(".md")) as partial:
-        partial.write_text(model_card(path.stem, config, record.data, steps, half), encoding="utf-8")
+        partial.write_text(model_card(path.stem, config, record.data, steps, half_precision), encoding="utf-8")
 
 
-def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half: bool) -> str:
+def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, half_precision: bool) -> str:
     """Returns the model card of trained weights, in Markdown.
 
     Args:
-        name: of the weights.
-        config: of the run.
+        name: the name of the weights.
+        config: the run's configuration.
         data: the run's record of its data. Entries that an older run lacks are left out.
-        steps: training steps done.
-        half: whether kernels are stored in float16.
+        steps: number of training steps done.
+        half_precision: whether kernels are stored in float16.
     """
     h, w, channels = config.image_shape
     what, details = _OF[type(config)](config)
-    precision = "kernels in float16, everything else in float32" if half else "float32"
+    precision = "kernels in float16, everything else in float32" if half_precision else "float32"
     lines = [
         f"# `{name}`",
         "",
@@ -80,7 +80,7 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         "",
         *(f"- {title}: {_text(data[key])}" for key, title in _PREPARATION.items() if data.get(key)),
         "",
-        "The licence of these images covers these weights too: name it here before you pass them on.",
+        "The licence of these images also applies to these weights: name it here before you pass them on.",
         "",
         "## Training",
         "",
@@ -90,17 +90,17 @@ def model_card(name: str, config: RunConfig, data: dict[str, Any], steps: int, h
         "",
         "## Use",
         "",
-        "Research on image completion. The model invents what it does not see: a completion is no evidence of what was "
-        "there. The model has the biases of its images. `dcgan-jax evaluate` measures it on held-out images.",
+        "Research on image completion. The model invents missing content: a completion is no evidence of the original. "
+        "The model has the biases of its training images. `dcgan-jax evaluate` measures it on held-out images.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _of_prior(config: Any) -> tuple[str, str]:
-    """A description of the weights, and the settings that only this kind of training has."""
+    """Returns a description of the weights, and the settings that only this kind of training has."""
     model = config.model
     return (
-        "A DCGAN prior: the moving average of the generator, with batch statistics of its own, and the discriminator; "
+        "A DCGAN prior: the moving average of the generator with its own batch statistics, and the discriminator; "
         f"{model.latent_dim} {model.latent} latents, base width {model.base_width}"
         + (f", conditional on {model.num_classes} classes." if model.num_classes else "."),
         f"{config.discriminator_steps} discriminator update(s) a step, {config.loss.replace('_', '-')} loss, noise "
@@ -111,10 +111,10 @@ def _of_prior(config: Any) -> tuple[str, str]:
 def _of_encoder(config: Any) -> tuple[str, str]:
     what, _ = _of_prior(TrainConfig(model=config.model))
     return (
-        f"{what} It has an encoder, at which a search may start. This card describes the training of the encoder; the "
-        f"card of `{config.prior}` describes the training of the prior.",
+        f"{what} It includes an encoder, whose guess can start a search. This card describes the training of the "
+        f"encoder; the card of `{config.prior}` describes the training of the prior.",
         "learning rate falling to 0 along a half cosine, real images and half as many generated ones, weight of the "
-        f"latents {config.latent_weight:g}",
+        f"latent loss {config.latent_weight:g}",
     )
 
 

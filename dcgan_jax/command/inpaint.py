@@ -1,6 +1,6 @@
-"""The command `inpaint`: images and masks in; completed images, strips and a line of JSON for each out.
+"""The command `inpaint`: reads images and masks, and writes completed images, strips and a journal.
 
-`plan.py` decides what is to be done, this file runs the searches, and `results.py` writes the files.
+`plan.py` makes the plan, this file runs the searches, and `results.py` writes the files.
 """
 
 import argparse
@@ -43,20 +43,20 @@ from dcgan_jax.priors.prior import Prior
 from dcgan_jax.storage import journal, remote
 from dcgan_jax.storage.files import make_folder
 
-_MOST_SAID = 10  # lines about single images on standard error
+_MOST_PRINTED = 10  # lines about single images on standard error
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the images of a folder.
+    """A summary of one call of `inpaint_folder`.
 
     Attributes:
         completed: number of images that this call completed.
-        not_finite: number of searches that failed with a loss that is not finite, in this call and before.
+        not_finite: number of searches whose loss became NaN or infinite, in this call and earlier ones.
         before: number of images that an earlier call completed.
-        skipped: the reason for each image that cannot be completed, by its name.
-        notes: remarks on images, by name.
-        others: names of files in the folder that are no images.
+        skipped: the images that cannot be completed: name -> reason.
+        notes: remarks on images: name -> text.
+        others: the names of files in the folder that are not images.
     """
 
     completed: int
@@ -68,7 +68,7 @@ class Report:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Completes images and prints what is to be said of them."""
+    """Completes images, and prints remarks on them and on skipped images."""
     check_counts(options)
     distributed.join(training=False)
     prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     )
     where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
     if report.before:
-        kept = f"{report.before} images were completed before and are kept (give another folder to do them again)"
+        kept = f"{report.before} images were completed before and are kept (give another folder to repeat them)"
         print(f"dcgan-jax: {kept}", file=sys.stderr)
     _print_some([f"{name}: {note}" for name, note in report.notes.items()], where)
     if report.others:
@@ -127,35 +127,37 @@ def inpaint_folder(
     |---|---|
     | `NAME.png` | the result |
     | `strips/NAME.png` | original (if results are scored), masked image, completion, result |
-    | `choices/NAME-1.png` … | several completions, the best first, if `config` asks for several |
+    | `choices/NAME-1.png` … | the completions, best first, if `config.num_completions` is 2 or more |
     | `mean/NAME.png` | the mean of these completions |
-    | `gifs/NAME.gif` | completion and result in the course of the search, if `gif` |
+    | `gifs/NAME.gif` | an animation of completion and result during the search, if `gif` |
     | `results.jsonl` | a line for each image: name, losses, steps, status, and PSNR and SSIM if results are scored |
 
-    An image that cannot be read or has no region to complete is skipped. Holes and searches depend on the seed and the
-    image's name. In batches of one shape a result does not depend on the other images.
+    An image is skipped if it cannot be read or has no region to complete. Holes and searches depend on the seed and the
+    image's name. The result of an image does not depend on the other images, as long as the batch size is the same.
 
-    The same call resumes after an interruption. It keeps results whose image, hole, prior and settings are the same.
-    Each process of a job takes every n-th image, and writes its lines to `results-P-of-N.jsonl`.
+    The same call resumes after an interruption. It keeps results whose image, hole, prior and settings are unchanged.
+    In a job of N processes, each takes every N-th image, and writes its lines to `results-P-of-N.jsonl`.
 
     Args:
         prior: see `inpaint`.
         images: a folder, a file, or a prepared set of the prior's size.
-        mask: one of `masks.NAMES`, a mask file for all images, a folder of masks with the images' names (see
-            `masks.read_hole`; a mask has the size of its image), or "alpha": transparent parts of an image are missing.
-            The image itself as its mask means "alpha", too.
+        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. A mask has
+            the size of its image; `masks.read_hole` says what is missing. "alpha" takes the transparent parts of each
+            image as missing. The images themselves as masks mean the same.
         out: the folder of the results.
-        config: of the search.
-        crop: the region of each image that is completed, see `inpaint_photograph`.
+        config: the configuration of the search.
+        crop: the region of each image to complete, see `inpaint_photograph`.
         elsewhere: see `inpaint_photograph`.
-        invert_masks: in masks that are read, white is known.
-        score: the images are complete under their masks: compare the results with them. Drawn masks always do.
-        gif: write a GIF of each search. It has a frame for each point of the trace, or 50 if `config` has none.
+        invert_masks: black pixels of mask files are missing, instead of white ones.
+        score: compare the results with the original pixels in the holes. Set it only if the images have these pixels.
+            Results for drawn masks are always compared.
+        gif: write a GIF of each search. It has a frame for each point of the trace; without `trace_every` there are
+            about 50 frames.
         label: the class of all images, for a conditional prior; by default each search finds it.
-        split: of a prepared set; by default all of it.
-        count: only the first so many images; by default all.
-        seed: of holes and searches.
-        batch_size: searches at a time.
+        split: the split of a prepared set; by default all splits.
+        count: number of images to complete, from the first; by default all.
+        seed: the seed of holes and searches.
+        batch_size: number of searches at a time.
         progress: show a progress bar on standard error.
 
     Raises:
@@ -184,7 +186,7 @@ def inpaint_folder(
     tasks = [task for task in plan.tasks if task.name not in before]
     journal.append(log, *(skipped_line(name, reason) for name, reason in plan.skipped.items()))
     not_finite, notes = sum(status == Status.NOT_FINITE.words for status in before.values()), {}
-    # The number of slots does not depend on what is left to do: in batches of one shape a result is always the same.
+    # The number of slots does not depend on the remaining tasks. Results have the same bits only in equal batch shapes.
     slots = min(batch_size, len(found))
     with tqdm(total=len(tasks), unit="image", disable=not (progress and tasks), dynamic_ncols=True) as bar:
         for task, result in search_tasks(prior, plan, tasks, slots):
@@ -202,9 +204,9 @@ def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) ->
 
     Args:
         prior: see `inpaint`.
-        plan: that the tasks belong to.
-        tasks: to do.
-        slots: searches at a time.
+        plan: the plan of this call.
+        tasks: the tasks to do.
+        slots: number of searches at a time.
     """
     settings, shape = plan.settings, prior.image_shape
     key = jax.random.key(settings.seed)
@@ -225,8 +227,8 @@ def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) ->
 
 
 def _print_some(lines: list[str], where: Path) -> None:
-    """Prints the first lines on standard error, and says where the others are."""
-    for line in lines[:_MOST_SAID]:
+    """Prints the first lines on standard error, and names the file with the others."""
+    for line in lines[:_MOST_PRINTED]:
         print(f"dcgan-jax: {line}", file=sys.stderr)
-    if len(lines) > _MOST_SAID:
-        print(f"dcgan-jax: and {len(lines) - _MOST_SAID} more such images, see {where}", file=sys.stderr)
+    if len(lines) > _MOST_PRINTED:
+        print(f"dcgan-jax: and {len(lines) - _MOST_PRINTED} more such images, see {where}", file=sys.stderr)

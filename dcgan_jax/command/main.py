@@ -1,4 +1,4 @@
-"""The command `dcgan-jax`: parses the arguments, runs a command and reports errors in one line."""
+"""The command `dcgan-jax`: parses the arguments, runs one subcommand and reports errors in one line."""
 
 import os
 import pkgutil
@@ -12,12 +12,12 @@ from dcgan_jax.errors import DivergedError, Preempted, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status.
+    """Runs one subcommand and returns its exit status.
 
     | status | meaning |
     |---|---|
     | 0 | success |
-    | 1 | an image failed |
+    | 1 | an image was skipped, or its search failed |
     | 2 | wrong input |
     | 3 | the training diverged |
     | 70 | a bug, in a job of several processes |
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
     _keep_programs()
     try:
-        # The command's module imports JAX, so it is imported only now.
+        # The subcommand's module imports JAX, which is slow, so it is imported only here.
         status = pkgutil.resolve_name(f"dcgan_jax.command.{options.command}")(options)
     except (UserError, DivergedError, Preempted) as error:
         print(f"dcgan-jax: {error}", file=sys.stderr)
@@ -65,6 +65,6 @@ def _keep_programs() -> None:
 
 
 def _in_a_job() -> bool:
-    """Whether this process has joined a job of several processes."""
+    """Tells whether this process has joined a job of several processes."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1

@@ -13,13 +13,13 @@ from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.storage import remote
 
 
-def place(text: str) -> str | Path:
-    """Parses a local path or the address of a bucket. An address stays text: a `Path` would drop one of its slashes."""
+def path_or_url(text: str) -> str | Path:
+    """Parses a local path or a URL. A URL stays a str, because `Path` would drop one of its slashes."""
     return text if remote.is_url(text) else Path(text)
 
 
 def local_path(text: str) -> Path:
-    """Parses a local path, and refuses the address of a bucket."""
+    """Parses a local path. Raises an error for a URL."""
     if remote.is_url(text):
         raise argparse.ArgumentTypeError(f"{text} is in a bucket: give a local path and copy it afterwards")
     return Path(text)
@@ -27,39 +27,40 @@ def local_path(text: str) -> Path:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a training run."""
-    parser.add_argument("--data", type=place, required=True, help="A prepared set.")
-    parser.add_argument("--run", type=place, required=True, help="Folder of the run. A run in it is resumed.")
-    parser.add_argument("--split", default="train", help="Split of the set to train on (train).")
+    parser.add_argument("--data", type=path_or_url, required=True, help="A prepared set.")
+    parser.add_argument("--run", type=path_or_url, required=True, help="Folder of the run. A run in it is resumed.")
+    parser.add_argument("--split", default="train", help="Split of the set to train on (default: train).")
 
 
 def add_prior(parser: argparse.ArgumentParser) -> None:
     """Adds `--prior`."""
-    text = "Folder of a run, a .safetensors file, or a name in the package (faces-64)."
+    text = "Folder of a run, a .safetensors file, or the name of a packaged prior (default: faces-64)."
     parser.add_argument("--prior", default="faces-64", help=text)
 
 
 def add_label(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds `--label`. `default` says in words which class it is if not given."""
-    text = f"Class of all images, for a conditional prior, counted from 0 ({default})."
+    """Adds `--label`. `default` describes the class of an image if the option is not given."""
+    text = f"Class of all images, for a conditional prior, counted from 0 (default: {default})."
     parser.add_argument("--label", type=int, default=None, help=text)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a latent search, which `search_config` reads."""
     add = parser.add_argument
-    add("--count", type=int, default=None, help="Only the first so many images (all).")
-    add("--seed", type=int, default=0, help="Seed of holes and searches (0).")
-    add("--batch-size", type=int, default=64, help="Searches at a time (64).")
-    add("--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help="Arithmetic of the networks (float32).")
+    add("--count", type=int, default=None, help="Number of images, from the first (default: all).")
+    add("--seed", type=int, default=0, help="Seed of holes and searches (default: 0).")
+    add("--batch-size", type=int, default=64, help="Number of searches at a time (default: 64).")
+    dtype = "Number type of the networks' arithmetic (default: float32)."
+    add("--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help=dtype)
     presets = (
-        "fast, best or several, whose prior needs an encoder; yeh2017 or he2018. Other options override its fields."
+        "fast, best or several (the prior needs an encoder), yeh2017 or he2018. Other options override its fields."
     )
     add("--preset", default=None, help=presets)
     add_fields(parser, InpaintConfig)
 
 
 def check_counts(options: argparse.Namespace) -> None:
-    """Raises UserError where seed, count or batch size is out of range."""
+    """Raises UserError if seed, count or batch size is out of range."""
     if not 0 <= options.seed < 2**63:
         raise UserError(f"`seed` is {options.seed}; it takes 0 to 2**63 - 1")
     for name in ("count", "batch_size"):
@@ -69,7 +70,12 @@ def check_counts(options: argparse.Namespace) -> None:
 
 
 def search_config(options: argparse.Namespace, default: InpaintConfig | None = None) -> InpaintConfig:
-    """The search that the options of `add_search` describe. `default` is used without a preset."""
+    """Returns the configuration of the search from the options of `add_search`.
+
+    Args:
+        options: the parsed options.
+        default: the configuration without a preset; `InpaintConfig()` if not given.
+    """
     given = given_fields(InpaintConfig, options)
     base = default or InpaintConfig()
     if options.preset is not None:
@@ -80,12 +86,12 @@ def search_config(options: argparse.Namespace, default: InpaintConfig | None = N
 
 
 def add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """Adds an option for each field. An option that is not given is absent, so that a preset shows through."""
+    """Adds an option for each field. An option that is not given is not in the namespace, so a preset can set it."""
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue
         name, kind = "--" + field.name.replace("_", "-"), (typing.get_args(field.type) or (field.type,))[0]
-        text = f"{field.metadata['help']} ({field.default})"
+        text = f"{field.metadata['help']} (default: {field.default})"
         if kind is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
         else:
@@ -93,13 +99,13 @@ def add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
 
 
 def given_fields(config: type[Config], options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a configuration whose options were given."""
+    """Returns the fields of a configuration that the user gave as options."""
     names = {field.name for field in dataclasses.fields(config) if "help" in field.metadata}
     return {name: value for name, value in vars(options).items() if name in names}
 
 
 def parse_window(text: str) -> range:
-    """Parses a window of steps. "20:30" are the steps that take a run from step 20 to step 30.
+    """Parses a window of steps. "20:30" means the ten steps from step 20 to step 30.
 
     Raises:
         UserError: the text has another form.

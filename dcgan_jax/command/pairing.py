@@ -29,30 +29,30 @@ def find_images(
 
     Args:
         source: the folder (with its subfolders), file or set.
-        split: of a prepared set; None takes all of it.
-        shape: of the prior's images. Files are read with its channels; the images of a prepared set must have it.
-        leave_out: folders inside `source` that hold something else, such as masks and results.
+        split: the split of a prepared set; None takes all splits.
+        shape: the shape of the prior's images. Files of any size are read with this number of channels. The images of a
+            prepared set must have this shape.
+        leave_out: folders inside `source` to ignore, such as those of masks and results.
 
     Returns:
-        pictures: a function for each image, in order, by its name without suffix. It reads the image, and raises
-            `UserError` if the file cannot be read.
-        others: names of files in the folder that are no images.
+        A dictionary in order: name of an image without suffix -> function that reads it. The function raises
+        `UserError` if the file cannot be read. Then the names of files in the folder that are not images.
 
     Raises:
-        UserError: there is no image, two images have one name, or the set has images of another size.
+        UserError: there is no image, two images have the same name, or the images of the set have another shape.
     """
     if (source / "manifest.json").is_file():
         prepared = open_prepared(source)
         where = slice(None) if split is None else prepared.split_slice(split)
         if prepared.images.shape[1:] != shape:
             raise UserError(
-                f"{source} holds images of {_times(prepared.images.shape[1:])} and the prior completes "
+                f"{source} holds images of {_times(prepared.images.shape[1:])}, but the prior completes "
                 f"{_times(shape)}: prepare the set with image size {shape[0]} and {shape[2]} channels"
             )
         place = by_stem(zip(prepared.names[where], range(len(prepared.images))[where], strict=True), source)
         return {name: lambda i=i: Picture(np.array(prepared.images[i])) for name, i in place.items()}, []
     if split is not None:
-        raise UserError(f"`split` {split!r} is given, and {source} is not a prepared set: leave it out")
+        raise UserError(f"`split` is {split!r}, but {source} is not a prepared set: leave `split` out")
     found, others = _files(source, leave_out)
     files = by_stem(found, source)
     return {name: lambda file=file: read_image(file, shape[2]) for name, file in files.items()}, others
@@ -62,15 +62,16 @@ def find_masks(mask: str, names: list[str], invert: bool = False) -> MaskReader:
     """Finds the masks of images.
 
     Args:
-        mask: a file for all images, a folder with a mask for each name (others in it are ignored), or `ALPHA`.
-        names: of the images.
-        invert: white is known.
+        mask: one file for all images, a folder with a mask file for each image, or `ALPHA`. Other files in the folder
+            are ignored.
+        names: the names of the images without suffix.
+        invert: black pixels are missing, instead of white ones.
 
     Returns:
         A function of an image's name and the image. It raises `UserError` if the mask cannot be read.
 
     Raises:
-        UserError: there is no such file, or an image has no mask.
+        UserError: the file or folder does not exist, or an image has no mask.
     """
     read = _find_masks(mask, names)
     if not invert:
@@ -96,8 +97,8 @@ def _find_masks(mask: str, names: list[str]) -> MaskReader:
     without = [name for name in names if name not in files]
     if without:
         raise UserError(
-            f"{len(without)} images have no mask in {path}, {without[0]!r} first: give each mask the name of its image "
-            "(the suffix may differ)"
+            f"{len(without)} images have no mask in {path}, such as {without[0]!r}: give each mask the name of its "
+            "image (the suffix may differ)"
         )
     return lambda name, picture: masks.read_mask(files[name])
 
@@ -109,10 +110,14 @@ def _transparent(name: str, picture: Picture) -> Mask:
 
 
 def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
-    """Makes a dictionary by names without suffix.
+    """Makes a dictionary: name without suffix -> value.
+
+    Args:
+        pairs: file names and values.
+        source: the origin of the names, for messages.
 
     Raises:
-        UserError: two names are the same, or one leads out of the folder that it is joined to.
+        UserError: two names are the same, or a name is an absolute path or contains "..".
     """
     found: dict[str, T] = {}
     for name, value in pairs:
@@ -121,15 +126,15 @@ def by_stem(pairs: Iterable[tuple[str, T]], source: Path) -> dict[str, T]:
             raise UserError(f"the image name {name!r} leads out of its folder: rename it")
         stem = image_name(name)
         if stem in found:
-            raise UserError(f"{source} holds two images named {stem!r}, and one would be lost: rename one")
+            raise UserError(f"{source} holds two images named {stem!r}, so one would overwrite the other: rename one")
         found[stem] = value
     return found
 
 
 def _files(source: Path, leave_out: Sequence[Path] = ()) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Pairs of name and path: the file itself, or all images of a folder and its subfolders, in order.
+    """Returns pairs of name and path: the file itself, or all images of a folder and its subfolders, sorted.
 
-    Also the names of the other files, apart from hidden ones.
+    Returns also the names of all other files that are not hidden.
     """
     if source.is_file():
         return [(source.name, source)], []
@@ -149,7 +154,7 @@ def _files(source: Path, leave_out: Sequence[Path] = ()) -> tuple[list[tuple[str
 
 
 def read_image(file: Path, channels: int) -> Picture:
-    """Reads an image file with 1 or 3 channels; `UserError` if it cannot be read."""
+    """Reads an image file with 1 or 3 channels. Raises `UserError` if it cannot be read."""
     with cannot_be_read(file):
         return read_picture(file.read_bytes(), channels)
 

@@ -1,4 +1,4 @@
-"""The options of all commands. Nothing here imports JAX, so that `--help` and mistyped options answer at once."""
+"""The options of all commands. Nothing here imports JAX, so `--help` and errors in options appear at once."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from dcgan_jax.command.options import (
     add_run,
     add_search,
     local_path,
-    place,
+    path_or_url,
 )
 from dcgan_jax.config import MASK_NAMES, PHOTO_CROPS, SET_CROPS, SOURCE_KINDS
 from dcgan_jax.evaluation.methods import METHODS
@@ -22,12 +22,12 @@ from dcgan_jax.training.config import DATASETS, EncoderConfig, TrainConfig
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of `dcgan-jax`.
 
-    In the parsed options, `command` names the function to call, as MODULE:FUNCTION in `dcgan_jax.command`.
+    The parsed options have the attribute `command`: the function to call, as MODULE:FUNCTION in `dcgan_jax.command`.
     """
     parser = argparse.ArgumentParser(
         prog="dcgan-jax",
         description="Semantic image inpainting by a generative prior (Yeh et al. 2017), in JAX.",
-        epilog="Sources, prepared sets, runs, priors, images and masks may lie in buckets: gs://, s3:// and others.",
+        epilog="Sources, prepared sets, runs, priors, images and masks may be in buckets: gs://, s3:// and others.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -50,18 +50,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add_run(sub)
     add_fields(sub, ContextEncoderConfig)
-    text = "Train an encoder for a prior, at which a search may start. The run holds the prior and its encoder."
+    text = "Train an encoder for a prior. Its guess can start a search. The run holds the prior and its encoder."
     sub = command("train-encoder", "train:run_encoder", text)
     add_run(sub)
     add_fields(sub, EncoderConfig)
     sub = command("plot", "train:run_plot", "Draw the losses of a run.")
     sub.add_argument("run", type=local_path, help="Folder of the run. The picture is written there as losses.png.")
-    _add_sample(command("sample", "sample:run", "Write generated images: a grid, one array, or one file for each."))
+    _add_sample(command("sample", "sample:run", "Write generated images: a grid, an array, or one file per image."))
     _add_export(command("export", "export:run", "Save the prior of a run as one file, with a model card beside it."))
     _add_inpaint(command("inpaint", "inpaint:run", "Complete images from disk."))
     _add_evaluate(
         command(
-            "evaluate", "evaluate:run", "Compare methods on held-out images, in tables and figures. Resumes its work."
+            "evaluate", "evaluate:run", "Compare methods on held-out images, in tables and figures, or resume this."
         )
     )
     sub = command("serve", "serve:run", "Open a page in the browser on which photographs are completed.")
@@ -69,24 +69,30 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1", help="Address of the page. The default serves this machine alone.")
     sub.add_argument("--port", type=int, default=7860, help="Port of the page; 0 takes a free one (7860).")
     sub = command("demo", "demo:run", "Prepare, train and evaluate on the digits that come with scikit-learn.")
-    sub.add_argument("--out", type=local_path, default=Path("demo"), help="Folder of everything that it makes (demo).")
+    sub.add_argument("--out", type=local_path, default=Path("demo"), help="Folder of the results (default: demo).")
     return parser
 
 
 def _add_prepare(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("source", type=place, help="Folder, archive or official files; tfds:NAME; or digits.")
-    add("--out", type=place, required=True, help="Folder of the prepared set, new or empty.")
-    add("--kind", default=None, choices=SOURCE_KINDS, help="Kind of the source. It is detected if not given.")
-    add("--image-size", type=int, default=64, help="Side of the images in pixels (64).")
-    add("--channels", type=int, default=None, choices=(1, 3), help="1 for grey, 3 for colour (3; 1 for the digits).")
-    add("--crop", default=None, help=f"{', '.join(SET_CROPS)}. The kind decides if not given.")
-    add("--partition", type=place, default=None, help="CelebA's list_eval_partition.txt, if not beside the images.")
-    add("--attributes", type=place, default=None, help="CelebA's list_attr_celeba.txt, if not beside the images.")
+    add("source", type=path_or_url, help="A folder, an archive, official files, tfds:NAME or digits.")
+    add("--out", type=path_or_url, required=True, help="Folder of the prepared set, new or empty.")
+    add("--kind", default=None, choices=SOURCE_KINDS, help="Kind of the source (default: detected).")
+    add("--image-size", type=int, default=64, help="Side of the images in pixels (default: 64).")
+    channels = "1 for grey, 3 for colour (default: 1 for the digits, else 3)."
+    add("--channels", type=int, default=None, choices=(1, 3), help=channels)
+    add("--crop", default=None, help=f"{', '.join(SET_CROPS)} (default: the published crop of the kind).")
+    add(
+        "--partition",
+        type=path_or_url,
+        default=None,
+        help="CelebA's list_eval_partition.txt, if not beside the images.",
+    )
+    add("--attributes", type=path_or_url, default=None, help="CelebA's list_attr_celeba.txt, if not beside the images.")
     add("--data-dir", default=None, help="Folder or bucket of the sets of tensorflow-datasets.")
-    condition = "Keep only images with label=1, label=1,2 or Smiling=1 (CelebA's attributes). Repeat it for more."
+    condition = "Keep only images that meet a condition: label=1, label=1,2 or Smiling=1. Repeat it for several."
     add("--where", action="append", default=[], metavar="NAME=VALUE", help=condition)
-    fraction = "Fraction held out for validation, if the source has no splits (0.05)."
+    fraction = "Fraction held out for validation, if the source has only training images (default: 0.05)."
     add("--validation-fraction", type=float, default=0.05, help=fraction)
 
 
@@ -95,10 +101,8 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--verify", action="store_true", default=False, help="Check the checksum of the set first.")
     add("--preset", default=None, help="radford2016, he2018, yeh2017 or modern. Other options override its fields.")
-    add(
-        "--dataset", default=None, choices=DATASETS, help="The set for which he2018 gives batch size and learning rate."
-    )
-    conditional = "Train one model for all classes of the set. Sets --num-classes to their number."
+    add("--dataset", default=None, choices=DATASETS, help="Sets batch size and learning rate of the preset he2018.")
+    conditional = "Train a class-conditional model. Sets --num-classes to the number of classes in the set."
     add("--conditional", action="store_true", default=False, help=conditional)
     trace = "Profile the steps from FIRST to END, such as 20:30, into the folder `profile` of the run."
     add("--profile-steps", default=None, metavar="FIRST:END", help=trace)
@@ -110,35 +114,35 @@ def _add_sample(sub: argparse.ArgumentParser) -> None:
     add_prior(sub)
     out = "A .png (a grid), a .npz (one array) or a folder (one PNG for each image)."
     sub.add_argument("--out", type=local_path, required=True, help=out)
-    count = "Number of images (64; in a grid of a conditional prior 8 for each class)."
+    count = "Number of images (default: 64; in a grid of a conditional prior, 8 for each class)."
     sub.add_argument("--count", type=int, default=None, help=count)
-    add_label(sub, "random; in a grid one row for each class")
-    sub.add_argument("--seed", type=int, default=0, help="Seed of the latents (0).")
+    add_label(sub, "random; in a grid, one row for each class")
+    sub.add_argument("--seed", type=int, default=0, help="Seed of the latents (default: 0).")
 
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("--run", type=place, required=True, help="Folder of the run.")
-    add("--out", type=local_path, required=True, help="A .safetensors file. The card has the same name in .md.")
+    add("--run", type=path_or_url, required=True, help="Folder of the run.")
+    add("--out", type=local_path, required=True, help="A .safetensors file. The card has the same name with .md.")
     add("--half", action="store_true", default=False, help="Store kernels in float16, at half the size.")
 
 
 def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     add_prior(sub)
     add = sub.add_argument
-    add("--images", type=place, required=True, help="Folder, file or prepared set.")
-    where = f"Folder or file (white = missing); alpha: what is transparent; or one of {', '.join(MASK_NAMES)}."
+    add("--images", type=path_or_url, required=True, help="Folder, file or prepared set.")
+    where = f"Folder or file (white = missing), alpha (transparent = missing), or one of {', '.join(MASK_NAMES)}."
     add("--masks", required=True, help=where)
-    inverted = "Black is missing in the masks, in place of white."
+    inverted = "Black pixels of the mask files are missing, instead of white ones."
     add("--invert-masks", action="store_true", default=False, help=inverted)
     add("--out", type=local_path, required=True, help="Folder of the results.")
-    add("--split", default=None, help="Split of a prepared set (all of it).")
-    crop = f"{', '.join(PHOTO_CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels. The prior decides if not given."
+    add("--split", default=None, help="Split of a prepared set (default: all splits).")
+    crop = f"{', '.join(PHOTO_CROPS)}, or LEFT,TOP,WIDTH,HEIGHT in pixels (default: fits the prior's training images)."
     add("--crop", default=None, help=crop)
-    elsewhere = "Fill missing pixels outside the region smoothly. They are refused if not given."
+    elsewhere = "Fill missing pixels outside the region smoothly. Without this option they are an error."
     add("--elsewhere", default=None, choices=("smooth",), help=elsewhere)
-    add("--gif", action="store_true", default=False, help="Show the course of each search in gifs/.")
-    score = "The images are complete under their masks: compare the results with them. Drawn masks always do."
+    add("--gif", action="store_true", default=False, help="Write an animation of each search to gifs/.")
+    score = "Compare results with the original pixels in the holes. Results for drawn masks are always compared."
     add("--score", "--complete", action="store_true", default=False, help=score)
     add_label(sub, "found by each search")
     add_search(sub)
@@ -147,14 +151,16 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
 def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     each = "Give one for each set, or one for all"
     add = sub.add_argument
-    add("--data", nargs="+", type=place, required=True, help="Prepared sets.")
-    add("--prior", nargs="+", default=["faces-64"], help=f"As for `inpaint`. {each} (faces-64).")
-    encoders = f"Runs of train-context-encoder, files, or names in the package. {each}."
+    add("--data", nargs="+", type=path_or_url, required=True, help="Prepared sets.")
+    priors = f"Folders of runs, .safetensors files, or names of packaged priors. {each} (default: faces-64)."
+    add("--prior", nargs="+", default=["faces-64"], help=priors)
+    encoders = f"Runs of train-context-encoder, files, or names of packaged context encoders. {each}."
     add("--context-encoder", nargs="+", default=None, help=encoders)
-    add("--split", nargs="+", default=None, help=f"The held-out images. {each} (validation, else test).")
-    add("--training-split", default="train", help="Split that `nearest` searches (train).")
-    add("--masks", nargs="+", default=MASK_NAMES, help=f"Any of {', '.join(MASK_NAMES)} (all).")
-    which = f"Any of {', '.join(METHODS)}, or all (search). NAME:COUNT sets the number of images for one method."
+    split = f"Split of the held-out images. {each} (default: validation, else test)."
+    add("--split", nargs="+", default=None, help=split)
+    add("--training-split", default="train", help="Split that `nearest` searches (default: train).")
+    add("--masks", nargs="+", default=MASK_NAMES, help=f"Any of {', '.join(MASK_NAMES)} (default: all).")
+    which = f"Any of {', '.join(METHODS)}, or all (default: search). NAME:COUNT sets a method's number of images."
     add("--methods", nargs="+", default=["search"], metavar="METHOD", help=which)
     add("--out", type=local_path, required=True, help="Folder of the tables and figures.")
     add_search(sub)

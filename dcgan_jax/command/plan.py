@@ -1,4 +1,4 @@
-"""The plan of `inpaint`: which images are completed, in which region, with which hole."""
+"""The plan of `inpaint`: the images to complete, and the region and the hole of each."""
 
 import hashlib
 import json
@@ -25,17 +25,17 @@ KEPT_BYTES = 2**29  # decoded images and holes that are kept in memory
 
 @dataclass(frozen=True)
 class Settings:
-    """What the results depend on, apart from prior, images and masks.
+    """The settings of a call that its results depend on. Prior, images and mask files are not among them.
 
     Attributes:
-        config: of the search.
+        config: the configuration of the search.
         mask: the name of the mask to draw; None if the masks are files.
         crop: see `inpaint_photograph`.
         elsewhere: see `inpaint_photograph`.
-        score: whether results are compared with what lies in the holes.
-        gif: whether the course of each search is written.
+        score: whether results are compared with the original pixels in the holes.
+        gif: whether an animation of each search is written.
         label: the class of all images; None if the searches find it.
-        seed: of holes and searches.
+        seed: the seed of holes and searches.
     """
 
     config: InpaintConfig
@@ -53,24 +53,26 @@ class Task:
     """An image to complete.
 
     Attributes:
-        name: its file without suffix, and the name of its results.
-        digest: hash of image, hole, prior and settings. A result with the same digest is not made again.
+        name: the image's file name without suffix. Its results have the same name.
+        digest: hash of image, hole, prior and settings. A result with the same digest is not computed again.
         shape: height and width of the image.
-        region: the part that the prior completes.
-        note: what the user should know about the image, its mask and its region.
-        profile: ICC profile.
+        region: the part of the image that the prior completes.
+        outside: number of missing pixels outside the region.
+        note: a remark on the image, its mask and its region; None if there is none.
+        profile: see `Picture`.
     """
 
     name: str
     digest: str
     shape: tuple[int, int]
     region: Region
+    outside: int
     note: str | None
     profile: bytes | None
 
 
 class Sized(Protocol):
-    """Something that knows how much memory it takes."""
+    """A value of known size in memory."""
 
     @property
     def nbytes(self) -> int: ...
@@ -80,7 +82,7 @@ S = TypeVar("S", bound=Sized)
 
 
 class Inputs:
-    """Reads images and holes. It keeps them up to `KEPT_BYTES`, so that most files are decoded once.
+    """Reads images and holes, and caches up to `KEPT_BYTES` of them, so that most files are decoded only once.
 
     An image is needed three times: for the plan, for the search and for its results.
     """
@@ -91,7 +93,7 @@ class Inputs:
         self._room = KEPT_BYTES
 
     def picture(self, name: str) -> Picture:
-        """Returns an image; `UserError` if it cannot be read."""
+        """Returns an image. Raises `UserError` if it cannot be read."""
         return self._keep(("picture", name), self._pictures[name])
 
     def given_mask(self, name: str) -> Mask | None:
@@ -105,30 +107,30 @@ class Inputs:
         return self._keep(("hole", task.name), lambda: _draw(task, settings, size)) if given is None else given.hole
 
     def drop(self, name: str) -> None:
-        """Forgets an image and its hole."""
+        """Removes an image and its hole from the cache."""
         for what in ("picture", "mask", "hole"):
             kept = self._kept.pop((what, name), None)
             self._room += 0 if kept is None else kept.nbytes
 
-    def _keep(self, key: Hashable, read: Callable[[], S]) -> S:
-        if key in self._kept:
-            return cast(S, self._kept[key])  # a key has one kind of value
+    def _keep(self, entry: Hashable, read: Callable[[], S]) -> S:
+        if entry in self._kept:
+            return cast(S, self._kept[entry])  # an entry always has the same type of value
         value = read()
         if value.nbytes <= self._room:
             self._room -= value.nbytes
-            self._kept[key] = value
+            self._kept[entry] = value
         return value
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What `inpaint` does.
+    """The work of one call of `inpaint`.
 
     Attributes:
-        settings: of all images.
+        settings: the settings of the call.
         tasks: the images to complete.
-        skipped: the reason for each image that cannot be completed, by its name.
-        inputs: reads the images.
+        skipped: the images that cannot be completed: name -> reason.
+        inputs: reads the images and holes.
     """
 
     settings: Settings
@@ -140,13 +142,13 @@ class Plan:
 def make_plan(
     prior: Prior, pictures: dict[str, PictureReader], read_mask: MaskReader | None, settings: Settings
 ) -> Plan:
-    """Looks at every image and mask once.
+    """Reads every image and mask once, and makes the plan.
 
     Args:
-        prior: completes the images.
-        pictures: reads the image of each name.
+        prior: the prior that completes the images.
+        pictures: name of an image -> function that reads it.
         read_mask: reads the mask of an image; None if holes are drawn.
-        settings: of all images.
+        settings: the settings of the call.
 
     Raises:
         UserError: no image can be completed.
@@ -171,7 +173,7 @@ def make_plan(
         except _Skipped as reason:
             skipped[name] = str(reason)
     if pictures and not tasks and jax.process_count() == 1:
-        more = f" (and {len(skipped) - 1} images more)" if len(skipped) > 1 else ""
+        more = f" (and {len(skipped) - 1} more images)" if len(skipped) > 1 else ""
         raise UserError(next(iter(skipped.values())) + more)
     return Plan(settings, tasks, skipped, inputs)
 
@@ -190,11 +192,11 @@ def _make_task(prior: Prior, name: str, inputs: Inputs, settings: Settings, job:
     hole = np.zeros(shape, bool) if mask is None else mask.hole
     if hole.shape != shape:
         raise _Skipped(
-            f"the mask of {name!r} is {_by(hole.shape)} and the image {_by(shape)} (height, width): give a mask of the "
-            "image's size"
+            f"the mask of {name!r} is {_by(hole.shape)}, but the image is {_by(shape)} (height, width): give a mask of "
+            "the image's size"
         )
     try:
-        region, chosen = find_region(prior, pixels, hole, settings.crop, settings.elsewhere)
+        region, outside, chosen = find_region(prior, pixels, hole, settings.crop, settings.elsewhere)
     except UserError as error:
         raise _Skipped(f"image {name!r}: {error}") from error
     digest = hashlib.sha256(f"{job} {settings.mask or ''} {region} {pixels.shape}".encode())
@@ -202,9 +204,9 @@ def _make_task(prior: Prior, name: str, inputs: Inputs, settings: Settings, job:
     digest.update(hole.tobytes())
     white = None
     if picture.transparent is not None and (mask is None or not mask.hole[picture.transparent].all()):
-        white = "transparent parts were laid on white"
+        white = "transparent parts became white"
     note = "; ".join(filter(None, (picture.note, white, mask and mask.note, chosen))) or None
-    return Task(name, digest.hexdigest()[:16], (shape[0], shape[1]), region, note, picture.profile)
+    return Task(name, digest.hexdigest()[:16], (shape[0], shape[1]), region, outside, note, picture.profile)
 
 
 def _draw(task: Task, settings: Settings, size: int) -> Bool[np.ndarray, "h w"]:

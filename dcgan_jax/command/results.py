@@ -25,8 +25,8 @@ from dcgan_jax.storage.journal import Line
 GIF_FRAMES = 50
 _GIF_SECONDS, _GIF_SIDE = 4.0, 256  # length of a GIF; least side of its images in pixels
 _NOTES = {
-    Status.NOTHING_MISSING: "nothing is missing in its region",
-    Status.NOTHING_KNOWN: "nothing is known at the prior's size, the completion is a free sample",
+    Status.NOTHING_MISSING: "no pixel is missing, so the image is unchanged",
+    Status.NOTHING_KNOWN: "no pixel is known at the prior's size, so the completion is a free sample",
 }
 _SKIPPED = "skipped"  # status of an image that cannot be completed
 # Names of the files of an image.
@@ -34,30 +34,30 @@ _RESULT, _STRIP, _GIF, _MEAN = "{}.png", "strips/{}.png", "gifs/{}.gif", "mean/{
 
 
 def _choices(settings: Settings) -> list[str]:
-    """Names of the files of several completions of an image, counted from 1; none for a single completion."""
+    """Returns the file names of an image's completions, counted from 1; no names if there is one completion."""
     count = settings.config.num_completions
     return [f"choices/{{}}-{i + 1}.png" for i in range(count)] if count > 1 else []
 
 
 def _patterns(settings: Settings) -> list[str]:
-    """Names of all files of an image."""
+    """Returns the names of all files of an image."""
     choices = _choices(settings)
     return [_RESULT, _STRIP, *([_GIF] if settings.gif else []), *([_MEAN, *choices] if choices else [])]
 
 
 def resume(out: Path, log: Path, plan: Plan) -> dict[str, str]:
-    """Finds the tasks that an earlier call did, and removes what is left of the others.
+    """Finds the tasks that an earlier call finished, and removes the remains of all other tasks.
 
-    A task is done if it has a line with its digest, and all its files exist. Other lines of tasks, lines of skipped
-    images and half-written files are removed. Lines of images that are no tasks are kept.
+    A task is finished if a journal has a line with its digest, and all its files exist. This function removes the other
+    lines of tasks, the lines of skipped images and half-written files. It keeps the lines of images without a task.
 
     Args:
         out: the folder of the results.
-        log: the journal of this process. Lines in the journals of other processes count too.
-        plan: of this call.
+        log: the journal of this process. The journals of other processes are read too.
+        plan: the plan of this call.
 
     Returns:
-        The status of each task that is done, by name.
+        The finished tasks: name -> status.
     """
     digests = {task.name: task.digest for task in plan.tasks}
     patterns = _patterns(plan.settings)
@@ -90,7 +90,7 @@ def resume(out: Path, log: Path, plan: Plan) -> dict[str, str]:
 
 
 def _parse(line: Line) -> tuple[str, str, str | None]:
-    """Name, status and digest of an image; skipped images have no digest."""
+    """Returns name, status and digest of an image; the digest of a skipped image is None."""
     name, status, digest = line["name"], line["status"], line.get("digest")
     hash(name)
     return name, status, digest
@@ -101,34 +101,36 @@ def refuse_overwriting(out: Path, settings: Settings, names: Sequence[str], sour
 
     Args:
         out: the folder of the results.
-        settings: of all images.
-        names: of all images.
+        settings: the settings of the call.
+        names: the names of all images.
         sources: files and folders of images and masks.
     """
     patterns = [_RESULT, _STRIP, _GIF, _MEAN, *_choices(settings)]
     targets = [out / pattern.format(name) for name in names for pattern in patterns] + [out / "results.jsonl"]
     results = {target.resolve() for target in targets}
     if len(results) < len(targets):
-        raise UserError("images in a folder that results use, such as `strips`, would overwrite others: rename it")
+        raise UserError(
+            "images in a folder named like one of the results, such as `strips`, would overwrite them: rename it"
+        )
     for source in sources:
         inside = source.resolve() in out.resolve().parents  # then the files in `out` are earlier results
         for file in source.rglob("*") if source.is_dir() else [source]:
             if file.resolve() in results and not (inside and file.resolve().is_relative_to(out.resolve())):
-                raise UserError(f"`out` is {out}, where a result would overwrite {file}: give another folder")
+                raise UserError(f"`out` is {out}, but a result there would overwrite {file}: give another folder")
 
 
 def write_result(prior: Prior, plan: Plan, task: Task, result: InpaintResult, out: Path) -> Line:
-    """Writes the files of an image.
+    """Writes the result files of an image.
 
     Args:
-        prior: that completed it.
-        plan: that the task belongs to.
+        prior: the prior that completed the image.
+        plan: the plan of this call.
         task: the image.
-        result: at the prior's size, without the batch axis.
+        result: the result at the prior's size, without the batch axis.
         out: the folder of the results.
 
     Returns:
-        The line of the image for the journal.
+        The image's line for the journal.
     """
     settings = plan.settings
     image = plan.inputs.picture(task.name).pixels
@@ -167,19 +169,19 @@ def write_result(prior: Prior, plan: Plan, task: Task, result: InpaintResult, ou
 
 
 def skipped_line(name: str, reason: str) -> Line:
-    """The line of an image that cannot be completed."""
+    """Returns the journal line of an image that cannot be completed."""
     return {"name": name, "status": _SKIPPED, "note": reason}
 
 
 def note_of(task: Task, result: InpaintResult) -> str:
-    """Remarks on an image and its result; empty if there are none."""
-    return "; ".join(filter(None, (task.note, _NOTES.get(Status(int(result.status))))))
+    """Returns remarks on an image and its result; an empty text if there are none."""
+    return "; ".join(filter(None, (task.note, None if task.outside else _NOTES.get(Status(int(result.status))))))
 
 
 def report_failed(failed: int, where: Path) -> int:
-    """Says on standard error how many searches failed. Returns the exit status."""
+    """Prints the number of failed searches on standard error. Returns the exit status: 1 if one failed, else 0."""
     if failed:
-        print(f"dcgan-jax: {failed} searches were not finite, see {where}", file=sys.stderr)
+        print(f"dcgan-jax: {failed} searches reached a loss that is not finite, see {where}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -207,9 +209,9 @@ def _save(path: Path, image: UInt8[np.ndarray, "h w c"], profile: bytes | None =
 def _save_gif(
     path: Path, prior: Prior, trace: Trace, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]
 ) -> None:
-    """Shows the generated image beside the blended one, in the course of the search, at the prior's size.
+    """Writes an animation of the search at the prior's size: the generated image beside the blended one.
 
-    Shifts of the generator's features are left out.
+    The images are generated from the latents alone, without feature shifts.
     """
     completions = np.asarray(generate(prior, trace.latents))
     known = np.broadcast_to(pixels.to_float(image), completions.shape).astype(completions.dtype)

@@ -1,4 +1,4 @@
-"""The command `sample`: generated images as a grid, one array, or one file for each."""
+"""The command `sample`: writes generated images as a grid, as one array, or as one file for each image."""
 
 import argparse
 import zipfile
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_place(out: Path) -> None:
-    """Raises UserError if `out` has another suffix than `save_samples` takes, or is a folder that is not empty."""
+    """Raises UserError if `save_samples` does not take the suffix of `out`, or `out` is a folder that is not empty."""
     if out.suffix.lower() not in (".png", ".npz", ""):
         raise UserError(
             f"`out` is {out}; it takes a .png (a grid), a .npz (one array) or a folder (one PNG for each image)"
@@ -56,27 +56,27 @@ def save_samples(
 ) -> None:
     """Writes images of the prior at random latents. The output is written whole or not at all.
 
-    The latents depend on seed and count alone. So all forms hold the same images, apart from a grid of a conditional
-    prior.
+    The latents depend only on seed and count, so all three forms hold the same images. The exception is the grid of a
+    conditional prior without `label`, which has one row for each class.
 
     | `out` | content |
     |---|---|
-    | NAME.png | a grid with eight images a row; of a conditional prior without `label` one row for each class |
+    | NAME.png | a grid with eight images in each row |
     | NAME.npz | the array `arr_0`, uint8 [count, h, w, 3]; grey images have three equal channels |
     | a folder, new or empty | 000000.png, 000001.png and so on |
 
-    Evaluators of FID read the last two. They take any number of images, with few in memory at a time.
+    Tools that compute FID read the array or the folder. Both may hold any number of images; few are in memory at once.
 
     Args:
-        prior: that generates the images.
+        prior: the prior that generates the images.
         out: see the table.
-        count: number of images, 1 or more; by default 64, or a row for each class.
-        seed: of the latents.
+        count: number of images, 1 or more; by default 64, or a row for each class in the grid of a conditional prior.
+        seed: the seed of the latents.
         progress: show a progress bar on standard error.
         label: the class of all images, for a conditional prior; by default all classes are equally likely.
 
     Raises:
-        UserError: `out` has another suffix, or is a folder that is not empty, or there is no such class.
+        UserError: `out` has another suffix, or is a folder that is not empty, or the prior has no such class.
     """
     check_place(out)
     suffix = out.suffix.lower()
@@ -110,7 +110,7 @@ def _batches(
 
 
 def _save_array(out: Path, batches: Iterator[UInt8[np.ndarray, "n h w c"]], shape: tuple[int, ...]) -> None:
-    """Writes the same file as `np.savez` would of the whole array, a batch at a time."""
+    """Writes the file that `np.savez` would write, but batch by batch, so the whole array is never in memory."""
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
     with whole_file(out) as partial, zipfile.ZipFile(partial, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:

@@ -1,4 +1,4 @@
-"""The commands that train, and `plot`, which shows how a training went."""
+"""The commands that train, and `plot`, which draws the losses of a run."""
 
 import argparse
 import dataclasses
@@ -27,7 +27,7 @@ def run_gan(options: argparse.Namespace) -> int:
     if options.conditional:
         classes = data.open_prepared(options.data).manifest["class_names"]
         if len(classes) < 2:
-            raise UserError(f"{options.data} has labels of {len(classes)} classes; `conditional` takes 2 or more")
+            raise UserError(f"{options.data} has {len(classes)} classes; `conditional` takes a set of 2 or more")
         model = dataclasses.replace(model, num_classes=len(classes))
     config = dataclasses.replace(base, model=model, **given_fields(TrainConfig, options))
     window = None if options.profile_steps is None else parse_window(options.profile_steps)

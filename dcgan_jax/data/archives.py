@@ -1,4 +1,4 @@
-"""Files in folders and archives. They are listed by name, read on demand and never unpacked to disk."""
+"""Files in folders and archives. They are listed by name and read on demand. Nothing is unpacked to disk."""
 
 import contextlib
 import functools
@@ -13,12 +13,12 @@ from dcgan_jax import pictures
 from dcgan_jax.data.items import Item
 from dcgan_jax.errors import UserError
 
-LARGEST_MEMBER = 2**30  # bytes of a file in an archive
+LARGEST_MEMBER = 2**30  # largest file in an archive, in bytes
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 def is_image(name: str) -> bool:
-    """Tells whether a path names an image file and neither the file nor one of its folders is hidden."""
+    """Tells whether a path names an image file, and no part of the path is hidden."""
     path = PurePosixPath(name)
     return path.suffix.lower() in pictures.suffixes() and not pictures.is_hidden(path)
 
@@ -29,10 +29,10 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
 
     Args:
         path: a folder, or an archive with a suffix in `ARCHIVE_SUFFIXES`.
-        wanted: tells by its name whether a file is wanted.
+        wanted: name of a file -> whether it is wanted.
 
     Raises:
-        UserError: `path` is neither, or it is damaged.
+        UserError: `path` is neither a folder nor such an archive, or it is damaged.
     """
     if path.is_dir():
         yield _folder_items(path, wanted), False
@@ -68,7 +68,12 @@ def files_in(path: Path, wanted: Callable[[str], bool] = is_image) -> Iterator[t
 
 
 def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Path]:
-    """Returns the folder or archive of each split: the first of its `names` that exists in `path`, or `path` itself."""
+    """Returns the folder or archive of each split.
+
+    Args:
+        path: the folder that holds the splits, or the folder or archive of one split.
+        names: split -> possible names of its folder or archive. The first one that exists is taken.
+    """
     found = {}
     for split, choices in names.items():
         places = [path / name for name in choices] + [path] * (path.name in choices)
@@ -77,7 +82,7 @@ def split_places(path: Path, names: Mapping[str, Sequence[str]]) -> dict[str, Pa
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Opens a zip archive; raises `UserError` if it is damaged."""
+    """Opens a zip archive. Raises `UserError` if it is damaged."""
     with damage_named(path):
         return zipfile.ZipFile(path)
 
@@ -92,13 +97,13 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def refuse_link_out(file: Path, folder: Path) -> None:
-    """Raises `UserError` if a file is a symbolic link out of its folder: the user did not give that file."""
+    """Raises `UserError` if a file is a symbolic link to a place outside its folder."""
     if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{file} is a symbolic link out of {folder}: put the file itself there")
+        raise UserError(f"{file} is a symbolic link out of {folder}: replace it by the file itself")
 
 
 def _check_size(size: int) -> None:
-    """Refuses huge files. zipfile and tarfile never return more bytes than the declared size."""
+    """Raises ValueError for a huge file. zipfile and tarfile never return more bytes than the declared size."""
     if size > LARGEST_MEMBER:
         raise ValueError(f"{size:,} bytes is too large for an image or annotation")
 
@@ -122,7 +127,7 @@ def _folder_items(path: Path, wanted: Callable[[str], bool]) -> list[Item]:
 def _member_items(members: list, read: Callable, wanted: Callable[[str], bool]) -> list[Item]:
     for name, _, _ in members:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(f"the archive contains {name!r}, which leads out of it: do not use this archive")
+            raise UserError(f"the archive contains {name!r}, a path outside of it: do not use this archive")
     items = [
         Item(name.removeprefix("./"), functools.partial(read, member), position=(position,))
         for name, member, position in members

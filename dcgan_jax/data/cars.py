@@ -34,9 +34,9 @@ def is_cars(path: Path) -> bool:
 
 @contextlib.contextmanager
 def cars(path: Path) -> Iterator[Source]:
-    """Opens Stanford Cars in its official splits. Photographs are cropped to their boxes; labels are the models.
+    """Opens Stanford Cars in its official splits. Photographs are cropped to their boxes; labels are the car models.
 
-    Annotated photographs may be missing: a part of the set is enough. Each photograph must have an annotation.
+    A part of the photographs is enough. Each photograph must have an annotation.
 
     Args:
         path: `cars_train.tgz`, `cars_test.tgz`, a folder `cars_train` or `cars_test`, or the folder that holds one
@@ -44,7 +44,7 @@ def cars(path: Path) -> Iterator[Source]:
             `cars_test_annos_withlabels.mat` the test split has no labels.
 
     Raises:
-        UserError: an annotation file is missing or malformed, or lacks one of the photographs.
+        UserError: an annotation file is missing or malformed, or a photograph has no annotation.
     """
     items, forward_only = [], False
     class_names = _class_names(path)
@@ -56,7 +56,7 @@ def cars(path: Path) -> Iterator[Source]:
             for item in photographs:
                 annotation = annotations.get(PurePosixPath(item.name).name)
                 if annotation is None:
-                    raise UserError(f"{item.name} of {images} is not in the annotations: use those of this set")
+                    raise UserError(f"{item.name} of {images} has no annotation: use the annotation files of this set")
                 box, label = annotation
                 if label is not None and not 0 <= label < len(class_names):
                     raise UserError(
@@ -79,7 +79,7 @@ def cut_box(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
 
 
 def devkit_file(folder: Path, *names: str) -> bytes | None:
-    """Returns the first of the named files that exists in the folder, its `devkit` or its `car_devkit.tgz`."""
+    """Returns the content of the first named file that exists in the folder, its `devkit` or its `car_devkit.tgz`."""
     archive = folder / "car_devkit.tgz"
     for name in names:
         for file in (folder / name, folder / "devkit" / name):
@@ -95,7 +95,11 @@ def devkit_file(folder: Path, *names: str) -> bytes | None:
 
 
 def _read_annotations(images: Path, split: str) -> dict[str, tuple[tuple[int, int, int, int], int | None]]:
-    """Box and class of each file name. The files count pixels and classes from 1; a box includes its last pixel."""
+    """Reads the annotations: file name -> (box, class).
+
+    The annotation files count pixels and classes from 1, and a box includes its last pixel. The result counts from 0,
+    and a box ends before its last number.
+    """
     names = _ANNOTATIONS[split]
     content = devkit_file(images.parent, *names)
     if content is None:
@@ -125,7 +129,7 @@ def _class_names(path: Path) -> list[str]:
 
 
 def read_variable(content: bytes, file: str, variable: str) -> np.ndarray[Any, Any]:
-    """Returns a variable of a MATLAB file; raises `UserError` if there is none."""
+    """Returns a variable of a MATLAB file. Raises `UserError` if it cannot be read."""
     try:
         return np.atleast_1d(read_mat(content, squeeze_me=True)[variable])
     except Exception as error:  # SciPy raises almost any error on another format

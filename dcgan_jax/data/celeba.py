@@ -30,16 +30,16 @@ def is_celeba(path: Path) -> bool:
 def celeba(path: Path, partition: str | Path | None = None, attributes: str | Path | None = None) -> Iterator[Source]:
     """Opens CelebA's aligned faces in their official splits.
 
-    Images that the partition and the attributes name may be missing: a part of the set is enough. Each image must be
-    in both files. The attributes are read on demand.
+    A part of the images is enough. Each image must have a line in the partition. The attributes are read only when they
+    are needed; each image must then have a line there too.
 
     Args:
         path: `img_align_celeba.zip`, the folder `img_align_celeba`, or the folder that holds either.
         partition: path of `list_eval_partition.txt`. By default it is beside the archive or folder of images.
-        attributes: path of `list_attr_celeba.txt`; the default is the same.
+        attributes: path of `list_attr_celeba.txt`. By default it is beside the archive or folder of images.
 
     Raises:
-        UserError: the partition is missing or malformed, or lacks one of the images.
+        UserError: the partition is missing or malformed, or an image has no line in it.
     """
     images = path
     if path.is_dir():
@@ -59,7 +59,7 @@ def celeba(path: Path, partition: str | Path | None = None, attributes: str | Pa
 
 
 def read_partition(path: Path) -> dict[str, str]:
-    """Reads the split of each file name."""
+    """Reads the partition: file name -> split. Raises `UserError` if it is missing or malformed."""
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: put CelebA's {PARTITION} beside the images, or give its path (`partition`), "
@@ -76,10 +76,13 @@ def read_partition(path: Path) -> dict[str, str]:
 
 
 def read_attributes(path: Path, images: list[str]) -> Mapping[str, np.ndarray]:
-    """Reads the attributes of images: for each attribute's name a bool array with one entry for each image.
+    """Reads the attributes of images: name of an attribute -> bool array with one entry for each image.
 
-    The file's first line is the number of images. The second line has the names of the attributes. Each other line has
-    a file name and 1 or -1 for each attribute.
+    The first line of the file is the number of images. The second line has the names of the attributes. Each other line
+    has a file name, and 1 or -1 for each attribute.
+
+    Raises:
+        UserError: the file is missing or malformed, or an image has no line in it.
     """
     if not path.is_file():
         raise UserError(

@@ -6,18 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-AHEAD = 2  # items; the second covers reads that sometimes take longer than a step
+AHEAD = 2  # items made ahead; the second one helps when a read takes longer than a step
 
 
 class Feed(Generic[T]):
-    """Makes a sequence of items in one thread, a few ahead of the caller, and returns them in order.
+    """Makes a sequence of items in a thread, a few items ahead of the caller, and yields them in order.
 
-    An error in the thread is raised when the caller asks for that item. Leaving the block stops the thread, after the
-    item that it is making.
+    An error in the thread is raised when the caller asks for the item. At the end of the block the thread finishes its
+    current item and stops.
 
     Args:
-        ahead: how many items are made before the caller asks for them, 1 or more. So many are in memory, and the one
-            that the caller has.
+        ahead: number of items made before the caller asks for them, 1 or more. Memory also holds the caller's item.
 
     Example:
         >>> with Feed() as feed:
@@ -26,7 +25,7 @@ class Feed(Generic[T]):
         [0, 1, 4]
     """
 
-    def __init__(self, ahead: int = AHEAD):
+    def __init__(self, ahead: int = AHEAD) -> None:
         self._ahead = ahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._items: deque[Future[T]] = deque()
@@ -39,12 +38,12 @@ class Feed(Generic[T]):
         self._thread.shutdown(cancel_futures=True)
 
     def start(self, make: Callable[[int], T], steps: Iterable[int]) -> None:
-        """Begins a new sequence of items, and drops the rest of the previous one.
+        """Begins a new sequence of items, and drops the rest of the previous sequence.
 
         Args:
-            make: step -> item. It must depend on the step alone. The thread calls it for one step after the other.
-                Do not change an item afterwards: JAX may use the memory of its arrays.
-            steps: the steps to make.
+            make: step -> item. The item must depend only on the step. The thread calls `make` for one step after the
+                other. Do not change an item afterwards: JAX may use the memory of its arrays.
+            steps: the steps whose items are made.
         """
         for item in self._items:
             item.cancel()
@@ -56,7 +55,7 @@ class Feed(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        self._make(self._ahead + 1)  # before the wait, so that the thread always has work
+        self._make(self._ahead + 1)  # before waiting, so that the thread always has work
         if not self._items:
             raise StopIteration
         item = self._items[0].result()
@@ -71,5 +70,5 @@ class Feed(Generic[T]):
 def _call(make: Callable[[int], T], step: int) -> T:
     try:
         return make(step)
-    except StopIteration as error:  # in `__next__` it would end the sequence silently
+    except StopIteration as error:  # it would end the sequence silently in `__next__`
         raise RuntimeError(f"the item of step {step} could not be made: StopIteration") from error

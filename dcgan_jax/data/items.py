@@ -1,4 +1,4 @@
-"""A source of images: a sequence of items that are read on demand, and the selection of some of them."""
+"""A source of images: a sequence of items that are read on demand. `select` keeps the items that meet conditions."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -8,44 +8,44 @@ from PIL import Image
 
 from dcgan_jax.errors import UserError
 
-LABEL = "label"  # name of the class in conditions
+LABEL = "label"  # the name that stands for the class in conditions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One image of a source, not read yet."""
 
-    name: str  # path in the source, or file and number if one file holds many images
-    read: Callable[[], bytes | np.ndarray]  # an image file's bytes, or pixels: uint8 [h, w] or [h, w, 3]
+    name: str  # path in the source; file and number if one file holds many images
+    read: Callable[[], bytes | np.ndarray]  # returns an image file's bytes, or pixels: uint8 [h, w] or [h, w, 3]
     split: str | None = None
     label: int | None = None  # index into the source's class names
-    position: tuple[int, ...] = ()  # of the bytes in the source; reading in this order only goes forward
+    position: tuple[int, ...] = ()  # place of the bytes in the source; reading in this order never goes back
     cut: Callable[[Image.Image], Image.Image] | None = None  # crops the decoded image to its annotated box
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A sequence of items, sorted by name. It can be used while the context that made it is open.
+    """A sequence of items, sorted by name. It can be used only while its context is open.
 
-    With `forward_only`, one thread must read the items in order of `Item.position`: a compressed tar file restarts from
-    its beginning to go back. Otherwise any thread may call `Item.read`.
+    With `forward_only`, one thread must read the items in order of `Item.position`, because going back in a compressed
+    tar file means reading it again from the start. Otherwise any thread may call `Item.read`.
     """
 
     kind: str
     items: list[Item]
     class_names: list[str]
     forward_only: bool = False
-    attributes: Callable[[], Mapping[str, np.ndarray]] | None = None  # for each name a bool array over the items
+    attributes: Callable[[], Mapping[str, np.ndarray]] | None = None  # returns name -> bool array over the items
     cut: str | None = None  # description of `Item.cut`
 
 
 def select(source: Source, where: Sequence[str]) -> Source:
-    """Returns the part of a source whose images meet all conditions.
+    """Returns a source with only the images that meet all conditions.
 
     Args:
         source: any source. Its attributes are read only if a condition names one.
-        where: conditions `NAME=VALUE` or `NAME=VALUE,VALUE`; one of the values must match. The name is `label`, with
-            class names as values, or an attribute, with the values 1 and 0.
+        where: conditions `NAME=VALUE` or `NAME=VALUE,VALUE`; one of the values must match. NAME is `label`, with class
+            names as values, or the name of an attribute, with the values 1 and 0.
 
     Raises:
         UserError: the source has no such label or attribute, or no image meets the conditions.
@@ -64,7 +64,7 @@ def select(source: Source, where: Sequence[str]) -> Source:
             chosen &= np.isin(attributes[name], list(_bits(condition, values)))
         else:
             raise UserError(
-                f"`where` {condition!r}: there is no {name!r} here; there is {_listed([*labels, *attributes])}"
+                f"`where` {condition!r}: the source has no {name!r}; it has {_listed([*labels, *attributes])}"
             )
     if not chosen.any():
         raise UserError(f"no image meets `where` {' and '.join(map(repr, where))}: remove a condition")
@@ -75,32 +75,30 @@ def select(source: Source, where: Sequence[str]) -> Source:
 def _name(condition: str) -> str:
     name, equals, values = condition.partition("=")
     if not (name.strip() and equals and values.strip()):
-        raise UserError(f"`where` {condition!r} is no condition: write one such as label=1 or Smiling=1")
+        raise UserError(f"`where` {condition!r} is not a condition: write one such as label=1 or Smiling=1")
     return name.strip()
 
 
 def _numbers(condition: str, values: str, class_names: list[str]) -> set[int]:
-    """The numbers of the classes that a condition names."""
+    """Returns the numbers of the classes that a condition names."""
     # A class name may contain a comma.
     names = [values] if values in class_names else [value.strip() for value in values.split(",")]
     unknown = [name for name in names if name not in class_names]
     if unknown:
-        raise UserError(
-            f"`where` {condition!r}: there is no label {unknown[0]!r} here; there is {_listed(class_names)}"
-        )
+        raise UserError(f"`where` {condition!r}: the source has no label {unknown[0]!r}; it has {_listed(class_names)}")
     return {class_names.index(name) for name in names}
 
 
 def _bits(condition: str, values: str) -> set[bool]:
-    """The values that a condition on an attribute names."""
+    """Returns the values that a condition allows for an attribute."""
     bits = [value.strip() for value in values.split(",")]
     if not set(bits) <= {"0", "1"}:
-        raise UserError(f"`where` {condition!r}: an attribute is 1 or 0")
+        raise UserError(f"`where` {condition!r}: the value of an attribute is 1 or 0")
     return {bit == "1" for bit in bits}
 
 
 def _listed(names: list[str], limit: int = 12) -> str:
-    """Joins names on one line, the first `limit` of them."""
+    """Joins the first `limit` names on one line."""
     if not names:
         return "neither a label nor an attribute"
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

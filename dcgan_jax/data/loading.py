@@ -1,4 +1,4 @@
-"""Opens and checks prepared sets, and decides the order in which training visits the images."""
+"""Opens and checks prepared sets, and defines the order in which training uses their images."""
 
 import functools
 import hashlib
@@ -28,17 +28,17 @@ class PreparedSet:
     path: Path
     images: UInt8[np.ndarray, "n h w c"]  # memory-mapped
     labels: Int32[np.ndarray, " n"] | None  # memory-mapped; index into manifest["class_names"], -1 where unknown
-    manifest: dict[str, Any]  # as `prepare` wrote it: kind, crop, filter, splits, class names, checksum, ...
+    manifest: dict[str, Any]  # the record of `prepare`: kind, crop, filter, splits, class names, checksum, ...
 
     def split_slice(self, name: str) -> slice:
-        """Returns the range of a split in `images`, `labels` and `names`; raises `UserError` for an unknown split."""
+        """Returns the range of a split in `images`, `labels` and `names`. Raises `UserError` for an unknown split."""
         splits = self.manifest["splits"]
         if name not in splits:
             raise UserError(f"{self.path} has no split {name!r}; it has {', '.join(splits)}")
         return slice(*splits[name])
 
     def split(self, name: str) -> UInt8[np.ndarray, "n h w c"]:
-        """Returns a view of the images of a split; raises `UserError` if there is no such split."""
+        """Returns a view of the images of a split. Raises `UserError` for an unknown split."""
         return self.images[self.split_slice(name)]
 
     @functools.cached_property
@@ -56,7 +56,7 @@ class PreparedSet:
 
 
 def open_prepared(path: str | Path) -> PreparedSet:
-    """Opens a prepared set. This takes milliseconds, because the pixels are not read; see `verify`.
+    """Opens a prepared set. This takes milliseconds, because the pixels are not read; `verify` reads them.
 
     A set in a bucket is fetched first, unless the cache has its current version.
 
@@ -82,12 +82,12 @@ def _files_of_a_set(path: str | Path, names: list[str]) -> list[str]:
 
 
 def verify(path: str | Path) -> None:
-    """Compares the checksum of the pixels with the manifest; raises `UserError` if they differ."""
+    """Compares the checksum of the pixels with the manifest. Raises `UserError` if they differ."""
     prepared = open_prepared(path)
     found = file_checksum(prepared.path / IMAGES)
     if found != prepared.manifest["sha256"]:
         raise UserError(
-            f"{prepared.path / IMAGES} has changed since it was prepared (SHA-256 {found[:12]}..., the "
+            f"{prepared.path / IMAGES} has changed since it was prepared (its SHA-256 is {found[:12]}..., the "
             f"manifest says {prepared.manifest['sha256'][:12]}...): prepare the set again"
         )
 
@@ -101,17 +101,17 @@ def file_checksum(path: Path) -> str:
 def batch_indices(
     step: int, batch_size: int, count: int, seed: int, order: int = 0
 ) -> Int64[np.ndarray, " batch_size"]:
-    """Returns the images of a training step. They depend on the arguments alone, so resuming restores nothing.
+    """Returns the images of a training step. They depend only on the arguments, so a resumed run gets the same ones.
 
     The steps go through an endless sequence of permutations of the `count` images, one for each epoch. A batch may
-    end one epoch and begin the next, so no image is left out.
+    hold the end of one epoch and the start of the next, so no image is left out.
 
     Args:
         step: 0 or more.
         batch_size: 1 to `count`.
         count: number of images in the split.
         seed: 0 or more.
-        order: 0 or more; each number gives other permutations.
+        order: number of the data order, 0 or more; each order has its own permutations.
 
     Returns:
         Indices from 0 to `count` - 1.
@@ -140,7 +140,7 @@ def batch_indices(
 @functools.lru_cache(maxsize=4)
 def permutation(count: int, seed: int, epoch: int = 0, order: int = 0) -> Int64[np.ndarray, " count"]:
     """Returns a random permutation of 0 to `count` - 1, the same on every machine. It is read-only and cached."""
-    # NumPy guarantees the raw stream of a bit generator for all versions, but not `Generator.permutation`.
+    # NumPy guarantees that all versions give the same raw stream of a bit generator, but not the same permutation.
     stream = np.random.Philox(np.random.SeedSequence([seed, epoch, order] if order else [seed, epoch])).random_raw(
         count
     )
@@ -177,10 +177,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _map_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header is Python code, and NumPy passes on any parser error
+    except Exception as error:  # the header is a Python literal, and NumPy passes on any error of its parser
         raise UserError(f"{path} is missing, truncated or damaged ({error}): prepare the set again") from error
     if array.shape != shape or array.dtype != dtype:
         raise UserError(
-            f"{path} is {array.dtype} {array.shape}, the manifest says {np.dtype(dtype)} {shape}: prepare the set again"
+            f"{path} is {array.dtype} {array.shape}, but its manifest says {np.dtype(dtype)} {shape}: "
+            "prepare the set again"
         )
     return array

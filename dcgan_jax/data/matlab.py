@@ -1,4 +1,4 @@
-"""Reads MATLAB files of version 5 by SciPy."""
+"""Reads MATLAB files of version 5 with SciPy."""
 
 import io
 import subprocess
@@ -14,16 +14,16 @@ _TRY = (
 
 
 def read_mat(source: Path | bytes, **options: Any) -> dict[str, Any]:
-    """Reads a MATLAB file, or its content, by SciPy's `loadmat`.
+    """Reads a MATLAB file, or its content, with SciPy's `loadmat`.
 
     A separate process reads it first, because SciPy's compiled reader can crash on a damaged file.
 
     Args:
         source: a path, or the content of a file.
-        options: of `loadmat`.
+        options: keyword arguments of `loadmat`.
 
     Raises:
-        Exception: SciPy raises almost any error on another format.
+        Exception: the file is damaged or has another format. SciPy raises many types of errors.
     """
     words, content = ([str(source)], None) if isinstance(source, Path) else ([], source)
     tried = subprocess.run(

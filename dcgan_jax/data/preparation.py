@@ -1,4 +1,4 @@
-"""Preparation: decodes, crops and resizes a source once, into one array on disk with a manifest."""
+"""Prepares a source: decodes, crops and resizes its images once, into one array on disk with a manifest."""
 
 import importlib.metadata
 import json
@@ -37,8 +37,8 @@ _UNREADABLE_LIMIT = 0.01  # fraction of all images
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    """How each image is prepared."""
+class _Preparation:
+    """The settings for the preparation of each image."""
 
     crop: str
     resampling: str
@@ -63,27 +63,28 @@ def prepare(
 ) -> PreparedSet:
     """Prepares a source of images as one uint8 array [n, image_size, image_size, channels] in a folder.
 
-    The folder appears whole or not at all. Images are decoded on all cores into a hidden folder, which is renamed at
-    the end, and removed after any error or interruption. In a bucket the manifest is written last: a folder without it
-    is not a prepared set. Unreadable files are skipped and listed in the manifest; more than 1 % of them is an error.
+    The folder appears whole or not at all. Images are decoded on all cores into a hidden folder. This folder is renamed
+    at the end, and removed after any error or interruption. In a bucket the manifest is written last: a folder without
+    it is not a prepared set. Unreadable files are skipped and listed in the manifest. It is an error if they are more
+    than 1 % of all files.
 
     Args:
         source: a folder or archive of images, the official files of CelebA, SVHN or Stanford Cars, `tfds:NAME` for a
             set of tensorflow-datasets, or "digits" (from scikit-learn). Files may be in a bucket.
         out: the new folder, local or in a bucket. It may exist if it is empty.
-        kind: "folder", "celeba", "svhn", "cars" or "digits". None detects it; pass "cars" for cars that are already
-            cropped.
+        kind: "folder", "celeba", "svhn", "cars" or "digits". None detects it. Pass "cars" for car images that are
+            already cropped.
         image_size: side of the prepared images in pixels.
         channels: 1 (grey) or 3 (RGB). The default is 1 for the digits, else 3.
         validation_fraction: fraction in (0, 1) held out for validation if the source has no split, or only `train`.
-            At least one image is held out, and always the same ones.
+            At least one image is held out. Each call holds out the same images.
         crop: a name in `config.SET_CROPS`. The default is the published crop of the kind.
-        where: conditions that each image must meet: `label=1`, `label=1,2` for either, `Smiling=1` or `Male=0` for
-            CelebA's attributes.
+        where: conditions that each image must meet: `label=1`, `label=1,2` for either class, or `Smiling=1` and
+            `Male=0` for CelebA's attributes.
         partition: path of CelebA's `list_eval_partition.txt`, if it is not beside the images.
         attributes: path of CelebA's `list_attr_celeba.txt`, if it is not beside the images.
         data_dir: folder or bucket of tensorflow-datasets. None uses its default.
-        progress: show a progress bar on stderr.
+        progress: show a progress bar on standard error.
 
     Returns:
         The prepared set, open. Each split keeps the source's order.
@@ -115,18 +116,20 @@ def prepare(
         partition = _beside(source, partition, celeba.PARTITION)
         attributes = _beside(source, attributes, celeba.ATTRIBUTES)
     elif partition is not None or attributes is not None:
-        raise UserError(f"`partition` and `attributes` are files of CelebA, and {source} is of kind {kind}")
+        raise UserError(
+            f"`partition` and `attributes` are files of CelebA, but {source} is of kind {kind}: leave them out"
+        )
     elif kind == "folder" and remote.is_url(source) and Path(files).name.startswith(("cars_train", "cars_test")):
-        raise UserError(f"{source} is fetched without its annotations: give the folder that holds both, or give `kind`")
+        raise UserError(f"{source} comes without its annotations: give the folder that holds both, or give `kind`")
     with open_source(files, kind, partition=partition, attributes=attributes, data_dir=data_dir) as opened:
         if not opened.items:
-            raise UserError(f"{source} has no images in it")
+            raise UserError(f"{source} contains no images: give another source")
         if where:
             opened = select(opened, where)
-        # Lanczos' filter rings if 8 pixels are enlarged to 64: ghost lines on the black background.
+        # When 8 pixels are enlarged to 64, the Lanczos filter rings: it draws ghost lines on the black background.
         resampling = "bicubic" if kind == "digits" else "lanczos"
         channels = channels or (1 if kind == "digits" else 3)
-        recipe = _Recipe(crop or _KIND_CROPS[kind], resampling, image_size, channels)
+        recipe = _Preparation(crop or _KIND_CROPS[kind], resampling, image_size, channels)
         with remote.new_folder(out, last=loading.MANIFEST) as partial:
             splits = _with_splits(opened.items, validation_fraction)
             _write_set(partial, opened, splits, recipe, str(source), where, progress)
@@ -134,7 +137,7 @@ def prepare(
 
 
 def _beside(source: str | Path, given: str | Path | None, name: str) -> str | Path | None:
-    """Fetches a file of CelebA from the given place, or from beside the images in a bucket; None if there is none."""
+    """Fetches a file of CelebA: the given one, or the one beside the images in a bucket; None if there is none."""
     if given is None and remote.is_url(source):
         beside = f"{source.rstrip('/').rpartition('/')[0]}/{name}"
         given = beside if remote.listing(beside) else None
@@ -142,25 +145,25 @@ def _beside(source: str | Path, given: str | Path | None, name: str) -> str | Pa
 
 
 def _is_taken(out: str | Path) -> bool:
-    """Tells whether the output folder holds anything but the remains of an interrupted upload."""
+    """Tells whether the output folder holds other files than the remains of an interrupted upload."""
     if remote.is_url(out):
         return not remote.listing(out).keys() <= {loading.IMAGES, loading.LABELS, loading.NAMES}
     out = Path(out)
     return out.exists() and (not out.is_dir() or any(out.iterdir()))
 
 
-def _read(item: Item, data: bytes | np.ndarray, recipe: _Recipe) -> Picture:
+def _read(item: Item, data: bytes | np.ndarray, recipe: _Preparation) -> Picture:
     size = recipe.image_size
     picture = read_picture(data, recipe.channels)
     image = Image.fromarray(picture.pixels[..., 0] if recipe.channels == 1 else picture.pixels)
     image = crop_image(item.cut(image) if item.cut else image, recipe.crop)
-    # Crop first: the filter of `resize(box=...)` would read pixels outside the box.
+    # Crop before resizing: the filter of `resize(box=...)` would read pixels outside the box.
     image = image.resize((size, size), Image.Resampling[recipe.resampling.upper()])
     return picture._replace(pixels=np.asarray(image).reshape(size, size, recipe.channels))
 
 
 def _with_splits(items: list[Item], validation_fraction: float) -> dict[str, list[Item]]:
-    """Returns the items of each split, in the source's order. If there is only `train`, some become `validation`."""
+    """Returns the items of each split, in the source's order. If all are `train`, some become `validation`."""
     if {item.split for item in items} <= {None, "train"} and len(items) > 1:
         held_out = max(1, round(validation_fraction * len(items)))
         chosen = set(loading.permutation(len(items), seed=0)[: min(held_out, len(items) - 1)].tolist())
@@ -177,18 +180,18 @@ def _write_set(
     folder: Path,
     source: Source,
     splits: dict[str, list[Item]],
-    recipe: _Recipe,
+    recipe: _Preparation,
     given: str,
     where: tuple[str, ...],
     progress: bool,
 ) -> None:
     items = [item for members in splits.values() for item in members]
     shape = (len(items), recipe.image_size, recipe.image_size, recipe.channels)
-    # Writing to a memory map on a full disk kills the process (SIGBUS), so check first.
+    # Writing to a memory map on a full disk kills the process (SIGBUS), so check the free space first.
     needed, free = math.prod(shape), shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"the prepared set takes {needed / 1e9:.1f} GB and {folder.parent} has {free / 1e9:.1f} GB free: make room"
+            f"the prepared set needs {needed / 1e9:.1f} GB, but {folder.parent} has {free / 1e9:.1f} GB free: make room"
         )
     images = np.lib.format.open_memmap(folder / loading.IMAGES, "w+", np.uint8, shape)
     failures: dict[int, str] = {}
@@ -238,8 +241,8 @@ def _write_set(
     (folder / loading.MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _decoded(source: Source, items: list[Item], recipe: _Recipe) -> Iterator[tuple[int, Picture | Exception]]:
-    """Decodes items on all cores. Yields (row, pixels) or (row, error); few images are in memory at a time."""
+def _decoded(source: Source, items: list[Item], recipe: _Preparation) -> Iterator[tuple[int, Picture | Exception]]:
+    """Decodes items on all cores. Yields (row, pixels) or (row, error). Few images are in memory at a time."""
 
     def decode(item: Item, read: Callable[[], bytes | np.ndarray]) -> Picture | Exception:
         try:

@@ -1,4 +1,4 @@
-"""Image sources: folders, archives, official data files and sets by name, each as one sequence of images."""
+"""Opens image sources: folders, archives, official files and named sets. Each becomes one sequence of images."""
 
 import contextlib
 import functools
@@ -42,11 +42,11 @@ def open_source(
         path: a folder, archive or file, or `tfds:NAME`; ignored for "digits".
         kind: one of `config.SOURCE_KINDS`.
         partition: path of CelebA's `list_eval_partition.txt`. By default it is beside the images.
-        attributes: path of CelebA's `list_attr_celeba.txt`; the default is the same.
+        attributes: path of CelebA's `list_attr_celeba.txt`. By default it is beside the images.
         data_dir: folder of the sets of tensorflow-datasets. None uses its default.
 
     Raises:
-        UserError: `path` has no source of that kind, or it is damaged.
+        UserError: `path` is not a source of this kind, or it is damaged.
     """
     if kind not in SOURCE_KINDS:
         raise UserError(f"`kind` is {kind!r}; give one of {', '.join(SOURCE_KINDS)}")
@@ -58,7 +58,7 @@ def open_source(
         return
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist")
+        raise UserError(f"{path} does not exist: give a folder, an archive or a file")
     if kind == "svhn":
         opened = svhn(path)
     elif kind == "celeba":
@@ -87,9 +87,9 @@ def detect_kind(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def image_folder(path: Path, kind: str = "folder") -> Iterator[Source]:
-    """Opens the images of a folder or archive, with splits and classes from the names of its folders.
+    """Opens the images of a folder or archive. The names of its folders give the splits and classes.
 
-    A single folder around everything is ignored. If all top-level folders are named `train`, `test` or `validation`
+    A single folder that holds all others is ignored. If all top-level folders are named `train`, `test` or `validation`
     (`valid`, `val`), they are the splits, and the folders in them are the classes. Otherwise the top-level folders are
     the classes. An image outside the class folders has no label.
     """

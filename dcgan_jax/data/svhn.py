@@ -43,11 +43,11 @@ def is_svhn(path: Path) -> bool:
 
 @contextlib.contextmanager
 def svhn(path: Path) -> Iterator[Source]:
-    """Opens SVHN's digits. The class names are the digits; the files label the digit 0 by 10.
+    """Opens SVHN's digits. The class names are the digits. The files give the digit 0 the label 10.
 
     Args:
-        path: format 2 is `train_32x32.mat`, `test_32x32.mat`, `extra_32x32.mat`, or a folder of them. Format 1 is
-            `train.tar.gz` or the folder `train`, the same for `test` and `extra`, or a folder of them. If a folder
+        path: format 2 is `train_32x32.mat`, `test_32x32.mat`, `extra_32x32.mat`, or a folder with some of them. Format
+            1 is `train.tar.gz` or the folder `train` (also `test`, `extra`), or a folder with some of them. If a folder
             holds both formats, format 2 is read.
 
     Raises:
@@ -74,9 +74,8 @@ def svhn(path: Path) -> Iterator[Source]:
 def cut_digit(image: Image.Image, digit: tuple[int, int, int, int]) -> Image.Image:
     """Crops a photograph to the square around a digit.
 
-    The square is the box, extended about its centre in its shorter direction, as in format 2. A square that crosses the
-    photograph's edge is shifted inside. If the photograph is narrower than the square, its outermost pixels are
-    repeated.
+    The square is the box, extended on both sides of its shorter direction, as in format 2. A square that crosses the
+    photograph's edge is moved inside. If the photograph is smaller than the square, its outermost pixels are repeated.
 
     Args:
         image: the photograph.
@@ -93,20 +92,20 @@ def cut_digit(image: Image.Image, digit: tuple[int, int, int, int]) -> Image.Ima
 
 
 def _interval(start: int, length: int, limit: int) -> tuple[int, tuple[int, int]]:
-    """Shifts an interval into 0 to `limit`. Returns its start, and how far it still extends before and after."""
+    """Moves an interval into 0 to `limit`. Returns its start, and the lengths that do not fit on each side."""
     lacking = max(length - limit, 0)
     return min(max(start, 0), max(limit - length, 0)), (lacking // 2, lacking - lacking // 2)
 
 
 def _cropped(path: Path) -> list[Path]:
-    """The files of format 2 at a path."""
+    """Returns the files of format 2 at a path."""
     if not path.is_dir():
         return [path] if path.suffix.lower() == ".mat" else []
     return [file for split in _SPLITS if (file := path / f"{split}_32x32.mat").is_file()]
 
 
 def cropped_items(file: Path) -> list[Item]:
-    """Reads the digits of a file of format 2. All pixels are in memory: SciPy reads the whole file."""
+    """Reads the digits of a file of format 2. All its pixels are in memory, because SciPy reads the whole file."""
     try:
         content = read_mat(file, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].ravel().astype(np.int64)
@@ -144,7 +143,7 @@ def _is_annotated(place: Path) -> bool:
     try:
         with tarfile.open(place) as archive:
             return any(_annotates(member.name) for member in archive)
-    except Exception:  # opening it for reading reports the damage
+    except Exception:  # a damaged archive: `svhn` reports the error
         return False
 
 
@@ -158,7 +157,7 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     digits = read_digits(content, f"{_ANNOTATIONS} of {place}")
     photographs = [file for file in files if file is not annotations]
 
-    # The digits of a photograph follow one another, and a compressed archive cannot go back.
+    # The digits of a photograph follow one another. A photograph is read once, as a compressed archive cannot go back.
     @functools.lru_cache(maxsize=1)
     def read(index: int) -> bytes | np.ndarray:
         return photographs[index].read()
@@ -167,7 +166,7 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     for index, photograph in enumerate(photographs):
         path = PurePosixPath(photograph.name)
         if path.name not in digits:
-            raise UserError(f"{path} of {place} is not in its {_ANNOTATIONS}: use the annotations of this set")
+            raise UserError(f"{path} of {place} has no entry in its {_ANNOTATIONS}: use the annotations of this set")
         for number, digit in enumerate(digits[path.name], 1):
             items.append(
                 Item(
@@ -185,14 +184,21 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
 def read_digits(content: Any, file: str) -> dict[str, list[Digit]]:
     """Reads the digits of each photograph, by its file name, from a `digitStruct.mat`.
 
-    The file is HDF5 with two columns of references: to each photograph's name (a column of character codes), and to a
-    group with `left`, `top`, `width`, `height` and `label` of its digits. Each of these holds the number of a single
-    digit, or references to the numbers of several digits.
+    The file is HDF5 with two columns of references. One refers to each photograph's name, a column of character codes.
+    The other refers to a group with `left`, `top`, `width`, `height` and `label` of its digits. Each of these holds the
+    number of a single digit, or references to the numbers of several digits.
+
+    Args:
+        content: the bytes of the file.
+        file: the name of the file, for messages.
+
+    Raises:
+        UserError: h5py is not installed, or the file has another format.
     """
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"reading {file} takes h5py: pip install 'dcgan-jax[svhn]'") from error
+        raise UserError(f"reading {file} needs h5py: pip install 'dcgan-jax[svhn]'") from error
     try:
         with h5py.File(io.BytesIO(content), "r") as mat:
             table: Any = mat["digitStruct"]

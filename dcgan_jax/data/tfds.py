@@ -22,16 +22,16 @@ _BATCH = 128  # records at a time; single ones take 5 to 30 times as long in arr
 
 
 def tfds_kind(source: str) -> str:
-    """Returns the kind of the set `tfds:NAME`. It decides how the images are prepared."""
+    """Returns the kind of the set `tfds:NAME`, which sets the default crop."""
     return _KINDS.get(_name(source), "folder")
 
 
 def tfds_set(source: str, kind: str, data_dir: str | None = None) -> Source:
     """Returns a set of tensorflow-datasets in its own splits. Nothing is downloaded.
 
-    Images come from the feature `image` or the only image feature. Labels come from the feature `label` or the only
-    class label, attributes from `attributes` (celeb_a). The photographs of cars196 are cropped to their boxes.
-    The records are read from the first to the last, a few at a time.
+    Images come from the feature `image`, or from the only image feature. Labels come from the feature `label`, or from
+    the only class label. Attributes come from the feature `attributes` (celeb_a). The photographs of cars196 are
+    cropped to their boxes. The records are read in order, a few at a time.
 
     Args:
         source: `tfds:celeb_a`, `tfds:svhn_cropped`, `tfds:cars196` or another set. `/CONFIG` and `:VERSION` may follow.
@@ -39,7 +39,7 @@ def tfds_set(source: str, kind: str, data_dir: str | None = None) -> Source:
         data_dir: folder or bucket of the sets. None uses the default of tensorflow-datasets.
 
     Raises:
-        UserError: the set, or a package that reads it, is missing, or the set has no images.
+        UserError: the set or a package that reads it is missing, or the set has no 8-bit images.
     """
     info, file_format = _find(source, data_dir)
     image, label = _feature(info, "Image", "image"), _feature(info, "ClassLabel", "label")
@@ -101,7 +101,7 @@ def _find(source: str, data_dir: str | None) -> tuple[Any, str]:
         from tensorflow_datasets.core.constants import DATA_DIR
         from tensorflow_datasets.core.read_only_builder import builder_from_files
     except ImportError as error:
-        raise UserError(f"reading {source} takes tensorflow-datasets: pip install 'dcgan-jax[tfds]'") from error
+        raise UserError(f"reading {source} needs tensorflow-datasets: pip install 'dcgan-jax[tfds]'") from error
     name, place = source.removeprefix(PREFIX), data_dir or DATA_DIR
     build = f"tfds build {name} --file_format array_record --data_dir {place}"
     try:
@@ -127,7 +127,7 @@ def _find(source: str, data_dir: str | None) -> tuple[Any, str]:
 
 
 def _feature(info: Any, kind: str, usual: str) -> str | None:
-    """Returns the feature of a kind that has the usual name, or else the only one of that kind."""
+    """Returns the feature of a kind that has the usual name, else the only feature of this kind; None without one."""
     from tensorflow_datasets import features
 
     found = [name for name, feature in info.features.items() if isinstance(feature, getattr(features, kind))]
@@ -137,9 +137,9 @@ def _feature(info: Any, kind: str, usual: str) -> str | None:
 
 
 class _Forward:
-    """Records that are read from the first to the last. Going back starts again from the first."""
+    """Records that are read in order. Going back reads again from the first record."""
 
-    def __init__(self, start: Callable[[], Iterator[bytes]], count: int):
+    def __init__(self, start: Callable[[], Iterator[bytes]], count: int) -> None:
         self._start, self._count = start, count
         self._records, self._next = start(), 0
 
@@ -164,7 +164,7 @@ def _open_records(source: str, part: Any, file_format: str) -> _Forward:
     except Exception as error:
         raise UserError(f"{source}: split {part.name} cannot be read ({error}): build the set again") from error
     if stored != part.num_examples:
-        # tensorflow-datasets 4.9.10 drops records if it writes more than 100 to a file.
+        # tensorflow-datasets 4.9.10 loses records if it writes more than 100 to one parquet file.
         raise UserError(
             f"{source}: the parquet files hold {stored} of the {part.num_examples} records of split {part.name}: "
             "build the set again with `--file_format array_record`"
@@ -216,7 +216,7 @@ def _parse(record: bytes) -> Mapping[str, Any]:
 
 
 def _examples(source: str, records: _Forward) -> Iterator[Mapping[str, Any]]:
-    """Yields all records of a split in their order, parsed."""
+    """Yields the parsed records of a split in order."""
     for i in range(len(records)):
         try:
             yield _parse(records[i])
@@ -229,7 +229,7 @@ def _read_image(records: _Forward, index: int, feature: str) -> bytes:
 
 
 def _read_attributes(source: str, splits: list[_Forward], names: list[str]) -> Mapping[str, np.ndarray]:
-    """Reads the attributes of all records: for each name a bool array over the records."""
+    """Reads the attributes of all records: name -> bool array over the records."""
     values = np.zeros((sum(map(len, splits)), len(names)), bool)
     examples = itertools.chain.from_iterable(_examples(source, records) for records in splits)
     for row, example in enumerate(examples):

@@ -1,7 +1,7 @@
-"""Evaluation: methods × masks × sets on held-out images. It resumes, and shares the work among processes.
+"""Evaluation: methods × masks × sets on held-out images. It can be resumed, and shared among processes.
 
-The folder keeps a line of JSON for every image that is done, in `scores.jsonl` or in one file for each process.
-`tables.py` makes tables and figures of these lines.
+The folder keeps a line of JSON for every finished image, in `scores.jsonl` or in one file for each process. `tables.py`
+makes tables and figures from these lines.
 """
 
 import base64
@@ -34,24 +34,24 @@ from dcgan_jax.storage import journal
 from dcgan_jax.storage.files import locked, make_folder
 from dcgan_jax.storage.journal import Line
 
-SHOWN = 2  # images a mask in the figures
+FIGURE_IMAGES = 2  # images per mask in the figures
 SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole")
-# PSNR is cut at this many dB. It is the PSNR of rounding the original to whole levels (variance 1/12). An exact
-# completion would have an infinite PSNR, and so would every mean that includes it.
+# Upper limit of PSNR in dB: the PSNR of an error with the variance of rounding to whole levels (1/12). Without it, an
+# exact completion would have an infinite PSNR, and so would every mean that includes it.
 _EXACT = 10 * math.log10(12 * 255**2)
 
-Identity = tuple[str, str, str, int]  # set, mask, method, number of the image
+Identity = tuple[str, str, str, int]  # what a line is about: set, mask, method, number of the image
 
 
 class Unit(NamedTuple):
-    """Work that is done at once: a batch of images of a set, under a mask, by one method.
+    """A unit of work: one batch of images of a set, under one mask, by one method.
 
     Attributes:
         images: the set.
-        mask: its name.
-        name: of the method.
-        method: ready for the set.
-        numbers: of the images in the set.
+        mask: the name of the mask.
+        name: the name of the method.
+        method: the method, ready for the set.
+        numbers: the numbers of the images in the set.
         digest: hash of everything that the scores depend on.
     """
 
@@ -63,15 +63,15 @@ class Unit(NamedTuple):
     digest: str
 
     def identities(self) -> list[Identity]:
-        """The identities of the lines of these images."""
+        """Returns the identities of the lines of these images."""
         return [(self.images.name, self.mask, self.name, i) for i in self.numbers]
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How many images of a set are completed, and how many at a time."""
+    """The number of images to complete, and the batch size."""
 
-    count: int | None
+    count: int | None  # images of each set, from the first; None for all
     batch_size: int
 
 
@@ -87,35 +87,37 @@ def evaluate(
     batch_size: int = 64,
     progress: bool = True,
 ) -> list[Line]:
-    """Completes held-out images of every set, under every mask, by every method, and compares with the originals.
+    """Completes held-out images of every set under every mask by every method, and scores the results.
 
-    The hole of an image depends on mask, image name and seed alone, so all methods get the same holes.
+    The hole of an image depends only on mask, image name and seed, so all methods get the same holes.
 
-    Results that the folder holds from an earlier call are kept, unless something that they depend on has changed. In
-    a job of several processes each does its share, in one folder or in folders of their own.
+    Results of an earlier call in the same folder are kept, unless something that they depend on has changed. In a job
+    of several processes each process does its share. The processes may use one folder, or a folder each.
 
     Args:
-        sets: of different names.
-        methods: names in `methods.METHODS`, each with the number of images that it is given, from the first; None for
-            `count`.
-        out: a folder, new or of an earlier evaluation.
-        mask_names: of `masks.NAMES`.
-        count: only the first so many images of every set; None for all.
+        sets: the sets. Their names differ.
+        methods: name in `methods.METHODS` -> number of images for this method, from the first; None stands for `count`.
+        out: the folder, new or of an earlier evaluation.
+        mask_names: names in `masks.NAMES`.
+        count: number of images of every set, from the first; None for all.
         search: the configuration of the method "search", by default `InpaintConfig()`.
-        seed: of holes and searches.
-        batch_size: images at a time, at most.
+        seed: the seed of holes and searches.
+        batch_size: largest number of images at a time.
         progress: show a progress bar on standard error.
 
     Returns:
-        A line for each image in the order of sets, masks, methods and images. Each has `set`, `mask`, `method` and
-        `image`. Where the method does not apply, `applies` is false. Elsewhere it has `psnr` and `psnr_hole` in dB (at
-        most 58.9), `ssim` and `ssim_hole` (null below 11 pixels) and `seconds` (the time of its batch over its number
-        of images, compilation included). Searches add `num_steps` and `status`. The first images add `picture`, a PNG
-        in base64.
+        A line for each image, in the order of sets, masks, methods and images:
+
+        - `set`, `mask`, `method`, `image` (its number) and `digest`;
+        - `applies`: false if the method cannot complete the image. The line then ends here;
+        - `psnr` and `psnr_hole` in dB, at most 58.9; `ssim` and `ssim_hole`, null for images below 11 pixels;
+        - `seconds`: the time of the batch, compilation included, divided by its number of images;
+        - `num_steps` and `status`, for searches;
+        - `picture`: the result as a PNG in base64, for the first images.
 
     Raises:
-        UserError: a name is unknown, images are not of the prior's size, a method lacks what it needs, or there are no
-            images.
+        UserError: a name is unknown, images do not have the prior's size, a set lacks something that a method needs,
+            or there are no images.
     """
     _check(sets, methods, mask_names)
     for name, value in (("batch_size", batch_size), ("count", count), *methods.items()):
@@ -127,7 +129,7 @@ def evaluate(
     make_folder(out)
     wanted = {identity: unit.digest for unit in units for identity in unit.identities()}
     own = out / ("scores.jsonl" if jax.process_count() == 1 else f"scores-{jax.process_index()}.jsonl")
-    # Each process gets its share of every method, because methods differ in time by factors of thousands.
+    # Each process gets a share of every method, because some methods take thousands of times as long as others.
     dealt = sorted(range(len(units)), key=lambda i: (units[i].name, i))[jax.process_index() :: jax.process_count()]
     mine = [units[i] for i in sorted(dealt)]
     with locked(out / f".{own.name}.lock"):
@@ -140,7 +142,7 @@ def evaluate(
 
 
 def _check(sets: Sequence[ImageSet], methods: Mapping[str, int | None], mask_names: Sequence[str]) -> None:
-    """Raises UserError where the arguments of `evaluate` do not fit."""
+    """Raises UserError if the arguments of `evaluate` are wrong."""
     for name in mask_names:
         if name not in masks.NAMES:
             raise UserError(f"`masks` has {name!r}; it takes any of {', '.join(masks.NAMES)}")
@@ -156,7 +158,9 @@ def _check(sets: Sequence[ImageSet], methods: Mapping[str, int | None], mask_nam
             raise UserError(f"the name of the set {images.name!r} cannot be part of a file name: rename its folder")
         n, h, w, _ = images.images.shape
         if not n or h != w:
-            raise UserError(f"`images` of {images.name} is {list(images.images.shape)}; it takes one or more, square")
+            raise UserError(
+                f"`images` of {images.name} has shape {list(images.images.shape)}; it takes one or more square images"
+            )
 
 
 def _units(
@@ -167,17 +171,17 @@ def _units(
     seed: int,
     batching: Batching,
 ) -> Iterator[Unit]:
-    """The units in the order of the results."""
+    """Yields the units in the order of the results."""
     for images in sets:
         made = {}
         for name, own_count in methods.items():
             n = min(len(images.images), own_count or batching.count or len(images.images))
-            size = -(-n // -(-n // batching.batch_size))  # batches of one size, or nearly
+            size = -(-n // -(-n // batching.batch_size))  # all batches have nearly the same size
             made[name] = (n, size, prepare_method(name, images, search, size))
         names = None if images.names is None else hashlib.sha256("\n".join(images.names).encode()).hexdigest()
         for mask, (name, (n, size, method)) in itertools.product(mask_names, made.items()):
-            what = [images.identity, names, mask, seed, name, method.settings]
-            digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+            inputs = [images.version, names, mask, seed, name, method.settings]
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
             for start in range(0, n, size):
                 yield Unit(images, mask, name, method, range(start, min(start + size, n)), digest)
 
@@ -220,29 +224,35 @@ def score_unit(unit: Unit, seed: int) -> list[Line]:
     for j, i in enumerate(able):
         lines[i] |= {name: finite_or_none(min(scores[name][j], _EXACT)) for name in SCORES}
         lines[i] |= {"seconds": round(seconds, 5), **notes[j]}
-        if numbers[i] < SHOWN:
+        if numbers[i] < FIGURE_IMAGES:
             lines[i]["picture"] = png_text(completed[j])
     return lines
 
 
 def png_text(image: UInt8[np.ndarray, "h w c"]) -> str:
-    """An image as a PNG in base64."""
+    """Encodes an image as a PNG in base64."""
     stream = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 
 def png_pixels(text: str) -> UInt8[np.ndarray, "h w c"]:
-    """The inverse of `png_text`."""
+    """Decodes the result of `png_text`."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as image:
         pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _read_lines(out: Path, own: Path, wanted: Mapping[Identity, str]) -> dict[Identity, Line]:
-    """Reads the lines of wanted images whose digest is the wanted one.
+    """Reads the lines of the wanted images.
 
-    Removes damaged lines and lines of wanted images with another digest from the files.
+    A line of a wanted image with another digest is out of date. Such lines and damaged lines are removed from the
+    files.
+
+    Args:
+        out: the folder of the evaluation.
+        own: the file of this process.
+        wanted: the wanted images, with their digests.
     """
     lines: dict[Identity, Line] = {}
     for path in sorted(path for path in out.iterdir() if re.fullmatch(r"scores(-\d+)?\.jsonl", path.name)):
@@ -262,14 +272,14 @@ def _read_lines(out: Path, own: Path, wanted: Mapping[Identity, str]) -> dict[Id
 
 
 def _parse(line: Line) -> Line:
-    """Returns a line that has everything that tables and figures need. `journal.read` catches what it raises."""
+    """Checks that a line has all fields that tables and figures need. `journal.read` catches the errors."""
     hash((_identity(line), line["digest"]))
     if line.get("applies", True):
         for name in ("psnr", "psnr_hole", "seconds"):
             float(line[name])
         for name in ("ssim", "ssim_hole"):
             float(line[name] or 0)
-        if line["image"] < SHOWN:
+        if line["image"] < FIGURE_IMAGES:
             png_pixels(line["picture"])
     return line
 

@@ -1,6 +1,6 @@
 """The methods that `evaluate` compares: latent searches and baselines, in one table.
 
-Nothing heavy is imported before a method is prepared, so that the command line can read the table.
+JAX and the methods are imported only when a method is prepared, so the command line can read the table at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from dcgan_jax.baselines.context_encoder import ContextEncoder
     from dcgan_jax.priors.prior import Prior
 
-    # From images, holes and one key for each image to the completed images, and more to record of each image.
-    Complete = Callable[
+    # (images, holes, one key per image) -> (completed images, further fields for the line of each image)
+    Completer = Callable[
         [UInt8[np.ndarray, "b h w c"], Bool[np.ndarray, "b h w"], PRNGKeyArray],
         tuple[UInt8[np.ndarray | Array, "b h w c"], Sequence[dict[str, Any]]],
     ]
@@ -31,57 +31,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Held-out images of a set, and what the methods need for it.
+    """The held-out images of a set, and the models that the methods need for them.
 
     Attributes:
-        name: of the set, unique within an evaluation.
-        kind: as its manifest says, which decides on the published figures; None if unknown.
+        name: the name of the set, unique within an evaluation.
+        kind: the kind in the set's manifest, which selects the published figures; None if unknown.
         images: the held-out images.
-        training: the images that "nearest" searches.
-        identity: text that changes with images and training images, such as a checksum.
-        prior: for searches.
-        encoder: for the context encoder.
-        names: of the images; the holes drawn for an image depend on its name. None: their numbers.
+        training: the training images, from which "nearest" chooses.
+        version: a text that changes when images or training images change, such as a checksum.
+        prior: the prior of searches.
+        encoder: the context encoder.
+        names: the names of the images, on which their holes depend; None uses their numbers as names.
     """
 
     name: str
     kind: str | None
     images: UInt8[np.ndarray, "n h w c"]
     training: UInt8[np.ndarray, "m h w c"]
-    identity: str
+    version: str
     prior: Prior | None = None
     encoder: ContextEncoder | None = None
     names: Sequence[str] | None = None
 
     def name_of(self, number: int) -> str:
-        """The name of an image."""
+        """Returns the name of an image."""
         return str(number) if self.names is None else self.names[number]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method that is ready for a set.
+    """A method, ready for a set.
 
     Attributes:
         complete: completes a batch of images.
-        settings: everything that its results depend on, apart from images, holes and keys.
+        settings: everything that the results depend on, apart from images, holes and keys.
     """
 
-    complete: Complete
+    complete: Completer
     settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row of the table.
+class MethodEntry:
+    """A row of the table of methods.
 
     Attributes:
-        prepare: makes the method ready for a set. It takes the set, the configuration of the method "search" and the
-            number of images in a batch.
-        is_search: whether it searches the latents of a prior.
+        prepare: makes the method ready for a set. Its arguments are the set, the configuration of the method "search"
+            and the number of images in a batch.
+        is_search: whether the method searches the latents of a prior.
         needs_encoder: whether the prior must have an encoder.
         needs_context_encoder: whether the set must have a context encoder.
-        applies: tells to which holes it applies; None if to all.
+        applies: returns True for each hole that the method can complete; None if it can complete all.
     """
 
     prepare: Callable[[ImageSet, InpaintConfig, int], Method]
@@ -118,7 +118,7 @@ def _nearest(images: ImageSet, *_: Any) -> Method:
     from dcgan_jax.baselines.nearest import nearest
 
     if not len(images.training):
-        raise UserError(f"{images.name} has no training images for `nearest` to search: name their split")
+        raise UserError(f"{images.name} has no training images for `nearest`: give their split as `training_split`")
     return Method(lambda x, hole, _: (nearest(x, hole, images.training), [{}] * len(x)), _defaults(nearest))
 
 
@@ -190,7 +190,7 @@ def _context_encoder(images: ImageSet, *_: Any) -> Method:
 def _search(
     images: ImageSet, config: InpaintConfig, batch_size: int, preset: str | None = None, mean: bool = False
 ) -> Method:
-    """A latent search by `config` or a preset. `mean` takes the mean of its completions."""
+    """Prepares a latent search by `config` or by a preset. With `mean`, the result is the mean of the completions."""
     import numpy as np
 
     from dcgan_jax.inpainting.result import Status
@@ -207,7 +207,7 @@ def _search(
     def complete(
         x: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], keys: PRNGKeyArray
     ) -> tuple[UInt8[np.ndarray, "b h w c"], list[dict[str, Any]]]:
-        # Filled up to the batch size, so that all batches run the same program.
+        # Padded to the batch size, so that all batches run the same program.
         padded = [*range(len(x)), *([0] * (-len(x) % batch_size))]
         pairs = ((x[i], hole[i], keys[i]) for i in padded)
         results = list(inpaint_stream(prior, pairs, keys[0], config, batch_size))[: len(x)]
@@ -215,7 +215,7 @@ def _search(
         return np.stack([np.asarray(item.mean if mean else item.images) for item in results]), notes
 
     settings = {"config": config.to_json(), "prior": fingerprint(prior)}
-    if prior.model is None:  # the fingerprint of a decoder of the user's own covers its parameters alone
+    if prior.model is None:  # the fingerprint of a user's own decoder covers only its parameters
         functions = (prior.generate, prior.discriminate, prior.sample_latents)
         names = [f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', '')}" for f in functions]
         settings |= {"functions": names, "latent_bounds": str(prior.latent_bounds)}
@@ -223,12 +223,12 @@ def _search(
 
 
 def _of_function(function: Callable) -> Method:
-    """A method that needs images and holes alone."""
+    """Makes a method of a function that takes only images and holes."""
     return Method(lambda x, hole, _: (function(x, hole), [{}] * len(x)), _defaults(function))
 
 
 def _defaults(function: Callable) -> dict[str, Any]:
-    """The settings of a function: its keyword-only parameters."""
+    """Returns the defaults of a function's keyword-only parameters: the settings of the method."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -236,24 +236,24 @@ def _defaults(function: Callable) -> dict[str, Any]:
 def _check_size(images: ImageSet, what: str, size: tuple[int, int, int]) -> None:
     if images.images.shape[1:] != size:
         here, there = ("x".join(map(str, shape)) for shape in (images.images.shape[1:], size))
-        wrong = f"the images of {images.name} are {here} and the {what} is for {there}"
+        wrong = f"the images of {images.name} are {here}, but the {what} is for {there}"
         raise UserError(f"{wrong}: give one that was trained at their size")
 
 
-METHODS: dict[str, Entry] = {
-    "nearest": Entry(_nearest),
-    "total-variation": Entry(_total_variation),
-    "low-rank": Entry(_low_rank),
-    "patch-match": Entry(_patch_match, applies=_patch_match_applies),
-    "telea": Entry(_telea),
-    "navier-stokes": Entry(_navier_stokes),
-    "biharmonic": Entry(_biharmonic),
-    "context-encoder": Entry(_context_encoder, needs_context_encoder=True),
-    "search": Entry(_search, is_search=True),
-    "yeh2017": Entry(functools.partial(_search, preset="yeh2017"), is_search=True),
-    "he2018": Entry(functools.partial(_search, preset="he2018"), is_search=True),
-    "fast": Entry(functools.partial(_search, preset="fast"), is_search=True, needs_encoder=True),
-    "best": Entry(functools.partial(_search, preset="best"), is_search=True, needs_encoder=True),
+METHODS: dict[str, MethodEntry] = {
+    "nearest": MethodEntry(_nearest),
+    "total-variation": MethodEntry(_total_variation),
+    "low-rank": MethodEntry(_low_rank),
+    "patch-match": MethodEntry(_patch_match, applies=_patch_match_applies),
+    "telea": MethodEntry(_telea),
+    "navier-stokes": MethodEntry(_navier_stokes),
+    "biharmonic": MethodEntry(_biharmonic),
+    "context-encoder": MethodEntry(_context_encoder, needs_context_encoder=True),
+    "search": MethodEntry(_search, is_search=True),
+    "yeh2017": MethodEntry(functools.partial(_search, preset="yeh2017"), is_search=True),
+    "he2018": MethodEntry(functools.partial(_search, preset="he2018"), is_search=True),
+    "fast": MethodEntry(functools.partial(_search, preset="fast"), is_search=True, needs_encoder=True),
+    "best": MethodEntry(functools.partial(_search, preset="best"), is_search=True, needs_encoder=True),
     # The mean of the completions of the preset "several".
-    "mean": Entry(functools.partial(_search, preset="several", mean=True), is_search=True, needs_encoder=True),
+    "mean": MethodEntry(functools.partial(_search, preset="several", mean=True), is_search=True, needs_encoder=True),
 }

@@ -1,4 +1,4 @@
-"""The results of an evaluation as tables with intervals and published figures, CSV, JSON, figure and chart."""
+"""The results of an evaluation as tables in Markdown, CSV and JSON, as figures and as a chart."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from dcgan_jax.evaluation.methods import ImageSet
 from dcgan_jax.images import figures
 from dcgan_jax.storage.files import whole_file
 
-# PSNR in dB, Yeh et al. 2017, table 1. The paper does not say whether it is of the whole image or of the hole.
+# PSNR in dB, Yeh et al. 2017, table 1. The paper does not say whether this is the PSNR of the whole image or the hole.
 PUBLISHED_MASKS: tuple[str, ...] = ("center", "pattern", "random", "half")
 PUBLISHED = {
     "celeba": {"Context Encoder": (21.3, 19.2, 20.6, 15.5), "Yeh et al.": (19.4, 17.4, 22.8, 13.7)},
@@ -31,11 +31,11 @@ _TITLES = {
     "ssim_hole": ("SSIM of the hole", 3),
     "ssim": ("SSIM of the whole image", 3),
 }
-_ENLARGED = 2  # times, in the figure
+_ENLARGEMENT = 2  # factor by which the figure enlarges the images
 
 
 class Statistic(NamedTuple):
-    """A mean over images, and half the width of its 95 % interval."""
+    """A mean over images, and half the width of its 95 % confidence interval."""
 
     mean: float
     interval: float  # NaN for a single image
@@ -49,11 +49,11 @@ class Cell:
         set: name of the set.
         mask: name of the mask.
         method: name of the method.
-        count: number of images that the method applies to.
-        scores: of these images.
-        seconds: for one image, the median. Three batches or more leave compilation out.
-        num_steps: mean number of search steps; None if the method is no search.
-        not_finite: number of searches that failed.
+        count: number of images that the method can complete.
+        scores: the scores of these images, by name.
+        seconds: median time for one image. With three batches or more it excludes compilation.
+        num_steps: mean number of search steps; None if the method is not a search.
+        not_finite: number of searches whose loss became NaN or infinite.
     """
 
     set: str
@@ -67,7 +67,7 @@ class Cell:
 
 
 def cells(lines: Sequence[Line]) -> list[Cell]:
-    """Groups the lines of an evaluation by set, mask and method, in their order."""
+    """Groups the lines of an evaluation by set, mask and method. Keeps their order."""
     grouped: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         grouped.setdefault((line["set"], line["mask"], line["method"]), []).append(line)
@@ -89,7 +89,7 @@ def cells(lines: Sequence[Line]) -> list[Cell]:
 
 
 def statistic(values: Sequence[float | None]) -> Statistic:
-    """Mean and 95 % interval (Student's t) of the values that are not None."""
+    """Returns mean and 95 % confidence interval (Student's t) of the values that are not None."""
     x: Float[np.ndarray, " n"] = np.array([value for value in values if value is not None], float)
     if not len(x):
         return Statistic(np.nan, np.nan)
@@ -98,13 +98,13 @@ def statistic(values: Sequence[float | None]) -> Statistic:
 
 
 def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
-    """Tables in Markdown: for each set one for each score, and one for the time an image takes.
+    """Returns tables in Markdown. Each set has a table for each score, and one for the time per image.
 
     A table has a row for each method and a column for each mask. The published figures are the last rows.
 
     Args:
-        found: from `cells`.
-        kinds: the kind of each set by its name, from its manifest.
+        found: the result of `cells`.
+        kinds: name of a set -> its kind, from the manifest.
     """
     parts = []
     for name in dict.fromkeys(cell.set for cell in found):
@@ -123,20 +123,20 @@ def table(found: Sequence[Cell], kinds: dict[str, str | None]) -> str:
                     rows.append([f"*{who}, published*", *(f"*{published[mask]:.1f}*" for mask in masks)])
             parts.append(_markdown([title, *masks], rows))
         rows = [[method, *(_time(here[method, mask]) for mask in masks)] for method in methods]
-        parts.append(_markdown(["seconds an image", *masks], rows))
+        parts.append(_markdown(["seconds per image", *masks], rows))
         same: dict[int, list[str]] = {}
         for method, count in counts.items():
             same.setdefault(count, []).append(method)
         said = "; ".join(f"{count}: {', '.join(members)}" for count, members in same.items())
         text = f"Images: {said}." if len(same) > 1 else f"{next(iter(same))} images."
         if any(not cell.count for cell in here.values()):
-            text += " A dash: the method does not apply, because no whole patch is known."
+            text += " A dash: the method cannot complete these images, because no whole patch is known."
         text += (
-            " ±: 95 % intervals of the mean. Times are medians over the images; an image's time is its batch's over "
-            "the number of its images. With fewer than three batches they include compilation."
+            " ±: 95 % intervals of the mean. Times are medians over the images; the time of an image is the time of "
+            "its batch divided by the number of images. With fewer than three batches it includes compilation."
         )
         if kinds[name] in PUBLISHED:
-            text += " The paper does not say whether its figures are of the hole or of the whole image."
+            text += " The paper does not say whether its figures describe the hole or the whole image."
         parts.append(text + "\n")
     return "\n".join(parts)
 
@@ -145,13 +145,13 @@ def save(lines: Sequence[Line], sets: Sequence[ImageSet], settings: dict[str, An
     """Writes `table.md`, `table.json`, `scores.csv`, `figure-SET.png` and, with Matplotlib, `chart.png`.
 
     Args:
-        lines: from `evaluate`.
-        sets: the sets that `evaluate` was given.
-        settings: of the evaluation, to be recorded as JSON.
+        lines: the result of `evaluate`.
+        sets: the sets of the evaluation.
+        settings: the settings of the evaluation; `table.json` records them. They include `seed`.
         out: the folder.
 
     Returns:
-        The table.
+        The tables as Markdown.
     """
     found = cells(lines)
     text = table(found, {images.name: images.kind for images in sets})
@@ -171,8 +171,11 @@ def save(lines: Sequence[Line], sets: Sequence[ImageSet], settings: dict[str, An
 
 
 def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarray, "h w 3"]:
-    """The first images under every mask: original, input and the result of each method (Yeh et al. 2017, figure 6)."""
-    mine = [line for line in lines if line["set"] == images.name and line["image"] < evaluate.SHOWN]
+    """Shows the first images under every mask: original, input, and the result of each method.
+
+    The layout follows Yeh et al. 2017, figure 6.
+    """
+    mine = [line for line in lines if line["set"] == images.name and line["image"] < evaluate.FIGURE_IMAGES]
     masks, methods = (list(dict.fromkeys(line[name] for line in mine)) for name in ("mask", "method"))
     pictures = {
         (line["mask"], line["method"], line["image"]): evaluate.png_pixels(line["picture"])
@@ -181,7 +184,7 @@ def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarr
     }
     count = 1 + max(line["image"] for line in mine)
     originals = np.asarray(images.images[:count])
-    blank = np.full_like(originals[0], 225)  # where a method does not apply
+    blank = np.full_like(originals[0], 225)  # for images that a method cannot complete
     rows, labels = [], []
     for mask in masks:
         holes = draw_holes(mask, [images.name_of(i) for i in range(count)], originals.shape[1], seed)
@@ -189,17 +192,16 @@ def figure(lines: Sequence[Line], images: ImageSet, seed: int) -> UInt8[np.ndarr
         for i in range(count):
             rows += [originals[i], shown[i], *(pictures.get((mask, method, i), blank) for method in methods)]
             labels.append(mask)
-    grid = figures.tile(np.stack(rows).repeat(_ENLARGED, axis=1).repeat(_ENLARGED, axis=2), columns=2 + len(methods))
+    enlarged = np.stack(rows).repeat(_ENLARGEMENT, axis=1).repeat(_ENLARGEMENT, axis=2)
+    grid = figures.tile(enlarged, columns=2 + len(methods))
     return figures.labelled(grid, labels, ["original", "input", *methods])
 
 
 def chart(found: Sequence[Cell], path: Path) -> bool:
     """Draws the PSNR of the hole by method and mask with its intervals, one panel for each set.
 
-    Without Matplotlib it draws nothing.
-
     Returns:
-        True if it was drawn.
+        True if the chart was drawn, False if Matplotlib is not installed.
     """
     try:
         from matplotlib import colormaps
@@ -242,7 +244,7 @@ def _score(cell: Cell, name: str, digits: int, count: int) -> str:
     if np.isnan(mean):
         return "—"
     text = f"{mean:.{digits}f}" + ("" if np.isnan(interval) else f" ± {interval:.{digits}f}")
-    return text if cell.count == count else f"{text} (of {cell.count})"  # the method does not apply to the others
+    return text if cell.count == count else f"{text} (of {cell.count})"  # it cannot complete the others
 
 
 def _time(cell: Cell) -> str:

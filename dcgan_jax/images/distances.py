@@ -1,4 +1,4 @@
-"""The distance between two sets of images, and the diversity of one."""
+"""The distance between two sets of images, and the diversity of one set."""
 
 import functools
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from scipy import ndimage
 
 from dcgan_jax.images.metrics import ms_ssim
 
-_SMALLEST = 16  # side of the last level of the pyramid
-_SIDE = 7  # of a patch, in pixels
-_PATCHES = 128  # in each image
+_SMALLEST = 16  # side of the last level of the pyramid, in pixels
+_SIDE = 7  # side of a patch, in pixels
+_PATCHES = 128  # patches in each image
 _DIRECTIONS = 512
 BATCH_SIZE = 128  # images at a time
-_PROJECTIONS = 2**23  # at a time
+_PROJECTIONS = 2**23  # projections at a time
 _KERNEL = np.array([1, 4, 6, 4, 1]) / 16
 
 
 class SlicedWasserstein(NamedTuple):
-    """The distance on each level of the pyramid, by the level's side in pixels, and the mean; all times 1000."""
+    """The distances on the levels of the pyramid, and their mean. All are multiplied by 1000."""
 
-    levels: dict[int, float]
+    levels: dict[int, float]  # side of the level in pixels -> distance
     mean: float
 
 
@@ -37,21 +37,21 @@ def sliced_wasserstein(
     a constant channel becomes 0. The distance is the mean of |sorted projections of a - sorted projections of b| over
     512 random directions, times 1000 as in the paper.
 
-    The distance falls as the number of images grows, even between sets of one distribution. So compare distances for
-    the same number of images only, and with the distance between two sets of real images.
+    The distance between sets of the same distribution falls as the number of images grows. So only compare distances
+    for the same number of images. The distance between two sets of real images is a useful reference.
 
     Args:
         a: images, uint8 or float, on any scale. The side is a power of two, 16 or more. The array may be
-            memory-mapped: images are read 128 at a time. Memory: 75 KB for each image of both sets (three channels),
-            and 100 MB.
-        b: as many images of the same size.
-        key: for the places and directions.
+            memory-mapped: images are read 128 at a time. The function needs 75 KB of memory for each image of both sets
+            (three channels), and another 100 MB.
+        b: images of the same number and size.
+        key: random key of the places and directions.
 
     Returns:
         The distances, times 1000, from the full size down, and their mean.
 
     Raises:
-        ValueError: the sets differ in shape, or the images have another size.
+        ValueError: the sets differ in shape, or the side is not a power of two of at least 16.
 
     Example:
         >>> distance = sliced_wasserstein(generated, images[:1024], jax.random.key(0))  # doctest: +SKIP
@@ -80,13 +80,19 @@ def sliced_wasserstein(
 
 
 def diversity(images: Num[np.ndarray, "n h w c"]) -> float:
-    """Returns the mean MS-SSIM of pairs of images: 1 if all are equal, lower if they differ more.
+    """Returns the mean MS-SSIM of pairs of images. It is 1 if all images are equal, and lower if they differ more.
 
     Image i is compared with image i + n // 2, so no image is in two pairs.
 
     Args:
         images: uint8, or floats in [-1, 1]; 2 or more in random order, with sides of at least 11 pixels. The result
-            differs between uint8 and floats: SSIM's luminance term is made for values of 0 and more.
+            differs between uint8 and floats, because SSIM's luminance term assumes values of 0 and more.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        ValueError: there are fewer than 2 images, or they are too small.
 
     Source:
         Odena, Olah, Shlens, "Conditional image synthesis with auxiliary classifier GANs", ICML 2017, section 4.2.
@@ -100,7 +106,7 @@ def diversity(images: Num[np.ndarray, "n h w c"]) -> float:
 
 
 def _patches(images: Num[np.ndarray, "n h h c"], level: int, key: PRNGKeyArray) -> Float[np.ndarray, "m c d"]:
-    """Patches of d = 49 pixels from one level of each image's pyramid. Image i uses fold_in(key, i)."""
+    """Cuts patches of d = 49 pixels from one level of each image's pyramid. Image i uses fold_in(key, i)."""
     side, channels = images.shape[1] >> level, images.shape[3]
     result = np.empty((len(images), _PATCHES, channels, _SIDE, _SIDE), np.float32)
     for start in range(0, len(images), BATCH_SIZE):
@@ -123,7 +129,7 @@ def _places(key: PRNGKeyArray, start: int, count: int, side: int) -> Int[Array, 
 
 
 def _laplacian(x: Float[np.ndarray, "n h h c"], level: int) -> Float[np.ndarray, "n s s c"]:
-    """One level of the Laplacian pyramid (Burt, Adelson 1983). The last level is the low-pass image itself."""
+    """Computes a level of the Laplacian pyramid (Burt, Adelson 1983). The last level is the low-pass image itself."""
     for _ in range(level):
         x = _blur(x)[:, ::2, ::2]
     if x.shape[1] == _SMALLEST:
@@ -148,7 +154,7 @@ def _normalized(patches: Float[np.ndarray, "m c d"]) -> Float[np.ndarray, "m e"]
 
 
 def _distance(a: Float[np.ndarray, "m e"], b: Float[np.ndarray, "m e"], directions: Float[np.ndarray, "k e"]) -> float:
-    """The mean over the directions of the Wasserstein distance between the projections."""
+    """Returns the Wasserstein distance between the projections, averaged over the directions."""
     total, rows = 0.0, max(1, _PROJECTIONS // len(a))
     for i in range(0, len(directions), rows):
         one, other = directions[i : i + rows] @ a.T, directions[i : i + rows] @ b.T

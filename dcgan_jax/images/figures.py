@@ -1,4 +1,4 @@
-"""Figures of images: masked views, grids, labels, PNG and GIF files. NumPy and Pillow only."""
+"""Figures of images: masked views, grids, labels, PNG and GIF files."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.files import whole_file
 
-COLUMNS = 8  # of a grid of generated images
+COLUMNS = 8  # columns of a grid of generated images
 _FONT_SIZE = 14
 _MARGIN = 6  # pixels around a label
 
@@ -82,7 +82,7 @@ def strip(
     completion: Num[np.ndarray, "n h w c"],
     blended: Num[np.ndarray, "n h w c"],
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Shows the stages of each inpainting side by side, one row an image, with thin white gaps.
+    """Shows the stages of each inpainting side by side, one row for each image, with thin white gaps.
 
     Args:
         original: the complete images, uint8 or floats in [-1, 1]. None leaves out this column.
@@ -94,7 +94,7 @@ def strip(
         The grid; its columns are in the order of the arguments.
 
     Raises:
-        ValueError: a shape differs from the shape of `masked`, or `tile` does not take it.
+        ValueError: an array has another shape than `masked`, or a shape or dtype that `tile` does not take.
 
     Example:
         >>> image = np.zeros((2, 8, 8, 3), np.uint8)
@@ -156,7 +156,7 @@ def save_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "h w *c"], p
     """Writes a PNG file. It appears whole or not at all.
 
     Args:
-        path: of the file. Its folder must exist; an existing file is replaced.
+        path: the file to write. Its folder must exist; an existing file is replaced.
         array: uint8, [h, w], [h, w, 1] or [h, w, 3].
         profile: the ICC profile of the colours. Without one, viewers assume sRGB.
 
@@ -185,12 +185,12 @@ def png(array: UInt8[np.ndarray, "h w *c"], profile: bytes | None = None) -> byt
 
 
 def save_gif(path: str | os.PathLike[str], frames: Num[np.ndarray, "n h w c"], seconds: float) -> None:
-    """Writes an endless GIF animation. It appears whole or not at all.
+    """Writes a GIF animation that repeats forever. The file appears whole or not at all.
 
     Args:
-        path: where; the folder must exist, an existing file is replaced.
+        path: the file to write. Its folder must exist; an existing file is replaced.
         frames: uint8, or floats in [-1, 1]; 1 or 3 channels.
-        seconds: that a frame is shown; a GIF counts hundredths.
+        seconds: time of each frame. A GIF stores hundredths of a second.
 
     Raises:
         ValueError: `frames` has another shape or dtype.

@@ -1,4 +1,4 @@
-"""Checks of the images, holes and keys that a function is given. Each raises `ValueError`."""
+"""Checks of a function's arguments: images, holes and keys. A failed check raises `ValueError`."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, Shaped
 
-LARGEST = 2.0  # absolute value of a known pixel; larger ones mean images on another scale than [-1, 1]
+LARGEST = 2.0  # largest absolute value of a known pixel; beyond it, the images are on another scale than [-1, 1]
 
 
 def check_images(
@@ -18,14 +18,17 @@ def check_images(
     taker: str = "it",
     only_uint8: bool = False,
 ) -> None:
-    """Checks the type, the shape and the dtype of one image or a batch.
+    """Checks type, shape and dtype of one image or a batch.
 
     Args:
-        images: what the caller gave.
-        shape: the length of each axis, or a letter where any length will do.
-        name: of the argument, for the message.
-        taker: of these images, for the message, such as "this prior".
-        only_uint8: refuse floats too.
+        images: the caller's argument.
+        shape: the length of each axis, or a letter for an axis of any length.
+        name: the name of the argument, for the message.
+        taker: the object or function that takes the images, for the message, such as "this prior".
+        only_uint8: allow no floats.
+
+    Raises:
+        ValueError: the argument is not a NumPy or JAX array, or its shape or dtype is wrong.
     """
     _check_array(images, name)
     fits = images.ndim == len(shape) and all(
@@ -38,7 +41,7 @@ def check_images(
         elif images.ndim == len(shape) and images.shape[-1] == shape[-1]:
             remedy = ": resize the images"
         raise ValueError(f"{name} has shape {list(images.shape)}; {taker} takes [{', '.join(map(str, shape))}]{remedy}")
-    # Known pixels must come back bit for bit, and JAX cuts float64 to float32.
+    # Known pixels must be returned bit for bit, but JAX converts float64 to float32 by default.
     held = jax.dtypes.canonicalize_dtype(images.dtype)
     is_float = held == images.dtype and jnp.issubdtype(held, jnp.floating)
     if images.dtype != np.uint8 and (only_uint8 or not is_float):
@@ -48,13 +51,16 @@ def check_images(
 def check_hole_fits(
     hole: Bool[Array | np.ndarray, "..."], shape: Sequence[int], *, shared: bool = False, name: str = "`hole`"
 ) -> None:
-    """Checks that a hole is a bool array.
+    """Checks that a hole is a bool array of the right shape.
 
     Args:
-        hole: what the caller gave.
-        shape: that it must have: of the images, without the channels.
-        shared: whether one hole [h, w] may serve the whole batch.
-        name: of the argument, for the message.
+        hole: the caller's argument.
+        shape: the shape of the images without the channels. The hole must have it.
+        shared: also allow one hole [h, w] for the whole batch.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: the argument is not such an array.
     """
     _check_array(hole, name)
     shapes = [tuple(shape), tuple(shape[-2:])] if shared else [tuple(shape)]
@@ -77,18 +83,21 @@ def check_known_values(
     *,
     name: str = "`images`",
 ) -> None:
-    """Checks that known pixels of floats are finite and not far outside [−1, 1].
+    """Checks that the known pixels of float images are finite and in [−2, 2].
 
     Args:
         images: one image or a batch.
-        hole: True = missing; the values there are not looked at.
-        name: of the argument, for the message.
+        hole: True = missing. The values there are not checked.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: a known pixel is not finite or outside [−2, 2].
     """
     if images.dtype == np.uint8:
         return
     if isinstance(images, jax.Array):
         largest = np.asarray(_largest(images, hole), np.float32)
-    else:  # on the host: the device may be at work
+    else:  # on the host, because the device may be busy
         known = np.where(np.asarray(hole)[..., None], 0, np.abs(images))
         largest = known.max(axis=(-3, -2, -1), initial=0).astype(np.float32)
     bad = np.flatnonzero(~(largest <= LARGEST))
@@ -103,7 +112,11 @@ def check_known_values(
 
 
 def typed_key(key: PRNGKeyArray | Array, name: str = "`key`") -> PRNGKeyArray:
-    """Returns a random key, or an array of them, as `jax.random.key` makes it; `jax.random.PRNGKey`'s are converted."""
+    """Returns one or more random keys in the form of `jax.random.key`. Converts keys of `jax.random.PRNGKey`.
+
+    Raises:
+        ValueError: `key` is not a random key.
+    """
     key = jnp.asarray(key)
     if key.dtype == jnp.uint32 and key.ndim:
         key = jax.random.wrap_key_data(key)
@@ -113,12 +126,15 @@ def typed_key(key: PRNGKeyArray | Array, name: str = "`key`") -> PRNGKeyArray:
 
 
 def single_key(key: PRNGKeyArray | Array, like: PRNGKeyArray | None = None, *, name: str = "`key`") -> PRNGKeyArray:
-    """Returns one typed key.
+    """Returns one key, as `typed_key` does.
 
     Args:
-        key: what the caller gave.
+        key: the caller's argument.
         like: another key; both must use the same random number generator.
-        name: of the argument, for the message.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: `key` is not one key, or uses another generator.
     """
     key = typed_key(key, name)
     if key.shape or (like is not None and key.dtype != like.dtype):
@@ -128,7 +144,11 @@ def single_key(key: PRNGKeyArray | Array, like: PRNGKeyArray | None = None, *, n
 
 
 def image_keys(key: PRNGKeyArray | Array, n: int) -> PRNGKeyArray:
-    """Returns a typed key for each of n images: the n given ones, or fold_in(key, i) of a single one."""
+    """Returns a key for each of n images: the n given keys, or fold_in(key, i) for a single given key.
+
+    Raises:
+        ValueError: `key` is neither one key nor n keys.
+    """
     key = typed_key(key)
     if key.shape not in ((), (n,)):
         raise ValueError(f"`key` holds {list(key.shape)} keys; pass one key, or one for each of the {n} images")
@@ -142,5 +162,5 @@ def _check_array(array: object, name: str) -> None:
 
 @jax.jit
 def _largest(images: Array, hole: Array) -> Array:
-    """The largest absolute value of each image's known pixels; NaN or infinite if one of these is."""
+    """Returns the largest absolute value of each image's known pixels; NaN or infinite if a known pixel is."""
     return jnp.max(jnp.abs(jnp.where(hole[..., None], 0, images)), axis=(-3, -2, -1))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Num, UInt8
 _SIGMA = 1.5
 _RADIUS = 5  # 11 x 11 window
 _K1, _K2 = 0.01, 0.03
-_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of Wang et al. 2003, from full size on
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003; the first is for the full size
 
 
 def psnr(
@@ -23,11 +23,11 @@ def psnr(
 
     Args:
         a: images, float or uint8.
-        b: shape and dtype of `a`.
-        where: True = counted; one for all images or one each. None counts every pixel. Pass the hole to judge
-            an inpainting.
-        data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
-            uint8.
+        b: images of the same shape and dtype.
+        where: True = counted; one array [h, w] for all images, or one for each. None counts every pixel. Pass the hole
+            to score an inpainting.
+        data_range: difference between the largest and the smallest possible value. None means 2.0 for floats ([-1, 1])
+            and 255.0 for uint8.
 
     Returns:
         Decibels, float32: inf for equal images, NaN for an image without a pixel in `where`.
@@ -63,14 +63,14 @@ def ssim(
 
     Args:
         a: images, float or uint8, sides of at least 11 pixels.
-        b: shape and dtype of `a`.
-        where: True = averaged over; one for all images or one each. None averages over every pixel. The
-            window reaches 5 pixels beyond each pixel, so values around `where` have an influence.
-        data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
-            uint8.
+        b: images of the same shape and dtype.
+        where: True = counted in the average; one array [h, w] for all images, or one for each. None counts every pixel.
+            The window reaches 5 pixels beyond each pixel, so values around `where` have an influence.
+        data_range: difference between the largest and the smallest possible value. None means 2.0 for floats ([-1, 1])
+            and 255.0 for uint8.
 
     Returns:
-        Values up to 1, float32; NaN for an image without a pixel in `where`.
+        Values from -1 to 1, float32; NaN for an image without a pixel in `where`.
 
     Raises:
         ValueError: a shape, dtype or range does not fit.
@@ -89,23 +89,23 @@ def ssim(
 def ms_ssim(a: Num[Array, "b h w c"], b: Num[Array, "b h w c"], data_range: float | None = None) -> Float[Array, " b"]:
     """Returns the structural similarity of each image over several scales.
 
-    SSIM is a product of a luminance term l and a contrast and structure term cs. Each scale is the one before it,
-    halved by the mean of 2 x 2 pixels (an odd last row or column is left out), and
+    SSIM is the product of a luminance term l and a contrast and structure term cs. Scale 1 is the image. Each further
+    scale halves the previous one by means of 2 x 2 pixels, and leaves out an odd last row or column. Then
 
         MS-SSIM = l_M^w_M  cs_1^w_1 ... cs_M^w_M,
 
     where cs is averaged over all pixels and channels of its scale; at the last scale, M, the product l cs is averaged.
 
-    Of the paper's five scales, those with at least 11 x 11 pixels are used: 2 for images of 32 pixels, 3 for 64, 4 for
-    128, 5 from 176 on. Their weights (0.0448, 0.2856, 0.3001, 0.2363, 0.1333 in the paper) are divided by their sum.
-    So values of images of different sizes are not comparable. A negative average counts as 0, because its power is not
-    a real number. Windows and borders are as in `ssim`; in the paper no window crosses the border.
+    The paper uses five scales. Only scales with at least 11 x 11 pixels are used here: 2 for images of 32 pixels, 3 for
+    64, 4 for 128, 5 from 176 on. Their weights (0.0448, 0.2856, 0.3001, 0.2363, 0.1333 in the paper) are divided by
+    their sum. So values of images of different sizes are not comparable. A negative average counts as 0, because its
+    power is not a real number. Windows and borders are as in `ssim`; in the paper no window crosses the border.
 
     Args:
         a: images, float or uint8, sides of at least 11 pixels.
-        b: shape and dtype of `a`.
-        data_range: largest less smallest possible value. None is 2.0 for floats ([-1, 1]) and 255.0 for
-            uint8.
+        b: images of the same shape and dtype.
+        data_range: difference between the largest and the smallest possible value. None means 2.0 for floats ([-1, 1])
+            and 255.0 for uint8.
 
     Returns:
         Values from 0 to 1, float32.
@@ -128,9 +128,11 @@ def ms_ssim(a: Num[Array, "b h w c"], b: Num[Array, "b h w c"], data_range: floa
 def composite_scores(
     results: UInt8[np.ndarray, "n h w c"], images: UInt8[np.ndarray, "n h w c"], holes: Bool[np.ndarray, "n h w"]
 ) -> dict[str, Float[np.ndarray, " n"]]:
-    """Returns PSNR (dB) and SSIM of each result against its original: `psnr`, `psnr_hole`, `ssim`, `ssim_hole`.
+    """Scores each result against its original.
 
-    SSIM is NaN for images smaller than its window of 11 x 11 pixels.
+    Returns:
+        `psnr` and `psnr_hole` in dB, `ssim` and `ssim_hole`: scores of the whole image and of the hole. SSIM is NaN for
+        images smaller than its window of 11 x 11 pixels.
     """
     large = min(results.shape[1:3]) > 2 * _RADIUS
     parts: dict[str, list[np.ndarray]] = {"psnr": [], "psnr_hole": [], "ssim": [], "ssim_hole": []}
@@ -147,7 +149,7 @@ def composite_scores(
 
 
 def finite_or_none(value: float) -> float | None:
-    """Rounds a number for JSON, which has no infinity and no NaN: these become None."""
+    """Rounds a number to 5 decimals for JSON. Infinity and NaN become None, because JSON has neither."""
     return round(float(value), 5) if np.isfinite(value) else None
 
 
@@ -183,7 +185,7 @@ def _refuse_small(a: Num[Array, "b h w c"], function: str) -> None:
 
 
 def _mean(x: Float[Array, "b h w c"], where: Bool[Array, "*#b h w"]) -> Float[Array, " b"]:
-    """The mean over `where` and the channels. Values elsewhere have no influence, not even NaN."""
+    """Returns the mean over `where` and the channels. Values elsewhere have no influence, not even NaN."""
     where = jnp.broadcast_to(where, x.shape[:3])[..., None]
     return jnp.where(where, x, 0).sum((1, 2, 3)) / (where.sum((1, 2, 3)) * x.shape[-1])
 
@@ -196,7 +198,7 @@ def _psnr(a: Array, b: Array, where: Array, data_range: float) -> Float[Array, "
 
 @jax.jit
 def _ssim(a: Array, b: Array, where: Array, data_range: float) -> Float[Array, " b"]:
-    # Scaled first: a variance is a difference of squares and loses digits on large values.
+    # Scaled first, because a variance is a difference of squares and loses digits on large values.
     luminance, contrast = _similarities(a.astype(jnp.float32) / data_range, b.astype(jnp.float32) / data_range)
     return _mean(luminance[0] * contrast[0] / (luminance[1] * contrast[1]), where)
 
@@ -218,7 +220,7 @@ def _ms_ssim(a: Array, b: Array, data_range: float) -> Float[Array, " b"]:
 
 
 def _similarities(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> tuple[tuple[Array, Array], ...]:
-    """SSIM's luminance term and its contrast and structure term at each pixel, each as (numerator, denominator)."""
+    """Returns SSIM's luminance and contrast-structure terms at each pixel, each as (numerator, denominator)."""
     rows, columns = _gaussian_filter_matrix(a.shape[1]), _gaussian_filter_matrix(a.shape[2])
 
     def blur(x: Array) -> Array:
@@ -232,13 +234,13 @@ def _similarities(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> tup
 
 
 def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """The means of 2 x 2 pixels."""
+    """Halves the images by means of 2 x 2 pixels."""
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
 def _gaussian_filter_matrix(side: int) -> Float[np.ndarray, "side side"]:
-    """Row i holds the window around pixel i, mirrored at the border."""
+    """Returns a matrix whose row i is the window around pixel i, mirrored at the border."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
     weights /= weights.sum()

@@ -1,4 +1,7 @@
-"""Conversion between uint8 and [−1, 1], and the pixels that a completion reads and writes."""
+"""Conversion between uint8 and [−1, 1], the known pixels of an image, and the composite of image and completion.
+
+NumPy and JAX may round the conversions differently in the last bit.
+"""
 
 from typing import overload
 
@@ -19,7 +22,7 @@ def to_uint8(images: Float[Array | np.ndarray, "*shape"]) -> UInt8[Array | np.nd
         images: floats of any shape. Values beyond [−1, 1] are clipped; NaN becomes mid grey.
 
     Returns:
-        The nearest levels, a NumPy array for a NumPy array. `to_uint8(to_float(x))` is x for every uint8 x.
+        The nearest levels, as a NumPy array if `images` is one. `to_uint8(to_float(x))` is x for every uint8 x.
 
     Raises:
         ValueError: `images` is not float.
@@ -46,7 +49,7 @@ def to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array | np.nd
         images: uint8 of any shape.
 
     Returns:
-        float32, a NumPy array for a NumPy array.
+        float32, as a NumPy array if `images` is one.
 
     Raises:
         ValueError: `images` is not uint8.
@@ -63,10 +66,14 @@ def to_float(images: UInt8[Array | np.ndarray, "*shape"]) -> Float[Array | np.nd
 def known_pixels(
     images: Shaped[Array | np.ndarray, "b h w c"], hole: Bool[Array | np.ndarray, "b h w"]
 ) -> Float[Array, "b h w c"]:
-    """Returns images in [−1, 1] with grey (0) in their holes, whatever values lie there.
+    """Returns images in [−1, 1] with grey (0) in their holes. Values in the holes have no influence, not even NaN.
+
+    Args:
+        images: uint8, or floats in [−1, 1].
+        hole: True = missing.
 
     Returns:
-        float32, or a longer float if `images` is one.
+        float32, or float64 if `images` is float64.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
     if images.dtype == jnp.uint8:
@@ -89,7 +96,7 @@ def composite(
         completions: floats. Values beyond [−1, 1] are clipped; NaN becomes mid grey.
 
     Returns:
-        Images of the dtype of `images`, equal to them bit for bit where known.
+        Images of the same dtype, equal to `images` bit for bit where known.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
     if images.dtype == jnp.uint8:

@@ -12,13 +12,13 @@ if TYPE_CHECKING:  # the parser of the command reads this module without JAX
 
 @dataclass(frozen=True)
 class InpaintConfig(Config):
-    """The latent search of Yeh et al. 2017.
+    """The configuration of the latent search of Yeh et al. 2017.
 
-    The defaults of `num_steps`, `learning_rate` and `window` are ours; the presets keep the published values. They
-    were compared on 48 held-out faces with the prior `faces-64`, at 300 steps. Rate 0.1 and window 15 gain 0.8 dB in a
-    missing half and 0.4 dB in a missing centre over rate 0.03 and the published window of 7. A window of 7 reaches
-    three pixels beyond a hole. On the same faces a `tolerance` of 0.05 stops after 124 of the 300 steps on average, and
-    costs 0.1 to 0.3 dB in the hole.
+    The defaults of `num_steps`, `learning_rate` and `window` are ours; the presets have the published values. The
+    defaults were chosen on 48 held-out faces with the prior `faces-64`, at 300 steps. Compared with rate 0.03 and the
+    published window of 7, rate 0.1 and window 15 gain 0.8 dB in a missing half and 0.4 dB in a missing centre. A window
+    of 7 reaches three pixels beyond a hole. On the same faces a `tolerance` of 0.05 stops after 124 of the 300 steps on
+    average, and costs 0.1 to 0.3 dB in the hole.
     """
 
     num_steps: int = option(300, "Steps of Adam per restart. `tolerance` may stop earlier.", min=0)
@@ -34,27 +34,28 @@ class InpaintConfig(Config):
     patience: int = option(25, "Steps between checks of `tolerance`.", min=1)
     start: str = option(
         "prior",
-        "Start of a search: a latent drawn from the prior, or the encoder's guess. Further restarts draw around it.",
+        "Start of a search: a latent drawn from the prior, or the encoder's guess. "
+        "With the encoder, restarts after the first start at draws around its guess.",
         choices=("prior", "encoder"),
     )
     start_shifts: float = option(
         0.0,
         "Fraction of the encoder's predicted feature offsets applied at the start, 0 to 1. "
-        "With several restarts it falls to 0 at the last.",
+        "With several restarts it falls from this value at the first to 0 at the last.",
         min=0,
         max=1,
     )
     encoder_weight: float = option(
-        0.0, "Weight of the latent's squared distance from the encoder's guess, in standard deviations.", min=0
+        0.0, "Weight of the latent's squared distance from the encoder's guess, measured in standard deviations.", min=0
     )
     restarts: int = option(1, "Searches per image from different starts. `judge` chooses the best.", min=1)
     judge: str = option(
         "loss",
-        "The best restart has the least loss, or is central: nearest to the mean of all restarts.",
+        "How the best restart is chosen: loss takes the least loss, central the one nearest to the mean of all.",
         choices=("loss", "central"),
     )
     num_completions: int = option(
-        1, "Completions returned per image, best first, and their mean. At most `restarts`.", min=1
+        1, "Number of completions per image, best first; at most `restarts`. Two or more also give their mean.", min=1
     )
     keep_best: bool = option(True, "Keep the iterate of least loss. Otherwise keep the last one.")
     clip: bool = option(True, "Clip the latent to the prior's bounds after each step.")
@@ -66,8 +67,8 @@ class InpaintConfig(Config):
     )
     refine_steps: int = option(
         0,
-        "Steps after the search that also change the generator's intermediate features. "
-        "Too many fit the image's noise.",
+        "Further steps after the search, which also change the generator's intermediate features. "
+        "Too many steps fit the image's noise.",
         min=0,
     )
     refine_learning_rate: float = option(
@@ -76,7 +77,7 @@ class InpaintConfig(Config):
     blend: str = option(
         "poisson",
         "How the completion is blended into the hole: poisson keeps its gradients, smooth makes it as smooth as the "
-        "known part, sharp keeps more detail.",
+        "known pixels, sharp keeps more detail than smooth.",
         choices=("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "Steps between points of the trace of losses and latents; 0 disables.", min=0)
@@ -92,9 +93,10 @@ class InpaintConfig(Config):
         """Returns published settings, or ours.
 
         Args:
-            name: "yeh2017" (1,500 steps, keeps the last iterate) or "he2018" (200 steps) as published. Ours need a
-                prior with an encoder. "best" gives one completion, the sharpest. "fast" takes half of its steps and
-                is softer. "several" gives eight completions from soft and sharp starts, ranked, and their mean.
+            name: "yeh2017" (1,500 steps, keeps the last iterate) or "he2018" (200 steps), as published; or one of ours,
+                which need a prior with an encoder. "best" gives one completion, the sharpest. "fast" takes half as
+                many steps as "best", and its completion is softer. "several" gives eight completions from soft and
+                sharp starts, best first, and their mean.
 
         Raises:
             UserError: the preset is unknown.

@@ -14,46 +14,46 @@ from dcgan_jax.inpainting.trace import Trace
 from dcgan_jax.priors.labels import keep_label, project_onto_simplex, with_label
 from dcgan_jax.priors.prior import Prior
 
-# Far below any gradient that counts. Without it, Adam's square root has no derivative where a gradient is 0.
+# Negligible beside any squared gradient. Without it, Adam's square root has no derivative where a gradient is 0.
 _EPSILON_IN_ROOT = 1e-30
 
 
 class Phase(NamedTuple):
-    """What a phase of the search moves, and by which optimiser."""
+    """A phase of the search: its optimiser, its variables and its loss."""
 
     optimizer: optax.GradientTransformationExtraArgs
-    moves_shifts: bool  # the generator's features too, or the latent alone
-    prior_loss: bool  # whether the prior loss counts
+    moves_shifts: bool  # True: moves latent and feature shifts; False: moves the latent only
+    prior_loss: bool  # whether the loss includes the prior loss
 
 
 class Descent(NamedTuple):
-    """A phase under way."""
+    """The state of a phase."""
 
     point: Point
     optimizer: optax.OptState
-    num_steps: Int[Array, ""]  # updates done, over all phases
+    num_steps: Int[Array, ""]  # updates done in all phases so far
     trace: Trace | None  # None unless `trace_every` is set
 
 
 def latent_phase(config: InpaintConfig, optimizer: optax.GradientTransformation | None = None) -> Phase:
-    """Returns the first phase: the latent moves, by Adam or another optimiser of optax."""
+    """Returns the first phase, which moves the latent by Adam or another optimiser of optax."""
     if optimizer is None:
         optimizer = optax.adam(config.learning_rate, eps_root=_EPSILON_IN_ROOT)
     return Phase(optax.with_extra_args_support(optimizer), moves_shifts=False, prior_loss=True)
 
 
 def refinement_phase(config: InpaintConfig) -> Phase:
-    """Returns the second phase: the generator's intermediate features move too, by Adam.
+    """Returns the second phase, which also moves the generator's intermediate features, by Adam.
 
-    The prior loss does not count. It alone would shape the features that only the hole shows, and Adam, which scales
-    all gradients to one size, would let them exploit the discriminator's weaknesses.
+    This phase leaves out the prior loss. Features inside the hole would have no other loss. Adam scales all gradients
+    to one size, so these features would learn to exploit the discriminator's weaknesses.
     """
     adam = optax.adam(config.refine_learning_rate, eps_root=_EPSILON_IN_ROOT)
     return Phase(optax.with_extra_args_support(adam), moves_shifts=True, prior_loss=False)
 
 
 def begin(phase: Phase, point: Point, num_steps: Int[Array, ""], trace: Trace | None) -> Descent:
-    """Returns a phase that has done no step yet."""
+    """Returns the initial state of a phase."""
     return Descent(point, phase.optimizer.init(_variables(phase, point)), num_steps, trace)
 
 
@@ -63,7 +63,8 @@ def step(
     """Moves the point of one image by one update.
 
     Returns:
-        The moved descent; the losses of the point before; and their sum with `distance`, which the update descends.
+        The next state; the losses of the point before the update; and the loss that the update descends. It is the sum
+        of the phase's losses and `distance`.
     """
     point = descent.point
 
@@ -82,7 +83,7 @@ def step(
         gradient,
         descent.optimizer,
         variables,
-        value=loss,  # line searches take the loss and its function
+        value=loss,  # line searches need the loss and its function
         grad=gradient,
         value_fn=lambda variables: objective(variables)[0],
     )
@@ -96,7 +97,7 @@ def step(
 
 
 def clip(prior: Prior, config: InpaintConfig, latent: Float[Array, "*b latent"]) -> Float[Array, "*b latent"]:
-    """Returns the latent within its bounds, and its label as a mixture of classes."""
+    """Clips the latent to its bounds. A label is projected to a mixture: entries of 0 or more whose sum is 1."""
     bounds = prior.latent_bounds if config.latent_bound is None else (-config.latent_bound, config.latent_bound)
     clipped = jnp.clip(latent, *bounds) if config.clip and bounds is not None else latent
     if not prior.num_classes:
@@ -109,7 +110,7 @@ def _variables(phase: Phase, point: Point) -> Any:
 
 
 def _without_label(prior: Prior, labelled: Bool[Array, ""], gradient: Any, phase: Phase) -> Any:
-    """The gradient with zeros for a label that stays."""
+    """Returns the gradient with zeros for a label that must not change."""
     of_latent = gradient[0] if phase.moves_shifts else gradient
     still = keep_label(prior.num_classes, of_latent, jnp.zeros_like(of_latent))
     of_latent = jnp.where(labelled, still, of_latent)

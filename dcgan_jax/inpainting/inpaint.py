@@ -1,4 +1,4 @@
-"""Inpainting of a batch: a latent search for each image and restart by `vmap`, and the blend, in one program."""
+"""Inpainting of a batch: one program for all latent searches, by `vmap` over images and restarts, and the blend."""
 
 import functools
 
@@ -30,35 +30,36 @@ def inpaint(
     optimizer: optax.GradientTransformation | None = None,
     labels: int | Int[Array | np.ndarray, "*b"] | None = None,
 ) -> InpaintResult:
-    """Completes masked images: a latent search for each, then a Poisson blend into its hole.
+    """Completes masked images: a latent search for each image, then a blend of the generated image into the hole.
 
     The search finds ẑ = argmin Σ W |G(z) − y| + λ log(1 − D(G(z))) by Adam or another optimiser. The blend is
     `poisson_blend(G(ẑ), y, hole)`, or `smooth_blend` if `config.blend` selects it.
 
-    The result of an image depends only on the image, its hole and its key: in batches of the same shape it is the same
-    bit for bit. Values in the hole have no influence, even NaN.
+    The result of an image depends only on the image, its hole, its key and its label. In batches of the same shape it
+    is the same bit for bit. Values in the hole have no influence, not even NaN. The batch is split over all local
+    devices.
 
     Args:
-        prior: from `load_prior`, or any decoder.
+        prior: the prior, from `load_prior` or made from any decoder.
         images: float in [−1, 1] or uint8, of the prior's size.
         hole: True where a pixel is missing (the opposite of the paper's M); one for each image, or one [h, w] for all.
-        key: one key, of which image i uses fold_in(key, i); or an array of b keys.
-        config: by default the preset "best" if the prior has an encoder, else `InpaintConfig()`. With a `tolerance`,
-            the search has no reverse derivative.
-        optimizer: an optimiser of optax, line searches included, in place of Adam at `config.learning_rate`. Make it
+        key: one key, from which image i uses fold_in(key, i); or an array of b keys.
+        config: the configuration of the search. The default is the preset "best" if the prior has an encoder, and
+            `InpaintConfig()` otherwise. With a `tolerance`, the search has no reverse-mode derivative.
+        optimizer: an optimiser of optax in place of Adam at `config.learning_rate`; line searches work too. Make it
             once: optax's functions are compared by identity, so a new one causes a new compilation.
-        labels: of a conditional prior: the class of each image, or one for all. With −1, the default, the search finds
-            the label, among mixtures of classes. It starts from equal shares of all.
+        labels: for a conditional prior, the class of each image, or one class for all. With −1, the default, the search
+            finds the label. It starts from equal shares of all classes and moves through mixtures of classes.
 
     Returns:
         `InpaintResult`. Missing pixels of `images` are clipped to the range of images. They are grey (0, or 128 in
-        uint8) if the status is not finite. An image with nothing missing is returned unchanged. An image with nothing
-        known becomes a free sample, which only the discriminator shapes. On several local devices, the batch is split
-        over them.
+        uint8) if the status is "not finite". An image without missing pixels is returned unchanged. An image without
+        known pixels becomes a free sample, which only the prior loss guides.
 
     Raises:
-        ValueError: shapes or types do not fit together, or a known pixel is not finite or far out of range. Under `jit`
+        ValueError: shapes or types do not fit together, or a known pixel is not finite or outside [−2, 2]. Under `jit`
             values cannot be checked; the status then reports pixels that are not finite.
+        UserError: the configuration needs an encoder, but the prior has none.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -92,14 +93,14 @@ def check_config(prior: Prior, config: InpaintConfig) -> None:
     """Checks that the prior has what the configuration needs.
 
     Raises:
-        UserError: `encoder_weight` or `start` need an encoder.
-        ValueError: `refine_steps` or `start_shifts` need a decoder that takes feature shifts.
+        UserError: `encoder_weight` or `start` needs an encoder, but the prior has none.
+        ValueError: `refine_steps` or `start_shifts` needs feature shifts, but the prior's decoder takes none.
     """
     if (config.start == "encoder" or config.encoder_weight) and prior.encode is None:
-        asked = (
+        setting = (
             '`start` is "encoder"' if config.start == "encoder" else f"`encoder_weight` is {config.encoder_weight:g}"
         )
-        raise UserError(f"{asked}, but this prior has no encoder: train one with `dcgan-jax train-encoder`")
+        raise UserError(f"{setting}, but this prior has no encoder: train one with `dcgan-jax train-encoder`")
     for name in ("refine_steps", "start_shifts"):
         if getattr(config, name) and not prior.feature_shapes:
             raise ValueError(
@@ -117,7 +118,7 @@ def inpaint_batch(
     optimizer: optax.GradientTransformation | None,
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> InpaintResult:
-    """Inpaints a batch whose arguments are checked: one program for search and blend."""
+    """Inpaints a batch in one program for search and blend. The arguments must have been checked."""
     problems, starts = set_up(prior, config, images, hole, keys, labels)
 
     def search_image(problem: Problem, starts: Point) -> Found:

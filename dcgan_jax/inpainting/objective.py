@@ -1,4 +1,4 @@
-"""What a latent search minimises: context loss, prior loss, and the distance from the encoder's guess."""
+"""The objective of a latent search: context loss, prior loss, and the distance from the encoder's guess."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from dcgan_jax.priors.prior import Prior
 
 
 class Guess(NamedTuple):
-    """The encoder's Gaussian over latents."""
+    """The encoder's guess: a Gaussian over latents."""
 
     mean: Float[Array, "*b latent"]
     deviation: Float[Array, "*b latent"]
@@ -22,12 +22,12 @@ class Problem(NamedTuple):
 
     image: Float[Array, "*b h w c"]  # in [−1, 1], grey (0) in the hole
     weights: Float[Array, "*b h w"]  # importance weights, 0 in the hole
-    guess: Guess | None = None  # the search is drawn to it; None without `encoder_weight`
-    labelled: Bool[Array, "*b"] | None = None  # whether the label is given and stays; None without classes
+    guess: Guess | None = None  # the loss includes the distance from it; None without `encoder_weight`
+    labelled: Bool[Array, "*b"] | None = None  # True: the label is given and fixed; None without classes
 
 
 class Point(NamedTuple):
-    """Where a search stands."""
+    """The variables of a search."""
 
     latent: Float[Array, "*b latent"]
     shifts: tuple[Float[Array, "*b _ _ _"], ...] = ()  # offsets of the generator's features; () for none
@@ -43,7 +43,7 @@ class Losses(NamedTuple):
 def context_loss(
     completions: Float[Array, "n h w c"], images: Float[Array, "n h w c"], weights: Float[Array, "n h w"]
 ) -> Float[Array, " n"]:
-    """Returns Σ W |G(z) − y| over pixels and channels, for each image on [−1, 1] (Yeh et al. 2017, equation 4)."""
+    """Returns Σ W |G(z) − y| over pixels and channels of each image, in [−1, 1] (Yeh et al. 2017, equation 4)."""
     return jnp.sum(weights[..., None] * jnp.abs(completions - images), axis=(1, 2, 3))
 
 
@@ -53,7 +53,7 @@ def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Arr
 
 
 def losses(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) -> Losses:
-    """Returns the losses of a point, for one image. The prior loss is 0 without a discriminator or its weight."""
+    """Returns the losses of one image at a point. The prior loss is 0 if there is no discriminator or no weight."""
     completion = generate_one(prior, point)[None]
     context = context_loss(completion, problem.image[None], problem.weights[None])[0]
     if prior.discriminate is None or config.prior_weight == 0:
@@ -62,7 +62,7 @@ def losses(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) 
 
 
 def distance(config: InpaintConfig, problem: Problem, latent: Float[Array, " latent"]) -> Float[Array, ""] | float:
-    """Returns the negative logarithm of the encoder's Gaussian, weighted, up to a constant; 0 without a guess."""
+    """Returns `encoder_weight` times the encoder's negative log density, up to a constant; 0 without a guess."""
     if problem.guess is None:
         return 0.0
     mean, deviation = problem.guess

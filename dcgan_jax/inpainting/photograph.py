@@ -1,4 +1,4 @@
-"""Photographs of any size: a region is scaled to the prior's size, completed, and blended back at its own size."""
+"""Photographs of any size: a region is scaled to the prior's size, completed, and blended back at full size."""
 
 import warnings
 
@@ -18,8 +18,9 @@ from dcgan_jax.inpainting.region import Region, bounds, enlarge, find_region, sh
 from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.priors.prior import Prior
 
-# Memory and time of a factorisation grow faster than the hole. Multigrid on the device compiles once for each size.
-_SPARSE_MOST = 250_000  # missing pixels
+# Most missing pixels for the sparse solver, whose memory and time grow faster than the hole. Larger holes are solved by
+# multigrid on the device, which compiles once for each size.
+_SPARSE_MOST = 250_000
 
 
 def inpaint_photograph(
@@ -40,29 +41,29 @@ def inpaint_photograph(
 
     Args:
         prior: see `inpaint`.
-        image: uint8, with the prior's channels.
+        image: the photograph, with the prior's number of channels.
         hole: True where a pixel is missing. All missing pixels must lie inside the region, unless `elsewhere` is given.
-        key: of the search.
-        config: of the search.
-        crop: the region. By default it fits the images that the prior was trained on (`prior.crop`); an image of the
-            prior's size is taken whole. If that is a face and none is found, the region is a square around the hole,
-            and a warning says so.
+        key: random key of the search.
+        config: see `inpaint`.
+        crop: the region to complete. By default it follows the crop of the prior's training images (`prior.crop`). An
+            image of the prior's size is completed whole. If the prior was trained on faces and no face is found, the
+            region is a square around the hole, and a warning says so.
 
             - "center": the largest region of the prior's proportions, as near to the centre as the hole allows.
-            - "face": the face that OpenCV's cascade finds, cropped as CelebA's faces are.
+            - "face": a face that OpenCV's cascade finds, cropped like CelebA's faces.
             - "stretch": the whole photograph, stretched to the prior's proportions.
-            - "LEFT,TOP,WIDTH,HEIGHT" in pixels.
-        elsewhere: "smooth" fills missing pixels outside the region by a harmonic function; by default they are
-            refused.
+            - "LEFT,TOP,WIDTH,HEIGHT": a rectangle in pixels.
+        elsewhere: "smooth" fills missing pixels outside the region by a harmonic function. By default they are an
+            error.
         optimizer: see `inpaint`.
-        label: of a conditional prior, the class; by default the search finds it.
+        label: the class, for a conditional prior; by default the search finds it.
 
     Returns:
         `InpaintResult` of one image, without the batch axis. `images` is the photograph at full size; it equals `image`
         bit for bit where `hole` is False. All other fields are at the prior's size.
 
     Raises:
-        UserError: the region cannot be found or does not hold the hole.
+        UserError: the region cannot be found or does not contain the hole.
         ValueError: shapes or types do not fit together.
 
     Example:
@@ -74,7 +75,7 @@ def inpaint_photograph(
     image, hole = np.asarray(image), np.asarray(hole)
     check_images(image, ("h", "w", shape[2]), name="`image`", taker="this prior", only_uint8=True)
     check_hole_fits(hole, image.shape[:2])
-    region, note = find_region(prior, image, hole, crop, elsewhere)
+    region, _, note = find_region(prior, image, hole, crop, elsewhere)
     if note is not None:
         warnings.warn(note, stacklevel=2)
     small, small_hole = shrink(image, hole, region, shape[:2])
@@ -90,15 +91,15 @@ def inpaint_photograph(
 def restore(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Returns the photograph with the completion blended into its hole; grey (128) if the search failed.
+    """Returns the photograph with the completion blended into its hole. The hole is grey (128) if the search failed.
 
-    The image that was blended at the prior's size is enlarged, and its gradients are blended into the photograph.
+    The blended image at the prior's size is enlarged, and its gradients are blended into the photograph.
 
     Args:
-        result: of the region at the prior's size, without the batch axis.
+        result: the result of the region at the prior's size, without the batch axis.
         image: the photograph.
-        hole: of the photograph.
-        region: that was completed.
+        hole: the hole of the photograph.
+        region: the region that was completed.
     """
     if image.shape == result.completions.shape and (region.width, region.height) == hole.shape[::-1]:
         return np.asarray(result.images)
@@ -108,7 +109,7 @@ def restore(
     if int(result.status) == Status.NOT_FINITE:
         restored[hole] = 128
         return restored
-    rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in bounds(hole))  # with the known neighbours
+    rows, columns = (slice(max(0, s.start - 1), s.stop + 1) for s in bounds(hole))  # including known neighbours
     rows, columns = (np.arange(n)[s] for n, s in zip(hole.shape, (rows, columns), strict=True))
     place = np.ix_(rows, columns)
     known = to_float(image[place])
@@ -160,7 +161,7 @@ def _guide(
 def restore_each(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "k h w c"]:
-    """Returns `restore` of every alternative, the best first; of the result itself if it has none."""
+    """Restores every alternative, best first; the result itself if it has no alternatives."""
     several = result.alternatives
     if several is None:
         return restore(result, image, hole, region)[None]

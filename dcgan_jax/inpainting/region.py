@@ -10,12 +10,13 @@ from dcgan_jax.config import PHOTO_CROPS
 from dcgan_jax.errors import UserError
 from dcgan_jax.priors.prior import Prior
 
-_SUITED = {"celeba": "face", "stretch": "stretch"}  # the default, by the crop of the training images
-# CelebA's crop relative to the box of the face cascade: its side, and how far its centre lies above that of the box, in
-# sides of the box. They are medians over 382 faces found in 400 training images (standard deviations 0.10 and 0.035).
+_DEFAULT_CROPS = {"celeba": "face", "stretch": "stretch"}  # crop of the training images -> default crop of a photograph
+# CelebA's crop relative to the box of the face cascade: its side, and the height of its centre above the centre of the
+# box, both in sides of the box. These are medians over 382 faces found in 400 training images (standard deviations 0.10
+# and 0.035).
 _FACE_SIDE, _FACE_RISE = 1.03, 0.137
-_MOSTLY_MISSING = 0.7  # share of an image without a face, from which its mask is probably inverted
-_DETECTION_SIDE = 1024  # pixels; faces are searched in a photograph of at most this side
+_MOSTLY_MISSING = 0.7  # fraction; if more is missing and no face is found, the mask is probably inverted
+_DETECTION_SIDE = 1024  # pixels; larger photographs are scaled down to this side before the search for faces
 
 
 class Region(NamedTuple):
@@ -39,7 +40,7 @@ class Region(NamedTuple):
         """Parses "LEFT,TOP,WIDTH,HEIGHT".
 
         Raises:
-            UserError: the text is something else.
+            UserError: the text has another form.
         """
         try:
             left, top, width, height = map(int, text.split(","))
@@ -54,9 +55,16 @@ class Region(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A region, and what the user should know about how it was chosen."""
+    """A region that was found.
+
+    Attributes:
+        region: the region to complete.
+        outside: number of missing pixels outside it.
+        note: a remark on the choice; None if there is none.
+    """
 
     region: Region
+    outside: int = 0
     note: str | None = None
 
 
@@ -84,7 +92,7 @@ def find_region(
     height, width = hole.shape
     note = None
     if crop is None:
-        crop = "stretch" if image.shape == prior.image_shape else _SUITED.get(prior.crop or "", "center")
+        crop = "stretch" if image.shape == prior.image_shape else _DEFAULT_CROPS.get(prior.crop or "", "center")
         if crop == "face":
             face = _find_face(image, hole)
             if face is None and hole.mean() > _MOSTLY_MISSING:
@@ -120,13 +128,13 @@ def find_region(
     outside = int(hole.sum() - hole[region.rows, region.columns].sum())
     if outside and elsewhere is None:
         raise UserError(
-            f"{outside} missing pixels lie outside the region {region} (left, top, width, height): pass four such "
-            'numbers around all of them as `crop`, or "stretch"; or fill those outside smoothly (`--elsewhere smooth`)'
+            f"{outside} missing pixels lie outside the region {region} (left, top, width, height): pass a larger "
+            'region as `crop`, or "stretch"; or fill these pixels smoothly with `elsewhere` "smooth"'
         )
     if outside:
         filled = f"{outside} missing pixels outside the region were filled smoothly"
         note = f"{note}; {filled}" if note else filled
-    return Found(region, note)
+    return Found(region, outside, note)
 
 
 def shrink(
@@ -137,8 +145,8 @@ def shrink(
     if hole.shape == shape:
         return image, hole
     shown = np.where(hole[..., None], np.uint8(0), image)
-    # Neither filter has negative weights, so every pixel that a missing one touches is found. A mean over the area of
-    # the small pixel loses the fewest pixels; enlarging needs two neighbours.
+    # Neither filter has negative weights, so a small pixel is above 0 exactly if a missing pixel contributes to it. For
+    # shrinking, the box filter loses the fewest known pixels. Enlarging needs a filter over two neighbours.
     smaller = hole.shape[0] >= shape[0] and hole.shape[1] >= shape[1]
     resampling = Image.Resampling.BOX if smaller else Image.Resampling.HAMMING
     small = [_resize(channel, shape, resampling) for channel in np.moveaxis(shown, -1, 0)]
@@ -147,13 +155,13 @@ def shrink(
 
 
 def enlarge(completion: Float[np.ndarray, "h w c"], region: Region) -> Float[np.ndarray, "H W c"]:
-    """Scales a completion to the region's size, by bicubic interpolation."""
+    """Scales a completion to the region's size by bicubic interpolation."""
     channels, shape = np.moveaxis(np.asarray(completion, np.float32), -1, 0), (region.height, region.width)
     return np.stack([_resize(channel, shape, Image.Resampling.BICUBIC) for channel in channels], axis=-1)
 
 
 def bounds(hole: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:
-    """Returns the rows and the columns that hold missing pixels."""
+    """Returns the rows and columns of the smallest rectangle that contains all missing pixels."""
     rows, columns = (np.flatnonzero(hole.any(axis=axis)) for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
@@ -164,7 +172,10 @@ def _place(
     shape: tuple[int, ...],
     inside: tuple[slice, slice] | None = None,
 ) -> Region:
-    """A region of this size around a centre, moved as little as possible to hold `inside` and to lie in the image."""
+    """Places a region of this size around a centre.
+
+    The region is moved as little as possible, so that it contains `inside` and lies in an image of shape `shape`.
+    """
     starts = []
     for axis in (0, 1):
         start = round(centre[axis] - size[axis] / 2)
@@ -175,7 +186,7 @@ def _place(
 
 
 def _surroundings(hole: Bool[np.ndarray, "h w"]) -> Region:
-    """A square around the hole, of twice its length where the image has room."""
+    """Returns a square around the hole, twice as long as the hole where the image has room."""
     height, width = hole.shape
     if not hole.any():
         return _place((height / 2, width / 2), (min(hole.shape),) * 2, hole.shape)
@@ -186,7 +197,7 @@ def _surroundings(hole: Bool[np.ndarray, "h w"]) -> Region:
 
 
 def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"]) -> Region | None:
-    """The face that holds most missing pixels, cropped as CelebA's faces are; None if there is no face."""
+    """Returns the region of the face with the most missing pixels, cropped like CelebA's faces; None without a face."""
     import cv2  # half a second, and only photographs of faces need it
     import cv2.data
 
@@ -195,7 +206,7 @@ def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"])
     scale = min(1.0, _DETECTION_SIDE / max(hole.shape))
     size = (max(1, round(hole.shape[1] * scale)), max(1, round(hole.shape[0] * scale)))
     grey = np.where(hole, 0, image.mean(axis=-1)).astype(np.uint8)
-    # The hole is filled from its surroundings, for the detector only.
+    # The hole is filled from its surroundings, but only for the detector.
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     missing = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     grey = cv2.inpaint(grey, missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)

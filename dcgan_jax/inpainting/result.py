@@ -1,4 +1,4 @@
-"""The result of an inpainting: its status, the choice among restarts, and the blend into the hole."""
+"""The result of an inpainting: the choice among restarts, the blend into the hole, and the status."""
 
 import enum
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from dcgan_jax.priors.prior import Prior
 
 
 class Status(enum.IntEnum):
-    """How the completion of an image went."""
+    """The status of a completed image."""
 
     OK = 0
     NOT_FINITE = 1  # a loss or a pixel is NaN or infinite
@@ -33,20 +33,21 @@ class Status(enum.IntEnum):
 
 
 class InpaintResult(NamedTuple):
-    """Completed images and how their searches went. Each field has one row an image.
+    """Completed images and the data of their searches. Each field has one row for each image.
 
     Attributes:
-        images: blended, of the input's type; equal to the input where nothing is missing.
-        completions: G(ẑ) in [−1, 1], with the feature shifts of the search if it has any.
-        latents: ẑ.
-        context_loss: of ẑ.
-        prior_loss: of ẑ.
-        num_steps: updates of the restart that was kept.
+        images: the results, of the input's type; known pixels equal the input.
+        completions: the generated images G(ẑ) in [−1, 1], including the feature shifts of the search if there are any.
+        latents: the latents ẑ that were found.
+        context_loss: the context loss at ẑ.
+        prior_loss: the prior loss at ẑ.
+        num_steps: number of updates of the restart that was kept.
         status: a `Status`.
-        labels: the class that was given or found; −1 for a prior without classes, or a search that is not finite.
-        trace: of the restart that was kept; None unless `trace_every` is set.
-        alternatives: the `num_completions` best, [b, k, ...], this one first; None if there is one.
-        mean: the mean of the alternatives' images. It is usually nearer to the truth, and softer; None if there is one.
+        labels: the class that was given or found; −1 if the prior has no classes or the status is NOT_FINITE.
+        trace: the trace of the restart that was kept; None unless `trace_every` is set.
+        alternatives: the `num_completions` best results [b, k, ...], best first; None if `num_completions` is 1.
+        mean: the mean of the alternatives' images. It is softer than each of them, and usually nearer to the original.
+            None if `num_completions` is 1.
     """
 
     images: Shaped[Array, "b h w c"]
@@ -75,10 +76,10 @@ def assemble(
     Args:
         prior: see `inpaint`.
         config: see `inpaint`.
-        images: as they were given.
+        images: the images that the caller gave.
         hole: True = missing.
-        known: the images in [−1, 1], grey in the hole.
-        found: by every restart of every image. Each field has these two leading axes.
+        known: the images in [−1, 1], grey (0) in the hole.
+        found: the results of all searches. Each field has two leading axes: images and restarts.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
     order = jnp.argsort(_rank(prior, config, hole, found), axis=1)[:, : config.num_completions]
@@ -131,7 +132,7 @@ def _blend(
     known: Float[Array, "b h w c"],
     hole: Bool[Array, "b h w"],
 ) -> Float[Array, "b k h w c"]:
-    """The images with the completions blended into their holes, not clipped."""
+    """Returns the images with the completions blended into their holes, not clipped."""
 
     def blend(completion: Array, image: Array, hole: Array) -> Array:
         if config.blend == "poisson":
@@ -142,7 +143,7 @@ def _blend(
 
 
 def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found: Found) -> Float[Array, "b r"]:
-    """A number for each restart: the lower, the better. It is infinite where a loss is not finite."""
+    """Returns a score for each restart; lower is better. The score is infinite if a loss is not finite."""
     score = _total(found.losses)
     finite = jnp.isfinite(score)
     if config.judge == "central" and config.restarts > 1:
@@ -155,7 +156,7 @@ def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found
 
 
 def _completions(prior: Prior, points: Point) -> Float[Array, "b k h w c"]:
-    """The images of points with two leading axes."""
+    """Generates the images of points with two leading axes."""
     b, k = points.latent.shape[:2]
     latents, shifts = jax.tree.map(lambda x: x.reshape(b * k, *x.shape[2:]), points)
     images = prior.generate(prior.params, latents, *([shifts] if shifts else []))

@@ -1,6 +1,6 @@
-"""The latent search of one image: descend to a latent, keep the best, refine it. A batch is its `vmap`.
+"""The latent search of one image: descend to a latent, keep the best, refine it. `vmap` searches for a batch.
 
-It has the shape of every iterative method here, `init`, `step` and `finish`; `search` is all three.
+Like every iterative method here, it consists of `init`, `step` and `finish`. `search` does all three.
 """
 
 from typing import Any, NamedTuple
@@ -21,26 +21,26 @@ Optimizer = optax.GradientTransformation | None
 
 
 class Best(NamedTuple):
-    """The latent of least loss so far. Before the first step its loss is infinite."""
+    """The latent with the least loss so far. Before the first step the loss is infinite."""
 
     latent: Float[Array, " latent"]
     losses: Losses
-    loss: Float[Array, ""]  # what the search descends: the losses and the distance from the guess
+    loss: Float[Array, ""]  # the objective: the sum of both losses and the distance from the guess
 
 
 class Search(NamedTuple):
-    """A search under way, in its first phase."""
+    """The state of a search in its first phase."""
 
     descent: Descent
     best: Best
-    running: Bool[Array, ""]  # not out of steps, and not stopped
-    earlier_loss: Float[Array, ""]  # the best one when the stopping rule last looked
+    running: Bool[Array, ""]  # steps are left, and the stopping rule has not stopped the search
+    earlier_loss: Float[Array, ""]  # the best loss at the last check of the stopping rule
 
 
 class Found(NamedTuple):
     """The result of a search."""
 
-    point: Point  # the best or last latent, refined if the configuration says so
+    point: Point  # the best or the last latent, refined if `refine_steps` is set
     losses: Losses
     num_steps: Int[Array, ""]  # updates, refinement included
     trace: Trace | None  # None unless `trace_every` is set
@@ -52,8 +52,8 @@ def search(prior: Prior, config: InpaintConfig, problem: Problem, start: Point, 
     Args:
         prior: see `inpaint`.
         config: see `inpaint`.
-        problem: of the image.
-        start: where the search starts.
+        problem: the search problem of the image.
+        start: the start of the search.
         optimizer: see `inpaint`.
     """
     state = init(config, start, optimizer)
@@ -61,7 +61,7 @@ def search(prior: Prior, config: InpaintConfig, problem: Problem, start: Point, 
         state = jax.lax.while_loop(
             lambda state: state.running, lambda state: step(prior, config, problem, state, optimizer), state
         )
-    else:  # a loop of a fixed number of steps has a reverse derivative
+    else:  # a loop with a fixed number of steps has a reverse-mode derivative
         state = jax.lax.fori_loop(
             0, config.num_steps, lambda _, state: step(prior, config, problem, state, optimizer), state
         )
@@ -69,7 +69,7 @@ def search(prior: Prior, config: InpaintConfig, problem: Problem, start: Point, 
 
 
 def init(config: InpaintConfig, start: Point, optimizer: Optimizer = None) -> Search:
-    """Returns a search that has done no step yet."""
+    """Returns the initial state of a search."""
     dtype = jnp.promote_types(start.latent.dtype, jnp.float32)
     infinite = jnp.full((), jnp.inf, dtype)
     points = trace.empty(config, start.latent, dtype)
@@ -82,7 +82,7 @@ def init(config: InpaintConfig, start: Point, optimizer: Optimizer = None) -> Se
 
 
 def step(prior: Prior, config: InpaintConfig, problem: Problem, search: Search, optimizer: Optimizer = None) -> Search:
-    """Judges the latent, keeps it if it is the best so far, and moves it. A search that has stopped stays as it is."""
+    """Evaluates the latent, keeps it if it is the best so far, and moves it. A stopped search does not change."""
     phase = descent.latent_phase(config, optimizer)
     moved, found, loss = descent.step(prior, config, phase, problem, search.descent)
     best = _better(search.best, search.descent.point.latent, found, loss)
@@ -97,7 +97,7 @@ def step(prior: Prior, config: InpaintConfig, problem: Problem, search: Search, 
 
 
 def finish(prior: Prior, config: InpaintConfig, problem: Problem, search: Search) -> Found:
-    """Chooses the latent that the first phase found, refines it, and closes the trace."""
+    """Chooses the best or the last latent of the first phase, refines it, and closes the trace."""
     state = search.descent
     last = losses(prior, config, problem, state.point)
     total = last.context + last.prior + distance(config, problem, state.point.latent)
@@ -118,7 +118,7 @@ def finish(prior: Prior, config: InpaintConfig, problem: Problem, search: Search
 
 
 def _better(best: Best, latent: Float[Array, " latent"], found: Losses, loss: Float[Array, ""]) -> Best:
-    """The better of two latents; one whose loss is NaN is never better."""
+    """Returns the better of two latents. A latent whose loss is NaN is never better."""
     dtype = best.loss.dtype  # a loop keeps its types
     other = Best(latent, Losses(*(x.astype(dtype) for x in found)), loss.astype(dtype))
     return _where(loss < best.loss, other, best)

@@ -1,4 +1,4 @@
-"""Where latent searches start: at latents drawn from the prior, or at the encoder's guess and draws around it."""
+"""The starts of latent searches: latents drawn from the prior, or the encoder's guess and draws around it."""
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,19 @@ def set_up(
     keys: PRNGKeyArray,
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> tuple[Problem, Point]:
-    """Returns the search problems of a batch, and the points from which its searches start.
+    """Returns the search problems of a batch and the starts of its searches.
 
     Args:
         prior: see `inpaint`.
         config: see `inpaint`.
         images: float in [−1, 1] or uint8. Values in the hole are not read.
         hole: True = missing.
-        keys: one for each image. Its restart r uses fold_in(key, r).
-        labels: of a conditional prior; −1 where the search is to find the label. It then starts from equal shares of
-            all classes, or from the encoder's guess.
+        keys: one key for each image. Its restart r uses fold_in(key, r).
+        labels: the classes, for a conditional prior. −1 lets the search find the label. It then starts from equal
+            shares of all classes, or from the encoder's guess.
 
     Returns:
-        Problems with one leading axis, images; points with two, images and restarts.
+        Problems with one leading axis (images), and points with two leading axes (images and restarts).
     """
     known = known_pixels(images, hole)
     problem = Problem(known, importance_weights(jnp.asarray(hole), window=config.window))
@@ -56,7 +56,7 @@ def set_up(
 def _around_guess(
     prior: Prior, config: InpaintConfig, guess: Guess, shifts: tuple[Array, ...], keys: PRNGKeyArray
 ) -> Point:
-    """The encoder's mean for the first restart, draws from its Gaussian for the others."""
+    """Returns the starts: the encoder's mean for the first restart, draws from its Gaussian for the others."""
     mean, deviation = (x[:, None] for x in guess)
     noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, guess.mean.shape[1:], guess.mean.dtype)))(keys)
     latent = clip(prior, config, mean + deviation * noise.at[:, 0].set(0))

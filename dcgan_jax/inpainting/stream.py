@@ -1,4 +1,7 @@
-"""Inpainting of any number of images in constant memory: the slots of a batch stay busy, results come in order."""
+"""Inpainting of any number of images in constant memory.
+
+A slot is a place in a batch. A slot whose search has stopped takes the next image. Results come in order.
+"""
 
 import functools
 from collections import deque
@@ -32,26 +35,27 @@ def inpaint_stream(
 ) -> Iterator[InpaintResult]:
     """Completes any number of images, `batch_size` at a time, and yields one result for each, in order.
 
-    Without a `config.tolerance`, whole batches are searched. With one, a search that stops early makes room for the
-    next image, and `config.patience` steps are done at a time. The device searches while the caller works on earlier
-    results. The result of an image is the same, bit for bit, as from `inpaint` with a batch of this many slots.
+    Without `config.tolerance`, whole batches are searched. With it, a search that stops early makes room for the next
+    image, and `config.patience` steps are done at a time. The device searches while the caller works on earlier
+    results. The result of an image equals, bit for bit, the result of `inpaint` with a batch of this many images.
 
     Args:
         prior: see `inpaint`.
         pairs: tuples (image [h, w, c], hole [h, w]), (image, hole, key) or (image, hole, key, label). Key and label may
             be None. The images are all float in [−1, 1], or all uint8. One batch is read ahead. At most four batches of
-            results wait for a slow image before them.
-        key: image i uses fold_in(key, i) if its tuple has no key.
+            results wait for an earlier image whose search takes longer.
+        key: random key. Image i uses fold_in(key, i) if its tuple has no key.
         config: see `inpaint`.
-        batch_size: slots, rounded up to a multiple of the number of local devices. Fewer images take fewer slots.
+        batch_size: number of slots. It is rounded up to a multiple of the number of local devices. Fewer images take
+            fewer slots.
         optimizer: see `inpaint`.
 
     Yields:
         The `InpaintResult` of one image: NumPy arrays without the batch axis.
 
     Raises:
-        ValueError: an image or a hole does not fit; the message gives its position. The results of earlier images are
-            yielded first, also if `pairs` itself raises.
+        ValueError: an image, hole, key or label is wrong; the message gives its position. The results of earlier images
+            are yielded first. Errors of `pairs` itself are raised in the same way.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -73,24 +77,24 @@ def inpaint_stream(
 
 
 _EMPTY = -1
-_WAITING = 4  # batches of results that may wait for a slow image
+_WAITING = 4  # batches of results that may wait for an earlier image
 
 
 class _Item(NamedTuple):
-    """An image to complete. Slots are items with one more axis."""
+    """An image to complete. The slots of a batch are one `_Item` with a leading axis."""
 
-    number: Int[Array | np.ndarray, ""]  # its position; `_EMPTY` in an empty slot
+    number: Int[Array | np.ndarray, ""]  # position in `pairs`; `_EMPTY` in an empty slot
     image: Shaped[Array | np.ndarray, "h w c"]
     hole: Bool[Array | np.ndarray, "h w"]
-    own_key: UInt32[Array | np.ndarray, " k"]  # the data of its own key
-    has_key: Bool[Array | np.ndarray, ""]  # whether it has one
+    own_key: UInt32[Array | np.ndarray, " k"]  # data of the image's own key; zeros if it has none
+    has_key: Bool[Array | np.ndarray, ""]  # whether the image has its own key
     label: Int[Array | np.ndarray, ""]  # −1 for none
 
 
 class _Ahead:
-    """Reads and checks items ahead. An error is kept until the items before it are done."""
+    """Reads and checks items ahead. An error waits in `failure` until the earlier items are done."""
 
-    def __init__(self, pairs: Iterable[tuple], prior: Prior, key: PRNGKeyArray):
+    def __init__(self, pairs: Iterable[tuple], prior: Prior, key: PRNGKeyArray) -> None:
         self.waiting: deque[_Item] = deque()
         self.failure: Exception | None = None
         self._rest, self._shape, self._key, self._type = enumerate(pairs), prior.image_shape, key, None
@@ -98,7 +102,7 @@ class _Ahead:
         self._no_key = np.zeros_like(jax.random.key_data(key))
 
     def read(self, count: int) -> None:
-        """Reads until `count` are waiting or there are no more."""
+        """Reads items until `count` items are waiting or none is left."""
         try:
             while self.failure is None and len(self.waiting) < count:
                 self.waiting.append(self._check(*next(self._rest)))
@@ -118,7 +122,7 @@ class _Ahead:
         check_images(image, self._shape, name=name, taker="this prior")
         self._type = self._type or image.dtype
         if image.dtype != self._type:
-            raise ValueError(f"{name} is {image.dtype} and the first is {self._type}: make them one type")
+            raise ValueError(f"{name} is {image.dtype}, but the first is {self._type}: give all images one type")
         check_hole_fits(hole, self._shape[:2], name=f"hole {i} of `pairs`")
         check_known_values(image, hole, name=name)
         own = pair[2] if len(pair) > 2 else None
@@ -136,16 +140,16 @@ class _Ahead:
 
 
 class _Stopped(NamedTuple):
-    """An image whose search has stopped. It is still to be refined and blended."""
+    """An image whose search has stopped, before its refinement and blend."""
 
     item: _Item
-    searches: Search  # of its restarts
+    searches: Search  # with a leading axis for the restarts
 
 
 def _search_batches(
     prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, ahead: _Ahead, count: int
 ) -> Iterator[InpaintResult]:
-    """Searches one batch after the other, for searches that all take the same number of steps."""
+    """Searches one batch after the other. All searches take the same number of steps."""
     last: list[InpaintResult] = []
     while ahead.waiting:
         images = min(count, len(ahead.waiting))
@@ -212,16 +216,16 @@ def _empty_slots(item: _Item, count: int) -> _Item:
 
 
 def _stack(items: list[_Item], count: int) -> _Item:
-    """Items as slots, the last of which may be empty."""
+    """Puts items into the first of `count` slots. The other slots are empty."""
     slots, _ = _fill(_empty_slots(items[0], count), deque(items))
     return slots
 
 
 def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, " b"]]:
-    """Puts waiting images into the empty slots of a copy, as the device may still read the arrays.
+    """Puts waiting images into empty slots. Works on a copy, because the device may still read the arrays.
 
     Returns:
-        The slots, and which of them are new.
+        The slots, and for each slot whether its image is new.
     """
     slots, fresh = jax.tree.map(np.copy, slots), np.zeros(len(slots.number), bool)
     for place in np.flatnonzero(slots.number == _EMPTY)[: len(waiting)]:
@@ -232,7 +236,7 @@ def _fill(slots: _Item, waiting: deque[_Item]) -> tuple[_Item, Bool[np.ndarray, 
 
 
 def _rows(result: InpaintResult, count: int) -> list[InpaintResult]:
-    """The first results of a batch, each by itself, on the host."""
+    """Returns the first results of a batch as separate results on the host."""
     rows = jax.device_get(result)
     return [jax.tree.map(lambda x, i=i: np.array(x[i]), rows) for i in range(count)]
 
@@ -250,7 +254,7 @@ def _stack_on_device(trees: list[Any]) -> Any:
 def _start(
     prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, slots: _Item
 ) -> tuple[Problem, Search]:
-    """The problems of the slots, and searches for them that have done no step yet."""
+    """Returns the problems of the slots, and the initial states of their searches."""
     labels = jnp.asarray(slots.label)
     problems, starts = set_up(prior, config, slots.image, slots.hole, _slot_keys(key, slots), labels)
     return problems, jax.vmap(jax.vmap(lambda start: init(config, start, optimizer)))(starts)
@@ -276,12 +280,13 @@ def _advance(
     searches: Search,
     steps: int,
 ) -> tuple[Search, Bool[Array, " b"]]:
-    """Starts the searches of fresh slots, and does `steps` steps of all.
+    """Starts the searches of fresh slots, and does `steps` steps in all slots.
 
-    `steps` is not static: XLA compiles a loop of one step in another way, which rounds otherwise than in `inpaint`.
+    `steps` is not static, because XLA compiles a loop of one static step differently. It would round differently from
+    `inpaint`.
 
     Returns:
-        The searches, and which slots have one that runs.
+        The searches, and for each slot whether a search is still running.
     """
     problems, started = _start(prior, config, optimizer, key, slots)
 

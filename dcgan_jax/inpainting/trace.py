@@ -1,4 +1,4 @@
-"""The trace of a latent search: some of its points, for plots and animations."""
+"""The trace of a latent search: some of its latents and losses, for plots and animations."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from dcgan_jax.inpainting.objective import Losses
 class Trace(NamedTuple):
     """The points of a search at its start, after every `trace_every` steps, and at its end.
 
-    Where a search stopped early, its end fills the remaining places.
+    If a search stopped early, copies of its last point fill the remaining places.
     """
 
     num_steps: Int[Array, "*b t"]  # updates done
@@ -26,9 +26,9 @@ def empty(config: InpaintConfig, latent: Float[Array, " latent"], dtype: jnp.dty
     """Returns a trace without points; None if `config.trace_every` is 0.
 
     Args:
-        config: of the search.
-        latent: any of the search, for shape and type.
-        dtype: of the losses.
+        config: the configuration of the search.
+        latent: a latent of the search; only its shape and type are used.
+        dtype: the type of the losses.
     """
     if not config.trace_every:
         return None
@@ -44,7 +44,7 @@ def record(
     found: Losses,
     latent: Float[Array, " latent"],
 ) -> Trace | None:
-    """Returns the trace with this point in it, if one is due after `num_steps` updates."""
+    """Returns the trace with this point added, if a point is due after `num_steps` updates."""
     if trace is None:
         return None
     place, rest = jnp.divmod(num_steps, config.trace_every)
@@ -60,7 +60,7 @@ def close(
     found: Losses,
     latent: Float[Array, " latent"],
 ) -> Trace | None:
-    """Returns the trace with its remaining places filled by the last point."""
+    """Returns the trace with the last point in all remaining places."""
     if trace is None:
         return None
     recorded = jnp.asarray(_steps(config)) < num_steps
@@ -72,6 +72,6 @@ def close(
 
 
 def _steps(config: InpaintConfig) -> list[int]:
-    """The numbers of updates at which points are recorded."""
+    """Returns the numbers of updates after which points are recorded."""
     last = config.num_steps + config.refine_steps
     return [*range(0, last, config.trace_every), last]

@@ -1,1 +1,1 @@
-"""The networks: generator, discriminator, encoder, and their convolutions."""
+"""The networks (generator, discriminator, encoder) and their layers."""

@@ -10,9 +10,9 @@ IMAGE_SIZES = (32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """Size of generator and discriminator.
+    """The configuration of generator and discriminator.
 
-    The architecture is that of Radford et al. 2016 (figure 1), in the sizes of He et al.
+    The architecture follows Radford et al. 2016 (figure 1), with the sizes of He et al.
     """
 
     image_size: int = option(64, "Side of the square images in pixels.", choices=IMAGE_SIZES)
@@ -23,11 +23,11 @@ class ModelConfig(Config):
     )
     latent: str = option(
         "uniform",
-        "Prior of the latents: uniform on [-1, 1] or standard normal.",
+        "Distribution of the latents: uniform on [-1, 1] or standard normal.",
         choices=("uniform", "normal"),
     )
     num_classes: int = option(
-        0, "Number of classes of a conditional model, whose labels start at 0. 0 trains without labels."
+        0, "Number of classes of a conditional model, counted from label 0; 0 for a model without labels."
     )
 
     def __post_init__(self) -> None:
@@ -36,11 +36,11 @@ class ModelConfig(Config):
 
     @property
     def latent_size(self) -> int:
-        """Number of entries of a latent: `latent_dim`, followed by one for each class in a conditional model."""
+        """Number of entries of a latent: `latent_dim`, and in a conditional model one more for each class."""
         return self.latent_dim + self.num_classes
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of the hidden layers, from the image inwards. There is one layer for each halving down to 4×4."""
+        """Channels of the hidden layers, starting next to the image. Each layer halves the side, down to 4×4."""
         depth = int(math.log2(self.image_size // 4))
         return tuple(self.base_width * min(2**i, 8) for i in range(depth))

@@ -1,23 +1,24 @@
-"""Stride-2 convolutions, down and up, each computed by the algorithm that is fastest on its platform.
+"""Stride-2 convolutions, down and up. Each platform computes them by the algorithm that is fastest there.
 
 Along each axis, `conv_down` computes y[i] = Σ_k x[2i + k − 1] w[k] over five taps k (padding "SAME"). `conv_up` is its
 transpose: x[m] = Σ_{2i + k − 1 = m} y[i] w[k].
 
-The scalar product ⟨down(x, w), y⟩ is linear in the large image x, the kernel w and the small image y. Its gradients by
-them are three maps: `up(y, w)`, the kernel's gradient, and `down(x, w)`. Each map is linear in both its arguments, and
-its transposes are the other two. So each is a JAX primitive: `jvp`, `grad` and `vmap` work in any order, and every
-derivative is again one of the three maps in its fast form. There are two exceptions. XLA makes the derivatives of a
-`vmap` over kernels. A gradient inside `shard_map` needs `check_vma=False`.
+The scalar product ⟨down(x, w), y⟩ is linear in the large image x, the kernel w and the small image y. Its gradients
+with respect to x, w and y are three maps: `up(y, w)`, the kernel gradient of x and y, and `down(x, w)`. Each map is
+linear in both arguments, and its transposes are the other two maps. So each map is a JAX primitive: `jvp`, `grad` and
+`vmap` work in any order, and every derivative is again one of the three maps in its fast form. There are two
+exceptions. XLA computes the derivatives of a `vmap` over kernels. A gradient inside `shard_map` needs
+`check_vma=False`.
 
 | platform | form |
 |---|---|
-| TPUs, AMD's GPUs | XLA's convolution and its transposes (`direct.py`) |
-| NVIDIA's GPUs | the same; for images smaller than the kernel, `small_images.py` |
-| CPUs, few channels | direct convolutions; `up` and the kernel's gradient in forms of their own (`direct.py`) |
+| TPUs, AMD GPUs | XLA's convolution and its transposes (`direct.py`) |
+| NVIDIA GPUs | the same; for images smaller than the kernel, `small_images.py` |
+| CPUs, few channels | direct convolutions, with special forms of `up` and the kernel gradient (`direct.py`) |
 | CPUs, many channels | Winograd's algorithm, along the height (`winograd_rows.py`) or both axes (`winograd.py`) |
 
-CPUs need forms of their own because XLA is slow there. It computes the transpose as a convolution of an input dilated
-with zeros (jax#23783). In a loop or a branch it has fast code for only one order of the axes.
+CPUs need special forms because XLA's are slow there. XLA computes the transpose as a convolution of an input dilated
+with zeros (jax#23783). Inside a loop or a branch it has fast code for only one order of the axes.
 """
 
 import functools
@@ -49,12 +50,12 @@ def conv_down(
 
     Args:
         x: images with even sides.
-        kernel: of the same floating type.
-        platform: "cpu", "cuda", "rocm" or "tpu" computes this platform's form, also in derivatives. None chooses the
-            form of the platform that the program runs on.
+        kernel: the kernel, of the same floating-point type.
+        platform: "cpu", "cuda", "rocm" or "tpu" uses the form of this platform, also in derivatives. None uses the form
+            of the platform that the program runs on.
 
     Raises:
-        ValueError: height or width is odd, or the channels of image and kernel differ.
+        ValueError: height or width is odd, the channels of image and kernel differ, or a dtype is wrong.
     """
     _check(x, kernel, platform)
     if x.shape[1] % 2 or x.shape[2] % 2 or x.shape[3] != kernel.shape[2]:
@@ -74,11 +75,11 @@ def conv_up(
 
     Args:
         x: images.
-        kernel: of the same floating type.
-        platform: as in `conv_down`.
+        kernel: the kernel, of the same floating-point type.
+        platform: see `conv_down`.
 
     Raises:
-        ValueError: the channels of image and kernel differ.
+        ValueError: the channels of image and kernel differ, or a dtype is wrong.
     """
     _check(x, kernel, platform)
     if x.shape[3] != kernel.shape[3]:
@@ -100,18 +101,18 @@ def _check(x: Array, kernel: Array, platform: str | None) -> None:
 def _cuda_up(y: Array, kernel: Array) -> Array:
     if not _is_small(y):
         return direct.up(y, kernel)
-    # In phases, each of the four matrix products has one row for each pixel. An H100 has 132 processors and gives each
-    # some 128 rows and 128 of 256 channels, so it needs 8,000 rows to be busy. The single product of `small_images` is
-    # busy with fewer, but writes more. The limit was computed, not measured. If the batch is split over devices, its
-    # pixels on all of them count.
+    # `up_in_phases` needs four matrix products with one row for each pixel. An H100 gives each of its 132 processors
+    # about 128 rows and 128 of 256 channels, so it needs about 8,000 rows to be busy. The single product of
+    # `small_images` needs fewer rows, but writes more data. The limit was computed, not measured. If the batch is split
+    # over devices, the pixels on all devices are counted.
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
     return (small_images.up if pixels <= 2**13 else direct.up_in_phases)(y, kernel)
 
 
 def _cuda_kernel(x: Array, y: Array) -> Array:
     kernel = (small_images.kernel_gradient if _is_small(y) else direct.kernel_gradient)(x, y)
-    # cuDNN gives the axes an order of its own. XLA would pass that order on to the optimiser, and copy all its arrays
-    # there and back.
+    # cuDNN stores the result with another order of axes. XLA would use that order in the optimiser too, and copy all
+    # arrays of the optimiser to that order and back.
     return with_layout_constraint(kernel, Layout(major_to_minor=(0, 1, 2, 3)))
 
 
@@ -127,7 +128,7 @@ def _cpu_up(y: Array, kernel: Array) -> Array:
     large = (y.shape[0], 2 * y.shape[1], 2 * y.shape[2], kernel.shape[2])
     form = _cpu_form(large, y.shape[3], y.dtype)
     if form == "rows" and large[1] == 2 * winograd_rows.ROWS:
-        # With a single tile the convolutions are too short: 40 ms rather than 21 ms from 4×4×512 to 8×8×256.
+        # With a single tile the convolutions are too short: from 4×4×512 to 8×8×256 they take 40 ms instead of 21 ms.
         form = "rows and columns" if large[2] % 4 == 0 and large[3] * y.shape[3] >= 2**15 else "direct"
     return _CPU_FORMS[form][1](y, kernel)
 
@@ -139,25 +140,25 @@ def _cpu_kernel(x: Array, y: Array) -> Array:
 def _cpu_form(large: _Shape, channels: int, dtype: DTypeLike) -> str:
     """Chooses the fastest form for a layer, as measured on two cores with AVX-512 at widths 32, 64 and 128.
 
-    Winograd's algorithm does more additions for fewer multiplications. The multiplications grow with the product of
-    the two numbers of channels, the additions with their sum. So the direct forms win where there are few channels.
+    Winograd's algorithm needs fewer multiplications but more additions. The multiplications grow with the product of
+    the two numbers of channels, the additions with their sum. So the direct forms are faster for few channels.
 
     Args:
         large: shape of the large image.
-        channels: of the small image.
-        dtype: of both.
+        channels: channels of the small image.
+        dtype: type of both images.
     """
     _, height, width, others = large
-    # XLA computes convolutions of bfloat16 in float32, but not matrix products.
-    half = jnp.finfo(dtype).bits < 32
-    if not half and height % (2 * winograd_rows.ROWS) == 0 and others * channels >= 2**11:
+    # In bfloat16, XLA computes convolutions in float32, but matrix products in bfloat16.
+    is_16_bit = jnp.finfo(dtype).bits < 32
+    if not is_16_bit and height % (2 * winograd_rows.ROWS) == 0 and others * channels >= 2**11:
         return "rows"
     if height % 4 == 0 and width % 4 == 0 and others * channels >= 2**15:
         return "rows and columns"
     return "direct"
 
 
-# For each form the three maps: down, up, kernel gradient.
+# form -> its three maps: down, up, kernel gradient
 _CPU_FORMS: dict[str, tuple[_Form, _Form, _Form]] = {
     "direct": (direct.down, direct.up_in_phases, direct.kernel_gradient_in_order),
     "rows": (winograd_rows.down, winograd_rows.up, winograd_rows.kernel_gradient),
@@ -166,12 +167,12 @@ _CPU_FORMS: dict[str, tuple[_Form, _Form, _Form]] = {
 
 
 def _primitive(name: str, forms: dict[str, _Form], shape: Callable[[_Shape, _Shape], _Shape]) -> Primitive:
-    """Makes a primitive that computes the form of its platform, or of the platform it is given.
+    """Makes a primitive that uses the form of the platform that it runs on, or of its parameter `platform`.
 
     Args:
-        name: of the primitive.
-        forms: the form of each platform; "" is the form of all others.
-        shape: returns the shape of the result from those of the two arguments.
+        name: the name of the primitive.
+        forms: platform -> form; "" stands for all other platforms.
+        shape: (shape of the first argument, shape of the second) -> shape of the result.
     """
     primitive = Primitive(name)
 
@@ -191,7 +192,7 @@ def _primitive(name: str, forms: dict[str, _Form], shape: Callable[[_Shape, _Sha
     ) -> tuple[Any, int]:
         (a, b), (a_axis, b_axis) = arguments, axes
         if a_axis is not None and b_axis is None and primitive is not _kernel_p:
-            # With one kernel for all, the mapped axis only adds images.
+            # With a single kernel, the mapped axis only adds images to the batch.
             a = jnp.moveaxis(a, a_axis, 0)
             out = primitive.bind(a.reshape(-1, *a.shape[2:]), b, platform=platform)
             return out.reshape(*a.shape[:2], *out.shape[1:]), 0

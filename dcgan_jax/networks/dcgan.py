@@ -1,6 +1,6 @@
 """Generator and discriminator as Flax modules (Radford et al. 2016, figure 1).
 
-They compute in `dtype`, or in the weights' type if it is None. Images and logits have the weights' type.
+They compute in `dtype`; None stands for the weights' type. Images and logits have the weights' type.
 """
 
 import functools
@@ -21,18 +21,18 @@ from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, batch_norm, convol
 class Generator(nn.Module):
     """Maps latents to images: a dense layer to 4×4, transposed convolutions that double the side, tanh.
 
-    In a conditional model the label is part of the latent. The first layer so gives each class its own pattern over the
-    4×4 features, and a soft label the mixture of these patterns. Batch norm by class would be weaker: it only scales
-    and shifts whole channels, while digits differ in where their strokes are. The label is scaled to the length of a
-    latent. Unscaled, as a one among a hundred entries, it has 1/36 of their share in the first features, and still had
-    after 800 training steps on digits.
+    In a conditional model the label is part of the latent. So the first layer gives each class its own pattern over the
+    4×4 features, and mixes these patterns for a soft label. Class-conditional batch norm would be weaker: it only
+    scales and shifts whole channels, but digits differ in the places of their strokes. The label is scaled to the
+    length of a latent. An unscaled label is a one among a hundred entries. Its share in the first features is 1/36 of
+    the share of these entries, even after 800 training steps on digits.
 
-    In training mode the module stores the statistics of the current batch. `generator_statistics` makes those that
-    `train=False` reads.
+    In training mode the module stores the statistics of the current batch. `train=False` reads statistics that
+    `generator_statistics` computes.
 
     Attributes:
-        config: size of the network.
-        dtype: of the arithmetic; None takes the weights' type.
+        config: the configuration of the networks.
+        dtype: type of the arithmetic; None stands for the weights' type.
     """
 
     config: ModelConfig
@@ -45,9 +45,9 @@ class Generator(nn.Module):
         """Generates images.
 
         Args:
-            z: latents, with the label behind them in a conditional model.
-            train: normalise by the batch's statistics rather than the stored ones.
-            shifts: offsets added to the features in front of each ReLU, or none.
+            z: latents; in a conditional model each ends with its label.
+            train: True normalises by the batch's statistics, False by the stored ones.
+            shifts: offsets added to the features before each ReLU; () for none.
         """
         norm = functools.partial(batch_norm, use_running_average=not train, momentum=0.0, dtype=self.dtype)
         widths = self.config.widths
@@ -71,12 +71,12 @@ class Discriminator(nn.Module):
     """Maps images to logits: convolutions that halve the side, LeakyReLU, a dense layer from 4×4.
 
     A conditional model adds the projection of the flattened 4×4 features on the label's embedding (Miyato, Koyama
-    2018). Without a label it returns the logarithm of the mean odds over the classes: an image is real if it is a real
-    image of some class.
+    2018). Without a label it returns the logarithm of the mean odds over the classes, so an image of any class can be
+    real.
 
     Attributes:
-        config: size of the network.
-        dtype: of the arithmetic; None takes the weights' type.
+        config: the configuration of the networks.
+        dtype: type of the arithmetic; None stands for the weights' type.
     """
 
     config: ModelConfig
@@ -94,7 +94,7 @@ class Discriminator(nn.Module):
 
         Args:
             x: images in [−1, 1].
-            train: normalise by the batch's statistics rather than the stored ones.
+            train: True normalises by the batch's statistics, False by the stored ones.
             label: probabilities of the classes, in a conditional model.
             groups: number of batches in `x`, each with its own statistics. Image i belongs to batch i % groups.
         """
@@ -118,7 +118,7 @@ class Discriminator(nn.Module):
 
 
 def init_gan(model: ModelConfig) -> dict[str, Any]:
-    """Returns weights and statistics of an untrained generator and discriminator, in the structure of a prior's."""
+    """Returns weights and statistics of untrained networks, in the structure of `Prior.params`."""
     key = jax.random.key(0)
     z = jnp.zeros((1, model.latent_size))
     x = jnp.zeros((1, model.image_size, model.image_size, model.channels))
@@ -131,15 +131,16 @@ def init_gan(model: ModelConfig) -> dict[str, Any]:
 def draw_latents(
     model: ModelConfig, key: PRNGKeyArray, n: int, labels: int | Int[Array | np.ndarray, "*n"] | None = None
 ) -> Float[Array, "n latent"]:
-    """Draws n latents from the model's prior: uniform on [−1, 1] or standard normal.
+    """Draws n latents from the model's distribution: uniform on [−1, 1] or standard normal.
 
-    In a conditional model each latent is followed by its label, as zeros and a one.
+    In a conditional model each latent ends with its label, one-hot.
 
     Args:
-        model: the model.
+        model: the configuration of the networks.
         key: random key.
         n: number of latents.
-        labels: classes of a conditional model, one for each latent or one for all. None draws them, all equally likely.
+        labels: for a conditional model, the class of each latent, or one class for all. None draws the classes, each
+            with the same probability.
     """
     shape = (n, model.latent_dim)
     if model.latent == "uniform":
@@ -155,16 +156,16 @@ def draw_latents(
 
 
 def generator_statistics(model: ModelConfig, params: Any, key: PRNGKeyArray, batches: int = 16, size: int = 64) -> Any:
-    """Computes the generator's batch-norm statistics: their mean over fresh batches.
+    """Computes the generator's batch-norm statistics as a mean over fresh batches.
 
-    Averaged weights need statistics of their own. With the raw network's statistics their images fall apart.
+    Averaged weights need their own statistics. With the statistics of the raw network they do not give useful images.
 
     Args:
-        model: the model.
+        model: the configuration of the networks.
         params: the generator's weights.
         key: random key of the latents.
         batches: number of batches.
-        size: latents in each batch.
+        size: number of latents in each batch.
     """
     generator = Generator(model)
 

@@ -1,4 +1,4 @@
-"""Pictures of the networks: a table of layers, shapes and parameters, and a diagram."""
+"""A table and a diagram of the networks: layers, shapes and numbers of parameters."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from dcgan_jax.networks.dcgan import init_gan
 class Layer(NamedTuple):
     """A layer of a network."""
 
-    name: str  # of its parameters
+    name: str  # name of its parameters
     operation: str
-    shape: tuple[int, ...]  # of its result for one image
-    parameters: int  # how many it has
+    shape: tuple[int, ...]  # shape of its result for one image
+    parameters: int  # number of parameters
 
 
 def layers(model: ModelConfig) -> dict[str, list[Layer]]:
@@ -76,8 +76,9 @@ _GAP, _TOP, _BLOCK_WIDTH, _LINE = 20, 30, 150, 18  # pixels
 def draw(model: ModelConfig) -> UInt8[np.ndarray, "h w 3"]:
     """Draws both networks, one in each row.
 
-    Each feature shape is a block. Its height grows with the logarithm of its side, its width with that of its number of
-    channels. The captions below it are the layers that lead to it, with their numbers of parameters.
+    Each feature shape is a block. The height of a block grows with the logarithm of the side, its width with the
+    logarithm of the number of channels. The captions below a block are the layers that lead to it, with their numbers
+    of parameters.
     """
     inputs = {"generator": (model.latent_size,), "discriminator": (model.image_size, model.image_size, model.channels)}
     networks = layers(model)
@@ -111,7 +112,7 @@ def draw(model: ModelConfig) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _blocks(shape: tuple[int, ...], rows: Sequence[Layer]) -> list[tuple[tuple[int, ...], list[str]]]:
-    """Lists the feature shapes of a network from its input on, each with captions of the layers that lead to it."""
+    """Lists the feature shapes of a network, input first, each with captions of the layers that lead to it."""
     blocks: list[tuple[tuple[int, ...], list[str]]] = [(shape, ["input"])]
     for layer in rows:
         if layer.shape != blocks[-1][0]:
@@ -121,7 +122,7 @@ def _blocks(shape: tuple[int, ...], rows: Sequence[Layer]) -> list[tuple[tuple[i
 
 
 def _extent(n: int) -> int:
-    """Pixels of a block for a side or a number of channels."""
+    """Returns the length of a block in pixels, for a side or a number of channels."""
     return 8 + round(10 * math.log2(max(n, 1)))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 KERNEL_SIZE = 5
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")  # order of the axes of image, kernel and result
-# Taps that an even and an odd output of `up` use, from the earliest input to the latest, with the input's padding.
+# The taps that even and odd outputs of `up` use, in the order of the inputs, and the padding of the input.
 UP_TAPS = ((slice(3, None, -2), (1, 0)), (slice(4, None, -2), (1, 1)))  # taps 3, 1 and taps 4, 2, 0
 
 
@@ -27,7 +27,7 @@ def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Arr
 def up_in_phases(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
     """Computes `convolution.conv_up` as four stride-1 convolutions, one for each parity of row and column.
 
-    An even row of the result uses the taps 1 and 3 only, an odd row the taps 0, 2 and 4. Columns do the same.
+    An even row of the result uses only the taps 1 and 3, an odd row the taps 0, 2 and 4. The same holds for columns.
     """
     rows = []
     for row_taps, row_padding in UP_TAPS:
@@ -48,19 +48,19 @@ def up_in_phases(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) ->
 
 
 def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
-    """Computes the gradient of ⟨down(x, kernel), y⟩ by the kernel, as XLA's transpose of `down`.
+    """Computes the gradient of ⟨down(x, kernel), y⟩ with respect to the kernel, as XLA's transpose of `down`.
 
-    Tap k of it is Σ x[2i + k − 1] y[i] over images and places i.
+    Along one axis, the gradient of tap k is Σ x[2i + k − 1] y[i] over all images and places i.
     """
     kernel = jax.ShapeDtypeStruct((KERNEL_SIZE, KERNEL_SIZE, x.shape[3], y.shape[3]), x.dtype)
     return jax.linear_transpose(lambda kernel: down(x, kernel), kernel)(y)[0]
 
 
 def kernel_gradient_in_order(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
-    """Computes `kernel_gradient` as a convolution whose axes have the order `DIMENSIONS`.
+    """Computes `kernel_gradient` as a convolution with the axes in the order `DIMENSIONS`.
 
-    XLA's CPU backend brings the axes into this order only at the top level of a program. In a branch or a loop it
-    leaves them, and its code for other orders is fifty times slower.
+    XLA's CPU backend moves the axes into this order only at the top level of a program, not in a branch or a loop. Its
+    code for other orders is fifty times slower.
     """
     kernel = lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),

@@ -1,4 +1,4 @@
-"""The encoder network: from a masked image to a latent and feature shifts."""
+"""The encoder network, which maps a masked image to a latent and feature shifts."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ NARROWEST = 0.01  # least standard deviation of the encoder's Gaussian
 
 
 def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
-    """Draws an encoder's weights, and returns them with initial batch statistics."""
+    """Initialises an encoder. Returns its weights ("params") and statistics ("batch_stats")."""
     known = jnp.zeros((1, model.image_size, model.image_size, model.channels))
     return Encoder(model).init(key, known, jnp.zeros(known.shape[:3], bool), train=True)
 
@@ -25,13 +25,13 @@ class Encoder(nn.Module):
     """Maps a masked image to a Gaussian over latents and to offsets ("shifts") of the generator's features.
 
     Convolutions halve the side, as in the discriminator. Two dense layers then give mean and standard deviation of the
-    latent. Transposed convolutions go back up, and join at each size the features from the way down (Ronneberger et al.
-    2015). They give the shifts, which carry detail that no latent holds. The encoder is as wide as the model. Before
-    training all shifts are 0.
+    latent. Transposed convolutions double the side again. At each size they add the features of the first half, as a
+    U-Net does (Ronneberger et al. 2015). Their features give the shifts, which hold detail that a latent cannot hold.
+    The encoder has the widths of the model. Before training all shifts are 0.
 
     Attributes:
-        config: size of the generator.
-        dtype: of the arithmetic; None takes the weights' type.
+        config: the configuration of the generator.
+        dtype: type of the arithmetic; None stands for the weights' type.
     """
 
     config: ModelConfig
@@ -46,14 +46,14 @@ class Encoder(nn.Module):
         Args:
             known: images in [−1, 1], with 0 in the hole.
             hole: True = missing.
-            train: normalise by the batch's statistics rather than the stored ones.
+            train: True normalises by the batch's statistics, False by the stored ones.
 
         Returns:
-            The Gaussian's mean and standard deviation, and one shift for each ReLU of the generator. In a conditional
+            The Gaussian's mean and standard deviation, and a shift for each ReLU of the generator. In a conditional
             model the mean ends with the probabilities of the classes.
         """
         norm = functools.partial(batch_norm, use_running_average=not train, momentum=STATISTICS_DECAY, dtype=self.dtype)
-        # He's initialisation, rather than deviation 0.02, makes the start of training fast: the loss is one of pixels.
+        # He's initialisation makes the start of training faster than deviation 0.02, because the loss is in pixels.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         dense = functools.partial(nn.Dense, use_bias=False, kernel_init=init, dtype=self.dtype)
         widths, sides = self.config.widths, []

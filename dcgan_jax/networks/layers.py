@@ -15,7 +15,7 @@ STATISTICS_DECAY = 0.99  # decay per pass of the running batch statistics
 
 
 def draw_scale(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    """Draws the scales of batch norm from a normal distribution of mean 1 and deviation 0.02."""
+    """Draws the scales of batch norm from a normal distribution with mean 1 and standard deviation 0.02."""
     return 1.0 + normal(0.02)(key, shape, dtype)
 
 
@@ -33,12 +33,12 @@ def convolve_down(
     """Applies `conv_down` with a kernel that is a parameter of a network.
 
     Args:
-        module: the network; call this in its compact method.
-        name: of the parameter.
+        module: the network; call this function in its compact method.
+        name: name of the parameter.
         x: features.
         width: channels of the result.
         init: draws the kernel.
-        dtype: of the arithmetic and the result; None takes the kernel's.
+        dtype: type of the arithmetic and the result; None stands for the kernel's type.
     """
     kernel = module.param(name, init, (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], width))
     dtype = dtype or kernel.dtype
@@ -53,7 +53,7 @@ def convolve_up(
     init: Initializer,
     dtype: DTypeLike | None,
 ) -> Float[Array, "n 2h 2w width"]:
-    """Applies `conv_up` likewise."""
+    """Applies `conv_up` with a kernel that is a parameter of a network. The arguments are those of `convolve_down`."""
     kernel = module.param(name, init, (KERNEL_SIZE, KERNEL_SIZE, width, x.shape[-1]))
     dtype = dtype or kernel.dtype
     return conv_up(x.astype(dtype), kernel.astype(dtype))

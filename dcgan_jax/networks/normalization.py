@@ -1,7 +1,7 @@
 """Batch norm and the activation after it, with few passes over memory.
 
-The forward pass reads the features twice: for their sums, and for the result. The backward pass does the same. Only the
-input is stored for the backward pass. On several devices each pass exchanges its sums once.
+The forward pass reads the features twice, first for their sums and then for the result. So does the backward pass. Only
+the input is stored for the backward pass. Several devices exchange their sums once in each pass.
 """
 
 import functools
@@ -21,14 +21,14 @@ EPSILON = 1e-5
 class BatchNorm(nn.Module):
     """Normalises each channel over images and places, scales and shifts it (Ioffe, Szegedy 2015), and activates it.
 
-    Parameters, statistics and results are those of `flax.linen.BatchNorm` and `flax.linen.leaky_relu`, up to rounding.
-    Sums are computed in float32 or better. In training mode only reverse differentiation works, to any order.
+    Parameters, statistics and results equal those of `flax.linen.BatchNorm` and `flax.linen.leaky_relu`, up to
+    rounding. Sums are computed in float32 or better. In training mode only reverse-mode derivatives work, of any order.
 
     Attributes:
-        use_running_average: normalise by the stored statistics. Otherwise normalise by the batch's own statistics, and
-            update the stored ones.
+        use_running_average: True normalises by the stored statistics. False normalises by the statistics of the batch,
+            and updates the stored ones.
         momentum: decay of the stored statistics at each update.
-        dtype: of the result; None takes the features' type.
+        dtype: type of the result; None stands for the features' type.
         scale_init: draws the scales.
     """
 
@@ -50,10 +50,10 @@ class BatchNorm(nn.Module):
                 stored statistics are updated as if the batches came one after the other.
 
         Raises:
-            ValueError: the number of images is 0 or no multiple of `groups`.
+            ValueError: the number of images is 0, or not a multiple of `groups`.
         """
         if not len(x) or len(x) % groups:
-            raise ValueError(f"`x` has {len(x)} images; it takes a multiple of `groups`, {groups}, but not 0")
+            raise ValueError(f"`x` has {len(x)} images; pass a multiple of `groups` ({groups}), at least one image")
         exact = jnp.promote_types(x.dtype, jnp.float32)
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, exact))
@@ -77,7 +77,7 @@ class BatchNorm(nn.Module):
 
 
 def in_turn(*batches: Array) -> Array:
-    """Joins several batches to one of as many groups: image i comes from batch i % groups.
+    """Joins several batches into one. Image i comes from batch i % groups, where groups is the number of batches.
 
     In this order every image stays on its device.
     """
@@ -85,7 +85,7 @@ def in_turn(*batches: Array) -> Array:
 
 
 def activate(y: Array, leak: float) -> Array:
-    """Applies LeakyReLU with this slope below zero: 0 for ReLU, 1 for no activation."""
+    """Applies LeakyReLU. `leak` is its slope below zero: 0 for ReLU, 1 for no activation."""
     if leak == 1:
         return y
     return nn.relu(y) if leak == 0 else nn.leaky_relu(y, leak)
@@ -108,14 +108,14 @@ def sums(a: Float[Array, "n *places c"], b: Float[Array, "n *places c"], groups:
 def plain_sums(a: Array, b: Array, groups: int) -> _Sums:
     """Computes the two sums one after the other.
 
-    This is fast on CPUs. A TPU's compiler joins the exchanges of both between devices.
+    This is fast on CPUs. The TPU compiler combines the exchanges of both sums between devices.
     """
     first, second = (jnp.sum(_grouped(x, groups), (0, *range(2, x.ndim))) for x in (a, b))
     return first, second
 
 
 def fused_sums(a: Array, b: Array, groups: int) -> _Sums:
-    """Computes both sums in one pass over memory. On a GPU, XLA makes more kernels of plain sums."""
+    """Computes both sums in one pass over memory. On a GPU, XLA would use more kernels for `plain_sums`."""
 
     def reduce(arrays: tuple[Array, ...], axes: tuple[int, ...]) -> Sequence[Array]:
         start = tuple(jnp.zeros((), x.dtype) for x in arrays)
@@ -124,7 +124,7 @@ def fused_sums(a: Array, b: Array, groups: int) -> _Sums:
     if groups == 1:
         first, second = reduce((a, b), tuple(range(a.ndim - 1)))
         return first[None], second[None]
-    # Places first: XLA sums over axes that are not neighbours in a slow loop.
+    # Places are summed first, because XLA uses a slow loop to sum over axes that are not neighbours.
     rows = reduce((a, b), tuple(range(1, a.ndim - 1)))
     first, second = reduce(tuple(_grouped(x, groups) for x in rows), (0,))
     return first, second
@@ -133,7 +133,7 @@ def fused_sums(a: Array, b: Array, groups: int) -> _Sums:
 @sums.defjvp
 def _sums_jvp(groups: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[_Sums, _Sums]:
     (a, b), (da, db) = primals, tangents
-    return sums(a, b, groups), plain_sums(da, db, groups)  # JAX can transpose plain sums
+    return sums(a, b, groups), plain_sums(da, db, groups)  # JAX can transpose only `plain_sums`
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -142,7 +142,7 @@ def affine(
 ) -> Float[Array, "n *places c"]:
     """Computes `activate(x · factors + offsets)`.
 
-    Its backward pass computes both of its sums at once, and of the large arrays needs only `x`.
+    The backward pass computes its two sums in one pass, and needs only `x` of the large arrays.
     """
     return activate(_line(x, factors, offsets), leak)
 
@@ -168,8 +168,8 @@ def _affine_forward(x: Array, factors: Array, offsets: Array, leak: float) -> tu
 def _affine_backward(leak: float, kept: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array, Array]:
     x, factors, offsets = kept
     if leak != 1:
-        # The comparison is written differently from the forward pass. Otherwise XLA compares once, and keeps the result
-        # in memory.
+        # The comparison is written differently from the one in the forward pass. Otherwise XLA would compare only once,
+        # and keep the result in memory.
         y, zero = _times(x, factors), -_wide(offsets, x)
         dy = jnp.where(y > zero, dy, 0) if leak == 0 else jnp.where(y >= zero, dy, leak * dy)
     dx = _times(dy, factors).astype(x.dtype)

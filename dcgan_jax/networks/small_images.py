@@ -1,8 +1,7 @@
 """The stride-2 convolutions of `convolution.py` on GPUs, for images smaller than the 5×5 kernel.
 
-For such images XLA exchanges image and kernel: it slides the kernel over the image. From 4×4 pixels, `up` then takes
-7.8 times the multiplications that the layer needs, and the kernel's gradient 3.1 times. The forms here take no more
-than the layer needs.
+For such images XLA swaps the roles of image and kernel. From 4×4 pixels, `up` then takes 7.8 times the multiplications
+that the layer needs, and the kernel gradient 3.1 times. The forms here take no more than the layer needs.
 """
 
 import functools
@@ -18,8 +17,8 @@ from dcgan_jax.networks.direct import DIMENSIONS
 def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Array, "b 2h 2w o"]:
     """Computes `convolution.conv_up` by one matrix product.
 
-    The product gives, for each pixel of `y`, the 5×5 pixels of the result that it adds to. Where these patches overlap,
-    they are summed.
+    The product gives a patch of 5×5 pixels for each pixel of `y`: its contribution to the result. Overlapping patches
+    are summed.
     """
     patches = lax.dot_general(y, kernel, (((3,), (3,)), ((), ())))  # [b, h, w, 5, 5, o]
     exact = jnp.promote_types(y.dtype, jnp.float32)
@@ -33,7 +32,7 @@ def _sum_overlaps(patches: Array, axis: int, taps: int) -> Array:
     """
 
     def shifted(tap: int, by: int) -> Array:
-        """The values of one tap, moved by some places along `axis`, with zeros where none are left."""
+        """Returns the values of one tap, moved by `by` places along `axis`. Zeros fill the free places."""
         values = lax.index_in_dim(patches, tap, taps, keepdims=False)
         move = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(values.ndim)]
         return lax.pad(values, jnp.zeros((), values.dtype), move)
@@ -48,9 +47,9 @@ def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) 
     """Computes `direct.kernel_gradient` as four gradients of stride 1, one for each parity of row and column of `x`."""
 
     def phase(row: int, column: int) -> Array:
-        """The gradient of the taps that meet the rows and columns of this parity."""
-        # Odd rows meet the taps 0, 2, 4 and need a zero at both ends. Even rows meet the taps 1, 3 and need one at the
-        # end.
+        """Returns the gradient of the taps that meet the rows and columns of this parity."""
+        # Odd rows meet the taps 0, 2 and 4, and need a zero at both ends. Even rows meet the taps 1 and 3, and need a
+        # zero at the end.
         part = jnp.pad(x[:, row::2, column::2], ((0, 0), (row, 1), (column, 1), (0, 0)))
         kernel = jax.ShapeDtypeStruct((2 + row, 2 + column, x.shape[3], y.shape[3]), x.dtype)
         valid = functools.partial(

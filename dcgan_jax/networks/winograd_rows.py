@@ -1,10 +1,11 @@
 """The stride-2 convolutions of `convolution.py` by Winograd's algorithm along the height only, for CPUs.
 
-Along the height, the 5 taps of stride 2 are the sum of 3 taps and 2 taps of stride 1, as in `winograd.py`. Four outputs
-of these take 6 and 5 multiplications rather than 12 and 8. So 11 convolutions along the width do the work of 20.
+Along the height, a 5-tap convolution of stride 2 is the sum of a 3-tap and a 2-tap convolution of stride 1, as in
+`winograd.py`. Four outputs of these take 6 and 5 multiplications instead of 12 and 8. So 11 convolutions along the
+width replace 20.
 
-`winograd.py` does this along both axes. It takes a tenth fewer multiplications, but moves more data and has more
-operations to compile:
+`winograd.py` works along both axes. It needs a tenth fewer multiplications, but moves more data and has more operations
+to compile:
 
 | | here | `winograd.py` |
 |---|---|---|
@@ -12,10 +13,10 @@ operations to compile:
 | times the small image is written and read | 2.8 | 12 |
 | operations to compile | 1/5 | 1 |
 
-The form here is faster where the sums between the products take most of the time: on large images, and on processors
+The form here is faster when the sums between the products take most of the time: for large images, and on processors
 with fast products.
 
-The factors reach 8. The float32 error is 4e-6 of the largest value, about four times that of a plain sum.
+The factors are up to 8. The float32 error is 4e-6 of the largest value, about four times the error of a plain sum.
 
 Source: Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
 """
@@ -42,7 +43,7 @@ _B3 = np.array(
 )
 _G3 = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _A3 = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-# The same of F(4, 2), four outputs of two taps, at the points 0, 1, -1, 2, infinity.
+# B, G and A of F(4, 2), four outputs of two taps, at the points 0, 1, -1, 2, infinity.
 _B2 = np.array([[2, -1, -2, 1, 0], [0, -2, -1, 1, 0], [0, 2, -3, 1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]])
 _G2 = np.array([[3, 0], [-3, -3], [-1, 1], [1, 2], [0, 6]]) / 6
 _A2 = np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]])
@@ -78,7 +79,7 @@ def up(y: Float[Array, "b h w i"], kernel: Float[Array, "5 5 o i"]) -> Float[Arr
 
 
 def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) -> Float[Array, "5 5 i o"]:
-    """Computes the gradient of ⟨down(x, kernel), y⟩ by the kernel. The height of `x` must be a multiple of 8."""
+    """Computes `direct.kernel_gradient`. The height of `x` must be a multiple of 8."""
     exact = jnp.promote_types(x.dtype, jnp.float32)
     inputs = _mix(_B_DOWN, _windows(x, 11, 8, (1, 2)), x.dtype)
     outputs = _mix(_A_DOWN.T, _windows(y, ROWS, ROWS, (0, 0)), x.dtype)
@@ -93,7 +94,8 @@ def kernel_gradient(x: Float[Array, "b h w i"], y: Float[Array, "b h/2 w/2 o"]) 
 
 def _windows(x: Array, size: int, stride: int, padding: tuple[int, int]) -> list[Array]:
     """Slides a window of `size` rows down `x`. Entry i holds the i-th rows of all windows; zeros pad the border."""
-    # The barrier stops XLA from fusing the padding into the slices, where it tests every element for the border.
+    # The barrier keeps XLA from fusing the padding into the slices. The fused code would test each element for the
+    # border.
     x = lax.optimization_barrier(jnp.pad(x, ((0, 0), padding, (0, 0), (0, 0))))
     length = x.shape[1] - size + 1
     return [lax.slice_in_dim(x, start, start + length, stride, axis=1) for start in range(size)]
@@ -111,7 +113,7 @@ def _convolve(x: Array, kernel: Array, strides: tuple[int, int], padding: tuple[
 
 
 def _stack(arrays: list[Array], axis: int) -> Array:
-    # The barriers stop XLA from fusing the sums into the stack, where it tests every element for its place.
+    # The barriers keep XLA from fusing the sums into the stack. The fused code would test each element for its place.
     return lax.optimization_barrier(jnp.stack(lax.optimization_barrier(arrays), axis=axis))
 
 

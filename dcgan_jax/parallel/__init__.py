@@ -1,1 +1,1 @@
-"""Devices and processes: placement of arrays, and jobs of several processes."""
+"""Devices and processes: the placement of arrays, and jobs of several processes."""

@@ -1,6 +1,6 @@
-"""The processes of a job on several hosts: joining, exchange of data, and stopping together.
+"""Jobs of several processes: how they join, exchange data and stop together.
 
-Without the launch scripts there is one process. Every function here then does the obvious and exchanges nothing.
+Without the launch scripts there is one process. The functions here then work without any exchange.
 """
 
 import contextlib
@@ -20,22 +20,24 @@ from dcgan_jax.errors import Preempted, UserError
 
 T = TypeVar("T")
 _barriers = itertools.count()
-_HEARTBEAT = 30  # seconds without a heartbeat after which a process counts as dead, and the others end
+_HEARTBEAT = 30  # seconds without a heartbeat until a process counts as dead, and the others end
 _START = 1800  # seconds to wait for the last process to start
-_END = 7 * 24 * 3600  # seconds to wait for the last process to end: processes of `inpaint` may have very unequal work
+_END = 7 * 24 * 3600  # seconds to wait for the last process to end; in `inpaint` their work may be very unequal
 
 
 def join(training: bool) -> None:
     """Joins the other processes of the job if `$DCGAN_JAX_DISTRIBUTED` is set. Call it before anything uses a device.
 
     JAX finds the processes through SLURM, a TPU pod or Open MPI. Otherwise `JAX_COORDINATOR_ADDRESS` (host:port of
-    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` must be set. If a process does not start, JAX ends this one.
+    process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` must be set. If one process does not start, JAX ends the
+    others.
 
     Args:
-        training: SIGTERM stops all processes after the same step. Otherwise it ends each process at once.
+        training: True if SIGTERM shall stop all processes after the same step. If False, SIGTERM ends each process at
+            once.
 
     Raises:
-        UserError: the environment does not say where the processes are.
+        UserError: the processes cannot be found or joined.
     """
     if not os.environ.get("DCGAN_JAX_DISTRIBUTED"):
         return
@@ -60,18 +62,19 @@ def join(training: bool) -> None:
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which writes the files that exist once per job."""
+    """Tells whether this is process 0, which writes the files that exist once per job."""
     return jax.process_index() == 0
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Runs `action` on process 0; its error is raised on every process.
+    """Runs `action` on process 0. Its error is raised on every process.
 
     Returns:
-        The result of `action` on process 0, None on the others.
+        The result of `action` on process 0; None on the other processes.
 
     Raises:
-        UserError: `action` raised a UserError or an OSError. In a job of one process an OSError stays what it is.
+        UserError: `action` raised a UserError or an OSError.
+        OSError: `action` raised it, in a job of one process.
     """
     result, wrong = None, ""
     if is_first():
@@ -90,11 +93,11 @@ def from_first(tree: Any) -> Any:
     """Sends a tree of NumPy arrays from process 0 to all processes, bit for bit.
 
     Args:
-        tree: on the other processes, arrays of the same shapes and types.
+        tree: the arrays to send. The other processes pass arrays of the same shapes and types.
     """
     if jax.process_count() == 1:
         return tree
-    # As bytes: the broadcast is a sum with zeros of the other processes, and -0.0 + 0.0 is 0.0.
+    # Sent as bytes, because the broadcast adds zeros from the other processes, and -0.0 + 0.0 is 0.0.
     data = jax.tree.map(lambda x: np.frombuffer(np.ascontiguousarray(x), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(data)
     return jax.tree.map(lambda x, y: np.asarray(y).view(x.dtype).reshape(x.shape), tree, sent)
@@ -112,10 +115,14 @@ def from_first_text(text: str) -> str:
 
 
 def from_each_text(text: str) -> list[str]:
-    """Sends the texts of all processes to all processes, in their order. Waits for the last one, up to a week."""
+    """Sends the texts of all processes to all processes. Waits for the last process, up to a week.
+
+    Returns:
+        The texts in the order of the processes.
+    """
     if jax.process_count() == 1:
         return [text]
-    wait_for_all()  # a collective would give up after half an hour
+    wait_for_all()  # a collective operation would time out after half an hour
     data = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(data.size, np.int32))
     padded = np.zeros(max(1, sizes.max()), np.uint8)
@@ -125,13 +132,13 @@ def from_each_text(text: str) -> list[str]:
 
 
 def wait_for_all() -> None:
-    """Waits until every process of the job has called this, up to a week.
+    """Waits until every process of the job has called this function, up to a week.
 
     Raises:
         RuntimeError: the program has not joined a job.
     """
-    # The only private name of JAX in this package. JAX has no public barrier with a timeout of its own; Orbax waits in
-    # the same way.
+    # The only private name of JAX in this package. JAX has no public barrier with a chosen timeout; Orbax uses this
+    # name too.
     from jax._src.distributed import global_state
 
     if global_state.client is None:
@@ -141,11 +148,12 @@ def wait_for_all() -> None:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-    """Within the block SIGTERM does not end the program. All processes agree on the step after which to stop.
+    """Within the block SIGTERM does not end the program. All processes stop after the same step.
+
+    In a job of one process, this does not replace the program's own SIGTERM handler, nor an ignored SIGTERM.
 
     Yields:
-        A function that says whether to stop after step t; call it after every step. In a job of one process, a SIGTERM
-        handler of the program's own stays in place, and an ignored SIGTERM stays ignored.
+        A function: number of steps done -> whether to stop now. Call it after every step.
     """
     if jax.distributed.is_initialized():
         yield multihost_utils.reached_preemption_sync_point
@@ -163,7 +171,7 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
 
 
 def leave(status: int) -> int:
-    """Returns an exit status, but ends a failed process of a job at once. Otherwise the others wait for minutes."""
+    """Returns an exit status. A failed process of a job ends here at once, so that the others do not wait for it."""
     if jax.distributed.is_initialized() and jax.process_count() > 1 and status not in (0, 1, Preempted.exit_status):
         sys.stdout.flush()
         sys.stderr.flush()

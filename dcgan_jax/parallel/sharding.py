@@ -1,7 +1,7 @@
 """The mesh of devices and the placement of arrays on it.
 
-The mesh has one axis, "data". Batches are split along it, weights are copied to every device. `jax.jit` with these
-shardings replaces `jax.pmap`, for all devices of all hosts. Batch statistics are those of the global batch.
+The mesh has one axis, "data". Batches are split along it, and weights are copied to every device. `jax.jit` with these
+shardings replaces `jax.pmap`, for all devices of all hosts. Batch statistics cover the global batch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ B = TypeVar("B")
 
 # jax.Device comes from a compiled module, where pyright does not see that it is a class.
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:  # pyright: ignore[reportInvalidTypeForm]
-    """Returns a mesh of one axis, "data", over `devices`. The default is all devices."""
+    """Returns a mesh with one axis, "data", over `devices`; by default over all devices of all processes."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
@@ -36,10 +36,10 @@ def along_batch(mesh: Mesh) -> NamedSharding:
 
 
 def constrain(array: jax.Array, sharding: NamedSharding | None) -> jax.Array:
-    """Tells the compiler the placement of an array inside a program. None leaves it to the compiler.
+    """Sets the placement of an array inside a program. None leaves the choice to the compiler.
 
-    Random arrays drawn inside a program have no placement. Without this, XLA draws them whole on every device, and
-    repeats on every device all that is computed from them.
+    Random arrays that are drawn inside a program have no placement. Without this function, XLA draws them in full on
+    every device, and repeats all computations with them on every device.
     """
     return array if sharding is None else jax.lax.with_sharding_constraint(array, sharding)
 
@@ -48,9 +48,9 @@ def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
     """Places a global batch along the mesh. Each process reads only the images of its own devices.
 
     Args:
-        mesh: of `data_mesh`.
-        images: the whole set, in memory or on disk.
-        indices: the images of the batch.
+        mesh: the result of `data_mesh`.
+        images: all images of the set, in memory or on disk.
+        indices: the numbers of the images in the batch.
 
     Raises:
         UserError: the batch does not divide evenly over the devices.
@@ -74,7 +74,7 @@ def put_everywhere(mesh: Mesh, tree: Any) -> Any:
 
 
 def spread(weights: W, batch: B) -> tuple[W, B]:
-    """Splits a batch over this process's devices and copies the weights to each. One device changes nothing.
+    """Splits a batch over this process's devices and copies the weights to each. With one device, does nothing.
 
     A batch that does not divide evenly is padded with copies of its first element.
     """

@@ -22,7 +22,7 @@ from dcgan_jax.priors.prior import Prior
 
 @dataclass(frozen=True)
 class _DCGAN:
-    """The functions of a model, computed in `dtype`; None is the type of the weights."""
+    """The functions of a model, computed in `dtype`; None stands for the weights' type."""
 
     model: ModelConfig
     dtype: jnp.dtype | None
@@ -44,15 +44,16 @@ class _DCGAN:
 def averaged_params(
     model: ModelConfig, average: Any, discriminator: Any, discriminator_statistics: Any
 ) -> dict[str, Any]:
-    """Returns the parameters of a prior: the generator's moving average with batch statistics of its own.
+    """Returns the parameters of a prior whose generator is the moving average.
 
-    The statistics come from 1,024 latents of a fixed key, so the same weights always give the same prior.
+    The average gets its own batch statistics. They come from 1,024 latents of a fixed key, so the same weights always
+    give the same prior.
 
     Args:
         model: the configuration of the networks.
         average: the moving average of the generator's weights.
         discriminator: the discriminator's weights.
-        discriminator_statistics: its running batch statistics.
+        discriminator_statistics: the discriminator's running batch statistics.
     """
     statistics = _generator_statistics(model, average, jax.random.key(0))
     return {
@@ -65,10 +66,10 @@ _generator_statistics = jax.jit(generator_statistics, static_argnums=0)
 
 
 def prior_from_params(params: Any, model: ModelConfig) -> Prior:
-    """Makes a prior of the parameters of a DCGAN.
+    """Makes a prior from the parameters of a DCGAN.
 
     Args:
-        params: "generator", "discriminator" and perhaps "encoder", each with "params" and "batch_stats".
+        params: "generator", "discriminator" and optionally "encoder", each with "params" and "batch_stats".
         model: the configuration of the networks.
     """
     dcgan = _dcgan(model, None)
@@ -89,22 +90,22 @@ def prior_from_params(params: Any, model: ModelConfig) -> Prior:
 def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
     """Returns the same prior with its networks computed in another type. Images and logits stay in float32.
 
-    The latent and the optimiser of a search stay in float32, too. What it saves depends on the hardware: almost
-    nothing on two cores with AVX512-BF16.
+    The latent and the optimiser of a search also stay in float32. The gain in speed depends on the hardware: there is
+    almost none on two cores with AVX512-BF16.
 
     Args:
-        prior: from `load_prior` or `prior_from_state`.
+        prior: a prior from `load_prior` or `prior_from_state`.
         dtype: "float32" or "bfloat16".
 
     Raises:
-        UserError: the prior is not a DCGAN, or `dtype` is neither.
+        UserError: the prior is not a DCGAN, or `dtype` is another type.
 
     Example:
         >>> import dcgan_jax as dj
         >>> prior = dj.with_compute_dtype(dj.load_prior("digits-64"), "bfloat16")
     """
     if prior.model is None:
-        raise UserError("`prior` has a decoder of your own: compute in another type inside its functions")
+        raise UserError("`prior` has your own decoder: compute in another type inside its functions")
     if dtype not in COMPUTE_DTYPES:
         raise UserError(f"`dtype` is {dtype!r}; it takes {' or '.join(COMPUTE_DTYPES)}")
     dcgan = _dcgan(prior.model, None if dtype == "float32" else jnp.dtype(dtype))
@@ -113,7 +114,7 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
 
 
 def fingerprint(prior: Prior) -> str:
-    """Returns a hash of the parameters and, for a DCGAN, of its configuration and compute dtype: 64 hex digits."""
+    """Returns a hash of a prior, 64 hex digits. It covers the parameters, and a DCGAN's configuration and dtype."""
     dcgan = getattr(prior.generate, "__self__", None)
     digest = hashlib.sha256(f"{prior.model} {dcgan.dtype if isinstance(dcgan, _DCGAN) else None}".encode())
     for x in jax.tree.leaves(prior.params):
@@ -123,6 +124,6 @@ def fingerprint(prior: Prior) -> str:
 
 @functools.cache
 def _dcgan(model: ModelConfig, dtype: jnp.dtype | None) -> _DCGAN:
-    # Bound methods are equal only if their objects are identical. With one object a model, all priors of that model
-    # share compiled programs.
+    # Bound methods are equal only if their objects are identical. With one cached object per model, all priors of that
+    # model share compiled programs.
     return _DCGAN(model, dtype)

@@ -1,4 +1,4 @@
-"""Priors on disk: load and save."""
+"""Loads and saves priors."""
 
 import dataclasses
 import json
@@ -23,11 +23,13 @@ FORMAT = "dcgan_jax prior"
 
 
 def load_prior(source: str | Path) -> Prior:
-    """Loads a prior from a run's folder, from a file of `save_prior`, or by the name of one in the package.
+    """Loads a prior: a packaged one, the newest checkpoint of a run, or a file of `save_prior`.
+
+    Loading reads arrays and JSON, and runs no code from the files.
 
     Args:
-        source: "faces-64", "digits-64" or "cars-64"; a run's folder, of which the newest checkpoint is read; or a
-            .safetensors file. Folder and file may lie in a bucket. Loading reads arrays and JSON, and runs no code.
+        source: "faces-64", "digits-64" or "cars-64"; a run's folder; or a .safetensors file. Folder and file may be in
+            a bucket.
 
     Raises:
         UserError: there is no such prior, or it is damaged.
@@ -50,18 +52,16 @@ def load_prior(source: str | Path) -> Prior:
 
 
 def prior_from_run(run: Run) -> tuple[Prior, int]:
-    """Makes the prior of the newest checkpoint of a run.
-
-    The run of an encoder holds the prior that the encoder was trained for, too.
+    """Makes a prior from the newest checkpoint of a run. The run of an encoder holds its prior too.
 
     Returns:
-        The prior, and the training steps done.
+        The prior, and the number of training steps done.
 
     Raises:
-        UserError: the run trains no prior, or has no checkpoint that can be read.
+        UserError: the run trains no prior, or has no readable checkpoint.
     """
     if run.kind not in _PARTS:
-        raise UserError(f"{run.folder} is the run of a {run.kind}, which is no prior: give another folder")
+        raise UserError(f"{run.folder} is the run of a {run.kind}, which has no prior: give another folder")
     try:
         model = ModelConfig.from_json(run.config["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -77,7 +77,7 @@ def prior_from_run(run: Run) -> tuple[Prior, int]:
     return dataclasses.replace(prior_from_params(params, model), crop=run.data.get("crop")), int(weights["step"])
 
 
-# The parts of a training state that its prior is made of, by what the run trains.
+# The parts of a training state that its prior needs, by the kind of the run.
 _PARTS = {
     "dcgan": ("step", "average", "discriminator", "discriminator_statistics"),
     "encoder": ("step", "prior", "encoder", "statistics"),
@@ -85,7 +85,7 @@ _PARTS = {
 
 
 def packaged_priors() -> dict[str, Path]:
-    """The priors inside the package, by name."""
+    """Returns the files of the packaged priors by name."""
     folder = Path(str(resources.files("dcgan_jax.priors")))
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
@@ -94,17 +94,15 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     """Saves the weights of a DCGAN and its encoder as one safetensors file, with the model's configuration inside.
 
     Args:
-        prior: one made by `load_prior` or `prior_from_state`.
-        path: the file, .safetensors. A file that exists is replaced as a whole.
-        half: store kernels in float16, which halves the size. Biases, scales and statistics stay float32.
+        prior: a prior from `load_prior` or `prior_from_state`.
+        path: the file to write. Its suffix is .safetensors. An existing file is replaced as a whole.
+        half: store kernels in float16, which halves the size. Biases, scales and statistics stay in float32.
 
     Raises:
-        UserError: the prior is not a DCGAN, or the name does not end in .safetensors.
+        UserError: the prior is not a DCGAN, or the suffix of `path` is not .safetensors.
     """
     if prior.model is None:
-        raise UserError(
-            "`prior` has a decoder of your own, whose functions cannot be saved: save its `params` yourself"
-        )
+        raise UserError("`prior` has your own decoder, whose functions cannot be saved: save its `params` yourself")
     metadata = {"format": FORMAT, "model": json.dumps(prior.model.to_json())}
     if prior.crop is not None:
         metadata["crop"] = prior.crop

@@ -1,7 +1,7 @@
 """Class labels inside the latents of a conditional prior.
 
-A latent of a conditional prior ends with one entry for each class. A class is 1 at its entry and 0 at the others. A
-search may also find a mixture: entries of 0 or more whose sum is 1.
+A latent of a conditional prior ends with one entry for each class, the label. A class has 1 at its own entry and 0 at
+the others. A search may also find a mixture of classes: entries of 0 or more whose sum is 1.
 """
 
 from typing import Any
@@ -18,10 +18,11 @@ from dcgan_jax.errors import UserError
 def check_labels(
     num_classes: int, labels: int | Int[Array | np.ndarray, "*n"], n: int
 ) -> Int[Array | np.ndarray, " n"]:
-    """Checks the labels of n images and returns one for each; −1 means that an image has none.
+    """Checks the labels of n images and returns one label for each. −1 means that an image has no label.
 
     Raises:
-        ValueError: `labels` is not an integer or n integers, or one lies outside −1 to `num_classes` − 1.
+        ValueError: the prior has no classes; `labels` is neither an integer nor n integers; or a label is not in the
+            range −1 to `num_classes` − 1.
     """
     if not num_classes:
         raise ValueError("`labels` is given, but this prior has no classes: leave it out, or train a conditional prior")
@@ -37,10 +38,10 @@ def check_labels(
 
 
 def check_label(num_classes: int, label: int | None) -> None:
-    """Checks the one label of a command.
+    """Checks the label that a command takes for all images.
 
     Args:
-        num_classes: of the prior; 0 if it has none.
+        num_classes: the prior's number of classes; 0 for none.
         label: a class, or None.
 
     Raises:
@@ -53,7 +54,7 @@ def check_label(num_classes: int, label: int | None) -> None:
 
 
 def label_entries(num_classes: int, labels: Int[Array | np.ndarray, "*b"], dtype: Any) -> Float[Array, "*b classes"]:
-    """Returns the latent entries of labels: one-hot, or the same share for every class where the label is −1."""
+    """Returns the latent entries of labels: one-hot, or equal shares of all classes for the label −1."""
     one_hot = jax.nn.one_hot(jnp.asarray(labels), num_classes, dtype=dtype)
     return jnp.where(jnp.asarray(labels)[..., None] < 0, 1 / num_classes, one_hot)
 
@@ -66,17 +67,17 @@ def with_label(latents: Float[Array, "*b latent"], label: Float[Array, "*b class
 def keep_label(
     num_classes: int, latent: Float[Array, "*b latent"], other: Float[Array, "*b latent"]
 ) -> Float[Array, "*b latent"]:
-    """Returns `latent` with the label entries of `other`; `latent` itself where there are no classes."""
+    """Returns `latent` with the label entries of `other`; `latent` itself if there are no classes."""
     return with_label(latent, other[..., -num_classes:]) if num_classes else latent
 
 
 def row_labels(num_classes: int, count: int, columns: int) -> Int[np.ndarray, " count"] | None:
-    """Returns the labels of a grid of images with one class a row; None where there are no classes."""
+    """Returns the labels for a grid of images with one class in each row; None if there are no classes."""
     return np.arange(count) // columns % num_classes if num_classes else None
 
 
 def project_onto_simplex(x: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
-    """Returns the nearest point whose entries are 0 or more and have the sum 1 (Duchi et al. 2008, figure 1)."""
+    """Returns the nearest point whose entries are 0 or more and sum to 1 (Duchi et al. 2008, figure 1)."""
     descending = jnp.flip(jnp.sort(x, axis=-1), axis=-1)
     count = jnp.arange(1, x.shape[-1] + 1)
     excess = (jnp.cumsum(descending, axis=-1) - 1) / count  # what to subtract if only the first `count` are positive

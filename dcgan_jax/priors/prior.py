@@ -14,35 +14,35 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.priors.labels import check_labels, label_entries, with_label
 
-_STATIC = {"static": True}  # part of the program, not of its arguments
-_UNKNOWN = (0, 0, 0)  # a shape to be found
+_STATIC = {"static": True}  # part of the compiled program rather than its arguments
+_UNKNOWN = (0, 0, 0)  # a shape that must be found by tracing
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A generative model, as a latent search needs it: a pytree of arrays, and static functions.
+    """A generative model for latent searches: a pytree of arrays, and static functions.
 
-    Build one from any differentiable decoder. `load_prior` and `prior_from_state` build it from a DCGAN. Functions are
+    Build one from any differentiable decoder. `load_prior` and `prior_from_state` build one from a DCGAN. Functions are
     compared by identity, so define them once, at module level: a new function causes a new compilation.
 
     Attributes:
-        params: arrays, any pytree.
+        params: the parameters, any pytree of arrays.
         generate: generate(params, z [n, latent_dim]) -> images [n, h, w, c] in [−1, 1]. Each image depends on its own
             latent only.
         sample_latents: sample_latents(key, n) -> [n, latent_dim].
-        latent_bounds: (lowest, highest) value of a latent's entries, or None. Labels have bounds of their own.
+        latent_bounds: (lowest, highest) value of a latent's entries; None without bounds. They do not apply to labels.
         discriminate: discriminate(params, x) -> logits [n], above 0 for a real image; None without a discriminator.
         model: the configuration of a DCGAN; None for any other decoder.
-        crop: how the training images were cropped, one of `config.SET_CROPS`; None if unknown.
+        crop: the crop of the training images, one of `config.SET_CROPS`; None if unknown.
         encode: encode(params, known [n, h, w, c], hole [n, h, w]) -> (mean, deviation, shifts); None without an
             encoder. `known` is grey (0) in the hole. Mean and deviation [n, latent_dim] are a Gaussian over the
             latents that fit the known pixels. `shifts` are feature offsets from which a search starts, or ().
-        feature_shapes: shapes of the decoder's intermediate features that a search may refine, or (). If there are
-            any, `generate` takes a third argument: a tuple of arrays [n, *shape] that are added to these features.
-        num_classes: number of classes; 0 for none. The last entries of a latent are then its label: one-hot from
-            `sample_latents`, 0 or more with the sum 1 in a search.
-        image_shape: height, width and channels of the images; found by tracing `generate` if it is not given.
+        feature_shapes: shapes of the decoder's intermediate features that a search may refine; () for none. If there
+            are any, `generate` takes a third argument: a tuple of arrays [n, *shape], which it adds to these features.
+        num_classes: number of classes; 0 for none. With classes, the last entries of a latent are its label:
+            `sample_latents` gives one-hot labels, and a search finds entries of 0 or more whose sum is 1.
+        image_shape: height, width and channels of the images. If it is not given, it is found by tracing `generate`.
 
     Example:
         >>> import dcgan_jax as dj, jax, jax.numpy as jnp
@@ -85,13 +85,14 @@ def sample_latents(
     """Draws n latents from the prior's distribution.
 
     Args:
-        prior: any.
-        key: of the draws.
-        n: how many.
-        labels: of a conditional prior, the class of each latent, or one for all, from 0. By default they are drawn.
+        prior: any prior.
+        key: random key.
+        n: number of latents.
+        labels: for a conditional prior, the class of each latent, or one class for all, counted from 0. By default the
+            classes are drawn.
 
     Raises:
-        ValueError: the prior has no such class, or no classes.
+        ValueError: `labels` are given, but the prior does not have these classes.
     """
     latents = prior.sample_latents(key, n)
     if labels is None:
@@ -126,14 +127,14 @@ def generate(prior: Prior, z: Float[Array, "n latent"]) -> Float[Array, "n h w c
 
 
 def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]:
-    """Returns the discriminator's logits: above 0 if it judges the image real, of any class.
+    """Returns the discriminator's logits: above 0 for an image that it judges real, of whatever class.
 
     Args:
-        prior: one with a discriminator.
+        prior: a prior with a discriminator.
         x: images in [−1, 1].
 
     Raises:
-        ValueError: the prior has no discriminator, or `x` is not a batch of its images.
+        ValueError: the prior has no discriminator, or `x` is not a floating-point batch of the prior's image shape.
     """
     if prior.discriminate is None:
         raise ValueError("`prior` has no discriminator: pass `discriminate` to `Prior`")

@@ -1,6 +1,7 @@
-"""The checkpoints of a training run: one safetensors file each, the newest three kept.
+"""The checkpoints of a training run. Each is one safetensors file, and the newest three are kept.
 
-A checkpoint appears as a whole or not at all, and holds the SHA-256 of its content. Reading one runs no code.
+A checkpoint appears whole or not at all, and holds the SHA-256 of its content. Reading a checkpoint runs no code from
+it.
 """
 
 import hashlib
@@ -22,19 +23,19 @@ from safetensors.numpy import save as serialize
 
 from dcgan_jax.errors import UserError
 from dcgan_jax.storage.files import make_folder, whole_file
-from dcgan_jax.storage.runs import S, Settings, differences
+from dcgan_jax.storage.runs import RunSettings, S, differences
 
 FOLDER = "checkpoints"
-KEPT = 3
+KEPT = 3  # number of checkpoints to keep
 FORMAT = "dcgan_jax checkpoint"
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
 class CheckpointWriter:
-    """Saves checkpoints while training continues. As a context, it waits at its end for the last one."""
+    """Saves checkpoints while training continues. At the end of its context it waits for the last one."""
 
-    def __init__(self, run: Path, config: Settings):
+    def __init__(self, run: Path, config: RunSettings) -> None:
         self._run, self._config = run, config
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None
@@ -42,20 +43,20 @@ class CheckpointWriter:
     def __enter__(self) -> "CheckpointWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.wait()
         finally:
             self._thread.shutdown()
 
     def save(self, state: Any) -> None:
-        """Starts to save a state. It copies the arrays before it returns, and writes to disk afterwards.
+        """Starts to save a state. Copies the arrays before it returns, and writes to disk afterwards.
 
         Raises:
             UserError: the previous checkpoint could not be written.
         """
         self.wait()
-        # Copies: on a CPU, NumPy would share the buffers that the next step may reuse.
+        # Copies, because on a CPU NumPy would share buffers that the next step may reuse.
         arrays = {name: np.array(x) for name, x in _named(state).items()}
         self._written = self._thread.submit(_write, self._run, int(state.step), arrays, self._config)
 
@@ -63,7 +64,7 @@ class CheckpointWriter:
         """Waits until the last checkpoint is on disk.
 
         Raises:
-            UserError: it could not be written.
+            UserError: the checkpoint could not be written.
         """
         written, self._written = self._written, None
         if written is not None:
@@ -71,32 +72,32 @@ class CheckpointWriter:
 
 
 def checkpoint_step(name: str) -> int | None:
-    """Returns the step of a checkpoint from its name in the run's folder; None for any other file."""
+    """Returns the step of a checkpoint from its path inside the run's folder; None for any other file."""
     found = re.fullmatch(rf"{FOLDER}/(\d+)\.safetensors", name)
     return int(found[1]) if found else None
 
 
 def checkpoint_files(run: Path) -> dict[int, Path]:
-    """Returns the checkpoints of a run by step, oldest first; damaged ones are included."""
+    """Returns the checkpoints of a run: step -> file, oldest first. Damaged checkpoints are included."""
     found = {checkpoint_step(f"{FOLDER}/{path.name}"): path for path in (run / FOLDER).glob("*.safetensors")}
     return {step: found[step] for step in sorted(step for step in found if step is not None)}
 
 
 def restore(run: Path, config: S, init: Callable[[S, PRNGKeyArray], Any]) -> Any:
-    """Reads the newest whole state of a run; None where none was saved.
+    """Reads the state in the newest undamaged checkpoint of a run.
 
-    A damaged checkpoint is named in a warning, and the one before it is used.
+    A warning names each damaged checkpoint that is skipped.
 
     Args:
         run: the folder of the run.
-        config: its configuration.
-        init: makes the first state of such a run, init(config, key). Only its shapes are used.
+        config: the configuration of the run.
+        init: (config, key) -> the first state of such a run. Only its shapes are used.
 
     Returns:
-        A state with NumPy arrays.
+        A state with NumPy arrays; None if the run has no checkpoint.
 
     Raises:
-        UserError: all checkpoints are damaged, or the newest is of another configuration.
+        UserError: all checkpoints are damaged, or the newest one has another configuration.
     """
 
     def parse(arrays: Arrays, text: str) -> tuple[Arrays, S]:
@@ -113,16 +114,16 @@ def restore(run: Path, config: S, init: Callable[[S, PRNGKeyArray], Any]) -> Any
 
 
 def read_newest(run: Path, parts: Collection[str]) -> dict[str, Any]:
-    """Reads some parts of the newest whole state of a run, as nested dictionaries of NumPy arrays.
+    """Reads some parts of the newest undamaged checkpoint of a run, as nested dictionaries of NumPy arrays.
 
-    Other parts, such as the optimiser's moments, are checked and not kept.
+    Other parts, such as the optimiser's moments, are only checked for damage.
 
     Args:
         run: the folder of the run.
         parts: names of fields of the state.
 
     Raises:
-        UserError: there is no checkpoint, all of them are damaged, or one lacks a part.
+        UserError: there is no checkpoint, all checkpoints are damaged, or the newest one lacks a part.
     """
     newest = _newest(run, parts, lambda arrays, _: arrays)
     if newest is None:
@@ -136,7 +137,7 @@ def read_newest(run: Path, parts: Collection[str]) -> dict[str, Any]:
 
 
 def _newest(run: Path, parts: Collection[str] | None, parse: Callable[[Arrays, str], T]) -> tuple[Path, T] | None:
-    """The newest checkpoint that is whole, parsed; None where there is none."""
+    """Returns the newest undamaged checkpoint, parsed; None if the run has no checkpoint."""
     damaged = []
     for path in reversed(checkpoint_files(run).values()):
         try:
@@ -145,7 +146,7 @@ def _newest(run: Path, parts: Collection[str] | None, parse: Callable[[Arrays, s
             damaged.append(f"{path} is damaged ({error})")
             continue
         for what in damaged:
-            warnings.warn(f"{what}: using {path.name} in its place", stacklevel=3)
+            warnings.warn(f"{what}: using {path.name} instead", stacklevel=3)
         return path, found
     if damaged:
         others = ", and so are those before it" if len(damaged) > 1 else ""
@@ -154,7 +155,7 @@ def _newest(run: Path, parts: Collection[str] | None, parse: Callable[[Arrays, s
 
 
 class _Damaged(Exception):
-    """A checkpoint that differs from what was written."""
+    """A checkpoint is damaged."""
 
 
 def _named(state: Any) -> dict[str, Any]:
@@ -171,7 +172,7 @@ def _digest(read: Callable[[str], np.ndarray], names: Iterable[str], config: str
     return digest.hexdigest()
 
 
-def _write(run: Path, step: int, arrays: Arrays, config: Settings) -> None:
+def _write(run: Path, step: int, arrays: Arrays, config: RunSettings) -> None:
     path, text = run / FOLDER / f"{step:07d}.safetensors", json.dumps(config.to_json())
     content = serialize(arrays, {"format": FORMAT, "config": text, "sha256": _digest(arrays.__getitem__, arrays, text)})
     try:
@@ -182,7 +183,7 @@ def _write(run: Path, step: int, arrays: Arrays, config: Settings) -> None:
             os.fsync(file.fileno())  # a crash of the machine must not leave a name without its content
     except OSError as error:
         kept = [other for other in checkpoint_files(run) if other < step]
-        safe = f"the last one is of step {kept[-1]}" if kept else "there is none before it"
+        safe = f"the last checkpoint is of step {kept[-1]}" if kept else "there is no earlier checkpoint"
         raise UserError(
             f"{path} cannot be written ({error.strerror}); {safe}: free some space and start again"
         ) from error
@@ -192,7 +193,7 @@ def _write(run: Path, step: int, arrays: Arrays, config: Settings) -> None:
 
 
 def _read(path: Path, parts: Collection[str] | None) -> tuple[Arrays, str]:
-    """The arrays of some parts, or all of them for None, and the configuration's text; the whole file is checked."""
+    """Reads the arrays of some parts (None for all) and the configuration's text. Checks the whole file."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata, kept = file.metadata() or {}, {}
@@ -219,6 +220,6 @@ def _build(path: Path, arrays: Arrays, config: S, init: Callable[[S, PRNGKeyArra
         here, there = ((x.shape, x.dtype) if (x := tree.get(name)) is not None else None for tree in (names, arrays))
         if here != there:
             raise UserError(
-                f"{path} holds {there} as {name}, not {here} as here: read it with the version that wrote it"
+                f"{path} holds {there} as {name}, but this version takes {here}: read it with the version that wrote it"
             )
     return jax.tree.unflatten(jax.tree.structure(expected), [arrays[name] for name in names])

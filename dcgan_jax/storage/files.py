@@ -14,7 +14,7 @@ from dcgan_jax.errors import UserError
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and its parents if they do not exist; raises `UserError` if that fails."""
+    """Makes a folder and its parents if they do not exist. Raises `UserError` if this fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -23,9 +23,9 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a hidden path. Its file is renamed to `path` if the block succeeds, and removed if not."""
+    """Yields a hidden path for a new file. The file is renamed to `path` if the block succeeds, else removed."""
     path = Path(path)
-    # Not `tempfile`: only the owner can read its files, even after they are renamed.
+    # Not with `tempfile`, because only the owner could read the file, even after it is renamed.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
@@ -36,7 +36,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Locks a file, which is left behind; raises `UserError` if another process holds the lock."""
+    """Locks a file. Raises `UserError` if another process holds the lock. The file remains afterwards."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,9 +51,9 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yields a hidden folder. It is renamed to `out` if the block succeeds, and removed if not.
+    """Yields a hidden folder. It is renamed to `out` if the block succeeds, else removed.
 
-    SIGTERM removes it too, unless the program handles that signal itself.
+    SIGTERM removes it too, unless the program has its own handler for this signal.
     """
     out = out.resolve()
     make_folder(out.parent)
@@ -88,7 +88,7 @@ def _removed_on_termination(folder: Path) -> Iterator[None]:
 
 
 def _terminate(*_: object) -> None:
-    # Not by an exception: Python drops it if a callback of the garbage collector is running.
+    # An exception would not work: Python drops it if a callback of the garbage collector is running.
     for folder in _unfinished:
         shutil.rmtree(folder, ignore_errors=True)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

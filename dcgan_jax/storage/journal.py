@@ -1,6 +1,6 @@
-"""Journals: files with a line of JSON for each thing that is done. A killed process leaves them readable.
+"""Journals: files with a line of JSON for each finished piece of work.
 
-A process that is killed may leave half a line at the end. Readers skip it.
+A killed process may leave half a line at the end. Readers skip it.
 """
 
 import json
@@ -15,29 +15,29 @@ T = TypeVar("T")
 Line = dict[str, Any]
 
 
-class Entry(NamedTuple, Generic[T]):
-    """A line of a journal."""
+class ParsedLine(NamedTuple, Generic[T]):
+    """A line of a journal after parsing."""
 
-    number: int  # from 1
-    text: str  # without its end
-    value: T | None  # None where the line is damaged
+    number: int  # counted from 1
+    text: str  # without the line end
+    value: T | None  # None if the line is damaged
 
 
 def append(path: Path, *lines: Line) -> None:
-    """Adds lines. They are in the file when this returns."""
+    """Adds lines to a journal. They are in the file when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def read(path: Path, parse: Callable[[Line], T]) -> list[Entry[T]]:
-    """Reads a journal; one that does not exist has no lines.
+def read(path: Path, parse: Callable[[Line], T]) -> list[ParsedLine[T]]:
+    """Reads a journal. A journal that does not exist has no lines.
 
     Args:
         path: the file.
-        parse: makes a value of a line. The line is damaged if it raises KeyError, TypeError, ValueError,
-            AttributeError or OSError.
+        parse: line -> value. A line counts as damaged if `parse` raises KeyError, TypeError, ValueError, AttributeError
+            or OSError.
     """
-    found: list[Entry[T]] = []
+    found: list[ParsedLine[T]] = []
     if not path.is_file():
         return found
     for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
@@ -47,12 +47,12 @@ def read(path: Path, parse: Callable[[Line], T]) -> list[Entry[T]]:
             value = parse(json.loads(text))
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError, OSError):
             value = None
-        found.append(Entry(number, text.rstrip("\n"), value))
+        found.append(ParsedLine(number, text.rstrip("\n"), value))
     return found
 
 
 def read_whole(path: Path, parse: Callable[[Line], T]) -> list[tuple[str, T]]:
-    """Reads a journal that must not be damaged, as pairs of text and value.
+    """Reads a journal that must not be damaged. Returns pairs of text and value.
 
     Raises:
         UserError: a line is damaged.
@@ -66,6 +66,6 @@ def read_whole(path: Path, parse: Callable[[Line], T]) -> list[tuple[str, T]]:
 
 
 def replace(path: Path, texts: Iterable[str]) -> None:
-    """Replaces a journal as a whole by these lines."""
+    """Replaces the whole journal by these lines."""
     with whole_file(path) as partial:
         partial.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A training run in a bucket: a local copy to work on, sent back in an order that always leaves a usable run there."""
+"""A training run in a bucket: its local copy, sent back in an order that always leaves a usable run in the bucket."""
 
 import contextlib
 import functools
@@ -15,22 +15,22 @@ from dcgan_jax.storage.runs import RECORD
 
 
 class RunCopy:
-    """The local folder of a run, and the URL that it mirrors: None for a local run."""
+    """The local folder of a run, and the URL of the run in a bucket; None for a local run."""
 
-    def __init__(self, folder: Path, url: str | None):
+    def __init__(self, folder: Path, url: str | None) -> None:
         self.folder, self.url = folder, url
         self._sent = self._states()
 
     def push(self) -> None:
-        """Sends the files that changed since the last call: reports, then checkpoints; then deletes old checkpoints.
+        """Sends the files that changed since the last call: first reports, then checkpoints. Deletes old checkpoints.
 
-        Reports go first: resuming drops reports beyond the newest checkpoint, but it could not restore missing ones.
+        Reports come first, because resuming can drop reports after the newest checkpoint, but not restore missing ones.
         """
         if self.url is None:
             return
         states = self._states()
         changed = [name for name in states if states[name] != self._sent.get(name)]
-        remote.send(self.url, self.folder, [name for name in changed if name == RECORD])  # marks a run
+        remote.send(self.url, self.folder, [name for name in changed if name == RECORD])  # marks the folder as a run
         remote.send(
             self.url, self.folder, [name for name in changed if name != RECORD and checkpoint_step(name) is None]
         )
@@ -39,7 +39,7 @@ class RunCopy:
         remote.remove(self.url, _checkpoints(remote.listing(self.url))[:-KEPT])
 
     def _states(self) -> dict[str, tuple[int, int]]:
-        """Size and time of each file, by name. Hidden files are left out: they are still being written."""
+        """Returns size and time of each file, by name. Leaves out hidden files, which are still being written."""
         states = {}
         for path in sorted(self.folder.rglob("*")) if self.url else []:
             name = path.relative_to(self.folder).as_posix()
@@ -51,12 +51,12 @@ class RunCopy:
 
 @contextlib.contextmanager
 def open_run(run: str | Path) -> Iterator[RunCopy]:
-    """Opens a run to work on. For a URL this is a local copy, which is sent back if the block succeeds.
+    """Opens a run for training. At a URL it opens a local copy, which is sent back if the block succeeds.
 
-    Each call makes a new copy: only the state in the bucket counts.
+    Each call makes a new copy from the bucket, and discards an earlier local copy.
 
     Raises:
-        UserError: the URL holds something else, or it cannot be reached.
+        UserError: the URL holds other files than a run, or it cannot be reached.
     """
     if not remote.is_url(run):
         yield RunCopy(Path(run), None)
@@ -75,10 +75,10 @@ def open_run(run: str | Path) -> Iterator[RunCopy]:
 
 
 def fetch_prior(url: str) -> Path:
-    """Fetches a prior: a run's record and newest checkpoint, or a .safetensors file.
+    """Fetches a prior: a .safetensors file, or the record and the newest checkpoint of a run.
 
     Raises:
-        UserError: `url` holds neither, or it cannot be reached.
+        UserError: there is no prior at `url`, or it cannot be reached.
     """
     return Path(remote.fetch(url, functools.partial(_prior_files, url)))
 
@@ -92,6 +92,6 @@ def _prior_files(url: str, names: list[str]) -> list[str]:
 
 
 def _checkpoints(names: Iterable[str]) -> list[str]:
-    """The checkpoints among a run's files, the oldest first."""
+    """Returns the checkpoints among a run's files, oldest first."""
     steps = {name: step for name in names if (step := checkpoint_step(name)) is not None}
     return sorted(steps, key=steps.__getitem__)

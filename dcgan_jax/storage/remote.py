@@ -1,6 +1,6 @@
-"""Files in buckets, and at any other URL that fsspec can open, such as `gs://`. They are fetched into a cache.
+"""Files at URLs that fsspec can open, such as buckets at `gs://`. They are fetched into a cache.
 
-The cache is the folder `$DCGAN_JAX_CACHE`, by default `~/.cache/dcgan_jax`. Empty it whenever no program uses it.
+The cache is the folder `$DCGAN_JAX_CACHE`, by default `~/.cache/dcgan_jax`. You may empty it when no program uses it.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ from dcgan_jax.storage.files import whole_folder
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# Fields of fsspec's file information that change when a file changes; each service has its own.
+# Fields of fsspec's file information that change when a file changes. Each service has its own fields.
 _IDENTITY = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime")
 
 
 def is_url(place: str | Path) -> TypeGuard[str]:
-    """Tells whether a place is a URL such as `gs://bucket/folder`. Keep URLs as str: `Path` would drop a slash."""
+    """Tells whether a place is a URL such as `gs://bucket/folder`. URLs must be str: `Path` would drop a slash."""
     return isinstance(place, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def cache_folder() -> Path:
-    """Returns the folder of the copies of remote files."""
+    """Returns the folder of the cache."""
     return Path(os.environ.get("DCGAN_JAX_CACHE") or "~/.cache/dcgan_jax").expanduser()
 
 
@@ -39,15 +39,15 @@ def fetch(place: str | Path, choose: Callable[[list[str]], Sequence[str]] | None
     The copy appears whole or not at all.
 
     Args:
-        place: a URL; a local path is returned as it is.
-        choose: selects the files to fetch. It is given the names of the files, relative to the folder; for a single
-            file these are [""], for nothing []. None fetches all.
+        place: a URL; a local path is returned unchanged.
+        choose: names of the files in the folder -> names to fetch; None fetches all files. The names are relative to
+            the folder. They are [""] if `place` is a single file, and [] if nothing is there.
 
     Returns:
         The path of the copy. Its last part is the name of the remote file or folder.
 
     Raises:
-        UserError: there is nothing at `place`, or it cannot be reached.
+        UserError: `place` does not exist or cannot be reached.
 
     Example:
         >>> fetch("photos/a.png")
@@ -58,7 +58,7 @@ def fetch(place: str | Path, choose: Callable[[list[str]], Sequence[str]] | None
     found = listing(place)
     names = sorted(found) if choose is None else choose(sorted(found))
     if not names:
-        raise UserError(f"{place} does not exist")
+        raise UserError(f"{place} does not exist: check the URL")
     home = cache_folder() / _cache_name(place, {name: found[name] for name in names})
     copy = home / _base_name(place)
     if not home.is_dir():
@@ -75,12 +75,12 @@ def fetch(place: str | Path, choose: Callable[[list[str]], Sequence[str]] | None
 def new_folder(out: str | Path, last: str) -> Iterator[Path]:
     """Yields an empty folder to fill. It becomes `out` if the block succeeds.
 
-    At a URL the files appear one by one and `last` appears after all others: without `last` the folder is incomplete.
+    At a URL the files appear one by one, and `last` appears after all others, so a folder without `last` is incomplete.
     The local copy stays in the cache, as if it had been fetched.
 
     Args:
         out: a path or a URL.
-        last: the name of one of the files.
+        last: the name of the file that appears last.
     """
     if not is_url(out):
         with whole_folder(Path(out)) as partial:
@@ -102,8 +102,8 @@ def listing(url: str) -> dict[str, dict[str, Any]]:
     """Lists the files of a remote folder.
 
     Returns:
-        For each name, relative to the folder, the fields that identify the file's content. If `url` is a file, its
-        name is "".
+        Name of a file, relative to the folder -> fields that identify the file's content. If `url` is a file, its name
+        is "".
 
     Raises:
         UserError: `url` cannot be reached, or a name leads out of the folder.
@@ -133,7 +133,7 @@ def download(url: str, names: Sequence[str], to: Path) -> None:
 
 
 def send(url: str, folder: Path, names: Sequence[str]) -> None:
-    """Copies files of a local folder to a remote one, in any order."""
+    """Copies files of a local folder to a remote folder, in any order."""
     with _reached(url) as (fs, root):
         fs.put([str(folder / name) for name in names], [f"{root}/{name}" for name in names])
 
@@ -147,7 +147,7 @@ def remove(url: str, names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _reached(url: str) -> Iterator[tuple["AbstractFileSystem", str]]:
-    """Yields the file system of a URL and the path in it; turns any error into a `UserError` of one line."""
+    """Yields the file system of a URL and the path in it. Turns any error into a `UserError` of one line."""
     from fsspec.core import url_to_fs  # slow to import; local paths do not need it
 
     try:
@@ -166,8 +166,8 @@ def _reached(url: str) -> Iterator[tuple["AbstractFileSystem", str]]:
 
 
 def _identity(info: dict[str, Any]) -> dict[str, str]:
-    # The file system in memory has no other field that changes: "created" is the time of writing.
-    return {key: str(info[key]) for key in (*_IDENTITY, "created") if info.get(key) is not None}
+    # fsspec's file system in memory has only "created", which is the time of writing.
+    return {field: str(info[field]) for field in (*_IDENTITY, "created") if info.get(field) is not None}
 
 
 def _cache_name(url: str, files: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The record of a training run: what it trains, with which settings, on which data.
+"""The record of a training run: its kind, its configuration and its data.
 
 It is the file `config.json` of the run's folder.
 """
@@ -16,13 +16,13 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.storage.files import whole_file
 
 RECORD = "config.json"
-OLDEST_KIND = "dcgan"  # records of the first versions do not name their kind
+OLDEST_KIND = "dcgan"  # the kind of a record that names none, as in the first versions
 
 
-class Settings(Protocol):
+class RunSettings(Protocol):
     """The configuration of a run, such as `TrainConfig`."""
 
-    KIND: ClassVar[str]  # what such a run trains
+    KIND: ClassVar[str]  # the kind of network that the run trains
     RESUMABLE: ClassVar[tuple[str, ...]]  # fields that may change when a run is resumed
 
     def to_json(self) -> dict[str, Any]: ...
@@ -31,18 +31,18 @@ class Settings(Protocol):
     def from_json(cls, data: dict[str, Any]) -> Self: ...
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=RunSettings)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the folder of a run records of it.
+    """The record in the folder of a run.
 
     Attributes:
-        folder: the folder.
-        kind: what the run trains: "dcgan", "encoder" or "context-encoder".
-        config: its configuration as JSON; `settings` parses it.
-        data: which images it trains on.
+        folder: the folder of the run.
+        kind: the kind of network that the run trains: "dcgan", "encoder" or "context-encoder".
+        config: the configuration as JSON; `settings` parses it.
+        data: a description of the training images.
         rollbacks: the steps to which the run went back, in order.
     """
 
@@ -56,10 +56,10 @@ class Run:
         """Returns the configuration.
 
         Args:
-            parse: its class.
+            parse: the class of the configuration.
 
         Raises:
-            UserError: the run trains something else, or a value is refused.
+            UserError: the run is of another kind, or a value is not allowed.
         """
         if self.kind != parse.KIND:
             raise UserError(f"{self.folder} is the run of a {self.kind}, not of a {parse.KIND}: give another folder")
@@ -88,21 +88,25 @@ def read_run(folder: Path) -> Run:
         kind, rollbacks = str(record.get("kind", OLDEST_KIND)), tuple(int(step) for step in record.get("rollbacks", []))
         config, data = record["config"], record["data"]
         if not isinstance(config, dict) or not isinstance(data, dict):
-            raise TypeError("its parts are not what a run records")
+            raise TypeError("`config` and `data` must be objects")
         return Run(folder, kind, config, data, rollbacks)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, error) from error
 
 
 def write_run(run: Run) -> None:
-    """Writes the record of a run into its folder; an older record is replaced as a whole."""
+    """Writes the record of a run into its folder. An older record is replaced as a whole."""
     record = {"kind": run.kind, "config": run.config, "data": run.data, "rollbacks": list(run.rollbacks)}
     with whole_file(run.folder / RECORD) as partial:
         partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def differences(there: Settings, here: Settings) -> list[str]:
-    """Returns the fields, with both values, in which two configurations compute different runs."""
+def differences(there: RunSettings, here: RunSettings) -> list[str]:
+    """Compares the configuration of an existing run, `there`, with a given one, `here`.
+
+    Returns:
+        The fields that differ, with both values. Fields that may change when a run is resumed are left out.
+    """
     old, new = _flat(there), _flat(here)
     return [
         f"{name} ({old[name]!r} there, {new[name]!r} here)"
@@ -111,7 +115,7 @@ def differences(there: Settings, here: Settings) -> list[str]:
     ]
 
 
-def _flat(settings: Settings) -> Mapping[str, Any]:
+def _flat(settings: RunSettings) -> Mapping[str, Any]:
     return flatten_dict(settings.to_json(), sep=".")
 
 

@@ -1,4 +1,4 @@
-"""Trained weights in one safetensors file that includes their configuration. Reading a file runs no code from it."""
+"""Trained weights and their configuration in one safetensors file. Reading a file runs no code from it."""
 
 import json
 from collections.abc import Callable
@@ -21,13 +21,13 @@ def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, hal
     """Writes nested dictionaries of arrays to a file. An existing file is replaced.
 
     Args:
-        path: of the file; it must end in .safetensors.
-        params: the arrays.
+        path: the file to write. Its suffix is .safetensors.
+        params: nested dictionaries of arrays.
         metadata: `format`, `model` (the configuration as JSON) and further entries, which `read_weights` returns.
-        half_precision: store arrays of two or more axes in float16.
+        half_precision: store arrays with two or more axes in float16.
 
     Raises:
-        UserError: `path` does not end in .safetensors.
+        UserError: the suffix of `path` is not .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -37,7 +37,7 @@ def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, hal
         tensors = {name: x.astype(np.float16) if x.ndim > 1 else x for name, x in tensors.items()}
     make_folder(path.parent)
     with whole_file(path) as partial:
-        # Not `save_file`: only the owner can read its files.
+        # Not with `save_file`, because only the owner could read the file.
         partial.write_bytes(save(tensors, metadata))
 
 
@@ -47,17 +47,17 @@ def read_weights(
     """Reads a file that `save_weights` wrote.
 
     Args:
-        path: of the file.
-        kind: the `format` that the file must have.
+        path: the file.
+        kind: the required `format` of the file.
         what: this kind of file in words, for messages, such as "a prior".
         parse: the class of the configuration, which the metadata hold as `model`.
-        init: (configuration, metadata) -> weights of the right shapes. It is not computed.
+        init: (configuration, metadata) -> weights of the right shapes. Only the shapes are computed.
 
     Returns:
         The arrays in float32, the configuration, and the metadata.
 
     Raises:
-        UserError: the file is of another kind, or its weights do not fit its configuration.
+        UserError: the file has another format, or its weights do not fit its configuration.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -75,15 +75,15 @@ def read_weights(
 
 
 def check_shapes(path: Path, params: Any, init: Callable[[], Any]) -> None:
-    """Checks the shapes of weights that were read; wrong ones would otherwise fail while a program is compiled.
+    """Checks the shapes of weights that were read. Wrong shapes would otherwise cause errors during compilation.
 
     Args:
-        path: where the weights come from.
+        path: the source of the weights, for the message.
         params: nested dictionaries of arrays.
-        init: makes weights of the right shapes. Nothing is computed.
+        init: makes weights of the right shapes. Only the shapes are computed.
 
     Raises:
-        UserError: an array is missing, is superfluous, or has another shape.
+        UserError: an array is missing, unexpected, or has another shape.
     """
 
     def shapes(tree: Any) -> dict[str, tuple[int, ...]]:

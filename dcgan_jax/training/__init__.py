@@ -1,1 +1,1 @@
-"""Training of the networks: what is trained, the loop, and what it writes."""
+"""Training of the networks: the training steps, the loop, and the files of a run."""

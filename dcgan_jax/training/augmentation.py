@@ -9,7 +9,7 @@ from dcgan_jax.training.config import TrainConfig
 
 
 def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales images to [−1, 1]. With `flip`, each is mirrored left to right with probability 1/2."""
+    """Scales images to [−1, 1]. With `flip`, mirrors each image left to right with probability 1/2."""
     images = to_float(batch)
     if flip:
         mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
@@ -18,7 +18,7 @@ def to_floats(batch: UInt8[Array, "n h w c"], flip: bool, key: PRNGKeyArray) -> 
 
 
 def augment(config: TrainConfig, batch: UInt8[Array, "n h w c"], key: PRNGKeyArray) -> Float[Array, "n h w c"]:
-    """Scales images to [−1, 1], mirrors some of them and adds Gaussian noise, as the configuration sets it."""
+    """Scales images to [−1, 1]. Then mirrors some images and adds Gaussian noise, if `config` asks for it."""
     flip_key, noise_key = jax.random.split(key)
     images = to_floats(batch, config.flip, flip_key)
     if config.noise > 0:

@@ -1,4 +1,4 @@
-"""The training images of a run: checks of the set, and the batch of each step."""
+"""The training images of a run: checks of images and labels, and the batch of each step."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from dcgan_jax.parallel import sharding
 from dcgan_jax.training.config import RunConfig
 
 
-def check_images(config: RunConfig, prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
-    """Returns the images of a split.
+def training_images(config: RunConfig, prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
+    """Returns the images of a split, after a check of their shape.
 
     Raises:
-        UserError: there is no such split, or its images have another shape.
+        UserError: there is no such split, or its images do not have the model's shape.
     """
     images = prepared.split(split)
     expected = config.image_shape
@@ -31,11 +31,11 @@ def check_images(config: RunConfig, prepared: PreparedSet, split: str) -> UInt8[
     return images
 
 
-def check_labels(config: RunConfig, prepared: PreparedSet, split: str) -> Int[np.ndarray, " n"] | None:
-    """Returns the labels of a split; None if the training takes none.
+def training_labels(config: RunConfig, prepared: PreparedSet, split: str) -> Int[np.ndarray, " n"] | None:
+    """Returns the labels of a split; None if the model has no classes.
 
     Raises:
-        UserError: images have no label, or a label that the model does not know.
+        UserError: images have no label, or a label that is not a class of the model.
 
     Warns:
         UserWarning: a class has no image.
@@ -45,7 +45,7 @@ def check_labels(config: RunConfig, prepared: PreparedSet, split: str) -> Int[np
     model = f"but the model has {config.num_classes} classes"
     if prepared.labels is None:
         raise UserError(
-            f"{prepared.path} has no labels, {model}: train without classes, or prepare the set with a folder a class"
+            f"{prepared.path} has no labels, {model}: train without classes, or prepare a set with one folder per class"
         )
     labels = np.asarray(prepared.labels[prepared.split_slice(split)])
     counts = np.bincount(labels[labels >= 0], minlength=config.num_classes)
@@ -56,21 +56,21 @@ def check_labels(config: RunConfig, prepared: PreparedSet, split: str) -> Int[np
         )
     if (labels < 0).any():
         raise UserError(
-            f"{prepared.path} has {int((labels < 0).sum())} images without a label, {model}: prepare the set without "
-            "them"
+            f"{prepared.path} has {int((labels < 0).sum())} images without a label, {model}: prepare the set again "
+            "without them"
         )
     if not counts.all():
         absent = np.flatnonzero(counts == 0)
         warnings.warn(
-            f"{prepared.path} has no image of {len(absent)} of {config.num_classes} classes ({absent[0]} first): the "
-            "model learns nothing of them",
+            f"{prepared.path} has no images of {len(absent)} of {config.num_classes} classes, such as class "
+            f"{absent[0]}: the model cannot learn these classes",
             stacklevel=3,
         )
     return labels
 
 
 def order_of(step: int, rollbacks: Sequence[int]) -> int:
-    """Returns which order of the images a step uses: the number of rollbacks to this step or an earlier one."""
+    """Returns the number of the data order that a step uses: the count of rollbacks to this step or an earlier one."""
     return sum(step >= back for back in rollbacks)
 
 
@@ -81,7 +81,7 @@ def batch_reader(
     labels: np.ndarray | None,
     rollbacks: Sequence[int],
 ) -> Callable[[int], Any]:
-    """Returns a function that reads the batch of a step and places it on the devices."""
+    """Returns a function: step -> its batch, placed on the devices."""
 
     def read(step: int) -> Any:
         order = order_of(step, rollbacks)

@@ -13,8 +13,8 @@ from dcgan_jax.networks.config import ModelConfig
 class RunConfig(Config):
     """The settings that all training runs share: batches, Adam, and the intervals of logs and checkpoints."""
 
-    KIND: ClassVar[str]  # the network that the run trains, recorded in the run's folder
-    # Fields that may differ when a run is resumed. They change its length and its reports, not the training.
+    KIND: ClassVar[str]  # the kind of network that the run trains; the run's folder records it
+    # Fields that may change when a run is resumed. They set its length and its reports, but do not change its steps.
     RESUMABLE: ClassVar[tuple[str, ...]] = ("log_every", "sample_every", "checkpoint_every", "rollbacks")
 
     batch_size: int = option(64, "Images per update, over all devices.", min=1)
@@ -34,8 +34,8 @@ class RunConfig(Config):
     checkpoint_every: int = option(1000, "Steps between checkpoints.", min=1)
     rollbacks: int = option(
         0,
-        "How many times a run may return to its last checkpoint after a loss that is not finite. "
-        "Each time it draws a new data order.",
+        "Number of times that a run may return to its last checkpoint after a loss that is not finite. "
+        "Each return draws a new data order.",
         min=0,
     )
 
@@ -51,11 +51,11 @@ class RunConfig(Config):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the labels that a training step takes; 0 if it takes images alone."""
+        """Number of classes; 0 if a training step takes images without labels."""
         return 0
 
     def is_measured(self, step: int) -> bool:
-        """Whether the run measures its network after this step."""
+        """Tells whether the run measures its network after this step."""
         return False
 
 
@@ -71,11 +71,11 @@ class TrainConfig(RunConfig):
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     discriminator_steps: int = option(
-        1, "Discriminator updates per training step (k). Each takes `batch_size` images of its own.", min=1
+        1, "Discriminator updates per training step (k). Each uses its own `batch_size` images.", min=1
     )
     loss: str = option(
         "non_saturating",
-        "Loss of the generator: non_saturating (-log D) or saturating (log(1 - D)). hinge sets both networks' loss.",
+        "Loss of the generator: non_saturating (-log D) or saturating (log(1 - D)); or hinge, for both networks.",
         choices=("non_saturating", "saturating", "hinge"),
     )
     r1: float = option(
@@ -106,11 +106,11 @@ class TrainConfig(RunConfig):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the labels that a training step takes; 0 if it takes images alone."""
+        """Number of classes; 0 if a training step takes images without labels."""
         return self.model.num_classes
 
     def is_measured(self, step: int) -> bool:
-        """Whether the run measures its generator after this step."""
+        """Tells whether the run measures its generator after this step."""
         return self.measure_every > 0 and (step % self.measure_every == 0 or step == self.num_steps)
 
     @classmethod
@@ -118,8 +118,9 @@ class TrainConfig(RunConfig):
         """Returns published settings, or ours.
 
         Args:
-            name: "radford2016", "he2018" or "yeh2017" as published; "modern" is ours, with hinge loss and R1 penalty.
-            dataset: "celeba", "svhn" or "cars". Only `he2018` depends on it, in batch size and learning rate.
+            name: "radford2016", "he2018" or "yeh2017" as published; or "modern", ours, with hinge loss and R1 penalty.
+            dataset: "celeba", "svhn" or "cars". It sets batch size and learning rate of "he2018"; the other presets do
+                not depend on it.
 
         Raises:
             UserError: the preset or the dataset is unknown.
@@ -145,12 +146,12 @@ class EncoderConfig(RunConfig):
     beta1: float = option(0.9, "Decay rate of Adam's first moment.", min=0, below=1)
     prior: str = option(
         "faces-64",
-        "Prior whose latents the encoder finds: a run's folder, a file or a name in the package. "
-        "If it has an encoder, training starts from it.",
+        "Prior whose latents the encoder predicts: a run's folder, a file or the name of a packaged prior. "
+        "If it has an encoder, training starts from that encoder's weights.",
     )
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
     latent_weight: float = option(
-        0.1, "Weight of the loss of generated images' latents, relative to the error of real images.", above=0
+        0.1, "Weight of the latent loss of generated images, relative to the error of real images.", above=0
     )
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class EncoderConfig(RunConfig):
 
 DATASETS = ("celeba", "svhn", "cars")
 _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
-    # Radford, Metz, Chintala 2016, section 4. The defaults, non-saturating loss and uniform latents, are theirs too.
+    # Radford, Metz, Chintala 2016, section 4. They also use the defaults: non-saturating loss and uniform latents.
     "radford2016": {"batch_size": 128, "learning_rate": 2e-4, "beta1": 0.5},
     # He, Lopez Ruiz, Navarrete Rivera. The paper gives no noise level; ours, 0.02, is 2.5 grey levels.
     "he2018": {
@@ -178,6 +179,6 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     },
     # Yeh et al. 2017, section 4: the published DCGAN, with flips. Batch size and number of steps are ours.
     "yeh2017": {"flip": True},
-    # Hinge loss (Lim, Ye 2017) and R1 (Mescheder et al. 2018). RESULTS.md lists what else was tried.
+    # Hinge loss (Lim, Ye 2017) and R1 (Mescheder et al. 2018). RESULTS.md compares it with other settings.
     "modern": {"loss": "hinge", "r1": 1.0},
 }

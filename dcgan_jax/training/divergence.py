@@ -1,4 +1,4 @@
-"""Losses and states that are not finite: how a run finds them."""
+"""Detects losses and states that are not finite."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from dcgan_jax.errors import DivergedError
 from dcgan_jax.training.recipe import Metrics
 
 
-def read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, float]:
-    """Brings the metrics of a step to the host, and waits for the step.
+def fetch_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, float]:
+    """Copies the metrics of a step to the host. Waits until the step is done.
 
     Args:
-        metrics: of the step.
+        metrics: the metrics of the step.
         step: the number of steps done.
-        saved: the step of the last checkpoint, for the message.
+        saved: the step of the last checkpoint, for the message; None if there is none.
 
     Raises:
-        DivergedError: one of them is not finite.
+        DivergedError: a metric is not finite.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     _refuse({name: math.isfinite(value) for name, value in values.items()}, step, saved)
@@ -28,7 +28,7 @@ def read_metrics(metrics: Metrics, step: int, saved: int | None) -> dict[str, fl
 
 
 def check_state(state: Any, step: int, saved: int | None) -> None:
-    """Checks a state before it is saved. Weights may overflow although the losses before them are finite.
+    """Checks a state before it is saved. Weights may overflow although the losses of all steps are finite.
 
     Raises:
         DivergedError: a part of it is not finite.
@@ -38,7 +38,7 @@ def check_state(state: Any, step: int, saved: int | None) -> None:
 
 @jax.jit
 def _finite(parts: dict[str, Any]) -> dict[str, jax.Array]:
-    """Whether all arrays of each part are finite."""
+    """Tells for each part whether all its arrays are finite."""
     return {
         name: jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(part)]))
         for name, part in parts.items()
@@ -48,5 +48,5 @@ def _finite(parts: dict[str, Any]) -> dict[str, jax.Array]:
 def _refuse(finite: Mapping[str, bool | jax.Array], step: int, saved: int | None) -> None:
     bad = [name for name, good in finite.items() if not good]
     if bad:
-        checkpoint = "there is no checkpoint before it" if saved is None else f"the last checkpoint is of step {saved}"
+        checkpoint = "there is no earlier checkpoint" if saved is None else f"the last checkpoint is of step {saved}"
         raise DivergedError(f"{bad[0]} is not finite at step {step}; {checkpoint}")

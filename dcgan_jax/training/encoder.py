@@ -1,8 +1,8 @@
-"""Training of the encoder, which predicts from a masked image where a search starts.
+"""Training of the encoder, which predicts the start of a search from a masked image.
 
-An encoder belongs to one generator, whose weights stay fixed. It learns from images of that generator, whose latents
-are known, and from real images. For a real image it learns to predict the latent and the feature shifts whose image is
-nearest to it, inside the hole too.
+An encoder belongs to one generator, whose weights stay fixed. It learns from generated images, whose latents are known,
+and from real images. For a real image it learns to predict the latent and the feature shifts whose generated image is
+nearest to the real one, inside the hole too.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
 
 class EncoderState(NamedTuple):
-    """The training state; arrays only."""
+    """The training state. It holds arrays only."""
 
-    step: Int[Array, ""]
+    step: Int[Array, ""]  # training steps done
     encoder: Any
     statistics: Any  # running batch statistics
     optimizer: optax.OptState
@@ -41,7 +41,7 @@ class EncoderState(NamedTuple):
 
 
 def init_state(config: EncoderConfig, key: PRNGKeyArray) -> EncoderState:
-    """Draws the weights of a new run. Its prior is untrained until `adopt` replaces it."""
+    """Initialises the state of a new run. Its prior is untrained until `adopt` replaces it."""
     encoder = init_params(config.model, key)
     return EncoderState(
         step=jnp.zeros((), jnp.int32),
@@ -56,8 +56,8 @@ def adopt(state: EncoderState, params: Any) -> EncoderState:
     """Loads a pretrained prior into a new state.
 
     Args:
-        state: a new one.
-        params: `Prior.params`. If they include an encoder, its training continues.
+        state: a new state.
+        params: `Prior.params`. If they include an encoder, its weights are loaded too.
     """
     state = state._replace(prior={name: params[name] for name in state.prior})
     if "encoder" in params:
@@ -70,22 +70,22 @@ def make_train_step(
 ) -> Callable[[EncoderState, UInt8[Array, "b h w c"], PRNGKeyArray], tuple[EncoderState, Metrics]]:
     """Builds the training step: one update on real images and half as many generated ones, each with its own hole.
 
-    The encoder predicts a Gaussian N(m, s²) and shifts for an image x under its hole. The loss has these terms:
+    The encoder predicts a Gaussian N(m, s²) and shifts from an image x with a hole. The loss has these terms:
 
-    - For a real image: the root mean square of G(m) − x over the hole, and over the known pixels; and the same two
-      for G(m, shifts) − x.
+    - For a real image: the root mean square of G(m) − x in the hole, and the one over the known pixels. The same two
+      terms for G(m, shifts) − x.
     - For a generated image x = G(z): `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s.
 
     The gradient of a root does not grow with the error, so images that cannot be completed do not dominate.
 
     Args:
-        config: of the run.
-        batch_sharding: how the batch lies on the devices; see `gan.make_train_step`.
+        config: the run's configuration.
+        batch_sharding: the placement of the batch on the devices; see `gan.make_train_step`.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the key of the run: step t uses
-        fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `hole_error` and `known_error` of
-        G(m, shifts), `latent_hole_error` and `latent_known_error` of G(m); and `latent_loss`.
+        step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key: step
+        t uses fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `hole_error` and `known_error`
+        of G(m, shifts), `latent_hole_error` and `latent_known_error` of G(m); and `latent_loss`.
     """
     dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
     encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
@@ -136,7 +136,7 @@ def make_train_step(
 
 
 def draw_holes(key: PRNGKeyArray, n: int, size: int) -> Bool[Array, "n size size"]:
-    """Draws training holes: the four published kinds in turn, half of them shifted around the edges.
+    """Draws training holes: the four published kinds in turn. Each is shifted cyclically with probability 1/2.
 
     A shifted centre is a box anywhere; the edges may cut it into two or four parts. A shifted half is one or two bands.
     """
@@ -165,7 +165,7 @@ def encoder_prior(state: EncoderState, config: EncoderConfig) -> Prior:
 def _picture(
     config: EncoderConfig, state: EncoderState, images: np.ndarray, key: PRNGKeyArray
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first images of the set, masked, and completed from where a search would start."""
+    """Shows the first images of the set, masked, and completed from the encoder's guess without search steps."""
     images = np.asarray(images[:SHOWN])
     holes = np.asarray(masks.mixed(key, len(images), config.model.image_size))
     search = InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0)

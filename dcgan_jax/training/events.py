@@ -1,4 +1,4 @@
-"""TensorBoard events of a training run: curves, samples, and the networks as a table and a diagram."""
+"""TensorBoard events of a training run: curves, samples, and a table and a diagram of the networks."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-# The classes of protobuf's modules are made when these are imported, so pyright does not see them.
+# Protobuf makes its classes at import, so pyright does not see them.
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
@@ -22,11 +22,11 @@ FOLDER = "tensorboard"
 
 
 class EventLog:
-    """Writes events. Each is on disk when the call returns."""
+    """Writes events. Each event is in the file when the call returns."""
 
-    # tensorboardX's SummaryWriter would lose its queue when the process is killed.
+    # tensorboardX's SummaryWriter would lose its queue if the process is killed.
 
-    def __init__(self, writer: EventsWriter):
+    def __init__(self, writer: EventsWriter) -> None:
         self._writer = writer
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -43,7 +43,7 @@ class EventLog:
         self._write(step, summary=summary.text(name, markdown))
 
     def restart(self, step: int) -> None:
-        """Makes TensorBoard drop the earlier points of this step and of later steps."""
+        """Makes TensorBoard drop the points that were written earlier for this step and later steps."""
         self._write(step, session_log=SessionLog(status=SessionLog.START))
 
     def _write(self, step: int, **content: Any) -> None:
@@ -53,9 +53,10 @@ class EventLog:
 
 @contextlib.contextmanager
 def open_events(run: Path, config: RunConfig, start: int) -> Iterator[EventLog]:
-    """Opens the log of a run that continues after `start` steps. A new log begins with the networks of a DCGAN.
+    """Opens the log of a run that continues after `start` steps.
 
-    Points that an interrupted run wrote after its last checkpoint are dropped.
+    A new log of a DCGAN begins with a table and a diagram of its networks. In an existing log, the points after `start`
+    are dropped.
     """
     folder = run / FOLDER
     new = not folder.is_dir()

@@ -24,11 +24,11 @@ from dcgan_jax.training.augmentation import augment
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.losses import discriminator_loss, generator_loss
 from dcgan_jax.training.measures import make_measures
-from dcgan_jax.training.recipe import SAMPLES, Measure, Metrics, Recipe
+from dcgan_jax.training.recipe import NUM_SAMPLES, Measure, Metrics, Recipe
 
 
 class GANState(NamedTuple):
-    """The training state; arrays only."""
+    """The training state. It holds arrays only."""
 
     step: Int[Array, ""]  # training steps done
     generator: Any
@@ -40,12 +40,16 @@ class GANState(NamedTuple):
 
 
 R1_EVERY = 16  # steps between two R1 penalties
-# Images; for a conditional model, images and their labels.
+# Images; for a conditional model, (images, labels).
 Batch = UInt8[Array, "kb h w c"] | tuple[UInt8[Array, "kb h w c"], Int[Array, " kb"]]
 
 
 def init_state(config: TrainConfig, key: PRNGKeyArray) -> GANState:
-    """Draws the weights of a new run, N(0, 0.02) as Radford et al. 2016 have it.
+    """Initialises the state of a new run. Kernels are drawn from N(0, 0.02²), as in Radford et al. 2016.
+
+    Args:
+        config: the run's configuration.
+        key: random key.
 
     Example:
         >>> import dcgan_jax as dj, jax
@@ -78,20 +82,20 @@ def make_train_step(
 
     Each discriminator update takes its own slice of the batch and fresh latents. The discriminator normalises real and
     generated images as separate batches. Batch statistics cover the whole batch, over all devices if it is sharded. In
-    a conditional model, generated images have the labels of the real ones, and the discriminator is given the labels.
+    a conditional model, generated images have the labels of the real ones, and the discriminator gets the labels.
 
     Args:
-        config: k is `discriminator_steps`. The batch holds k · `batch_size` images; for a conditional model it is
-            (images, labels).
-        batch_sharding: how the batch lies on the devices (`sharding.along_batch`). Generated images then lie in the
-            same way. Pass it whenever the batch is split over devices: without it, XLA computes the generated images,
-            and everything that follows from them, in full on every device.
+        config: the run's configuration. k is `discriminator_steps`. The batch holds k · `batch_size` images, uint8; for
+            a conditional model it is (images, labels).
+        batch_sharding: the placement of the batch on the devices (`sharding.along_batch`). Generated images get the
+            same placement. Pass it whenever the batch is split over devices: without it, XLA computes the generated
+            images, and everything that depends on them, in full on every device.
 
     Returns:
-        step(state, batch, key) -> (state, metrics), pure; the caller jits it. `key` is the key of the run: step t uses
-        fold_in(key, t), where t is `state.step`. Metrics: `discriminator_loss` of the last discriminator update,
-        `generator_loss`, and the mean probabilities that the discriminator gave, `real_probability` and
-        `generated_probability`.
+        step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key: step
+        t uses fold_in(key, t), where t is `state.step`. Metrics: `discriminator_loss` of the last discriminator update,
+        `generator_loss`, and the mean probabilities of being real that the discriminator gives to real and generated
+        images, `real_probability` and `generated_probability`.
 
     Source:
         Goodfellow et al. 2014, algorithm 1, as He et al. print it.
@@ -113,7 +117,7 @@ def make_train_step(
         return logits, updated["batch_stats"]
 
     def slope(params: Any, statistics: Any, x: Array, labels: Array | None) -> Array:
-        """The mean squared norm of the logits' gradient with respect to the images."""
+        """Returns the mean squared norm of the logits' gradient with respect to the images."""
         gradient = jax.grad(lambda x: jnp.sum(judge(params, statistics, x, labels)[0]))(x)
         return jnp.mean(jnp.sum(gradient**2, axis=(1, 2, 3)))
 
@@ -167,7 +171,7 @@ def make_train_step(
         loss, gradient = jax.value_and_grad(objective)(state.generator)
         updates, optimizer_state = optimizer.update(gradient, state.generator_optimizer)
         params = optax.apply_updates(state.generator, updates)
-        # The first steps use a shorter memory; otherwise the initial weights would stay for 1 / (1 - decay) steps.
+        # The first steps use a smaller decay. Otherwise the initial weights would dominate for 1 / (1 - decay) steps.
         step = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.average_decay, (1 + step) / (10 + step))
         state = state._replace(
@@ -188,7 +192,7 @@ def make_train_step(
         images = augment(config, batch, augment_key)
         metrics: Metrics = {}
         for i, latent_key in enumerate(latent_keys):
-            # With stride k, the slices of a sharded batch stay on their devices.
+            # Slices with stride k keep each image of a sharded batch on its device.
             part = None if labels is None else labels[i::k]
             state, metrics = update_discriminator(state, images[i::k], part, latent_key, state.step % R1_EVERY == 0)
         state, generator_metrics = update_generator(state, None if labels is None else labels[::k], generator_key)
@@ -205,7 +209,7 @@ def _split_batch(model: ModelConfig, batch: Any) -> tuple[Any, Any]:
         return batch, None
     if not isinstance(batch, tuple) or len(batch) != 2 or batch[1].shape != batch[0].shape[:1]:
         raise ValueError(
-            f"the model has {model.num_classes} classes: pass `batch` as (images, labels), one label an image"
+            f"the model has {model.num_classes} classes: pass `batch` as (images, labels), one label for each image"
         )
     return batch
 
@@ -215,19 +219,22 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def prior_from_state(state: GANState, config: TrainConfig) -> Prior:
-    """Makes the prior of a training state: the moving average of the generator, with batch statistics of its own.
+    """Makes the prior of a training state from the moving average of the generator.
 
-    The statistics come from 1,024 latents of a fixed key, so the same state always gives the same prior.
+    The average gets its own batch statistics. They come from 1,024 latents of a fixed key, so the same state always
+    gives the same prior.
     """
     params = averaged_params(config.model, state.average, state.discriminator, state.discriminator_statistics)
-    # A training step may be handed its state's buffers to reuse; the prior keeps copies.
+    # Copies, because a training step may reuse the buffers of its state.
     return prior_from_params(jax.tree.map(jnp.copy, params), config.model)
 
 
 def _picture(config: TrainConfig, state: GANState, _: Any, key: PRNGKeyArray) -> UInt8[np.ndarray, "h w 3"]:
-    """Images of the average generator at fixed latents; one class a row where there are classes."""
+    """Shows images of the average generator at fixed latents; in a conditional model, one class in each row."""
     prior = prior_from_state(state, config)
-    images = generate(prior, draw_latents(config.model, key, SAMPLES, row_labels(prior.num_classes, SAMPLES, COLUMNS)))
+    images = generate(
+        prior, draw_latents(config.model, key, NUM_SAMPLES, row_labels(prior.num_classes, NUM_SAMPLES, COLUMNS))
+    )
     return figures.tile(np.asarray(images), columns=COLUMNS)
 
 

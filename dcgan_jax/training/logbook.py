@@ -1,4 +1,4 @@
-"""The folder of a training run while it grows: record, metrics, samples, checkpoints. The first process keeps it."""
+"""Writes the folder of a training run: record, metrics, samples, checkpoints. Only the first process writes."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,9 @@ SAMPLES = "samples"
 
 
 class Logbook:
-    """What the loop tells of a run. This one is silent, as on all processes but the first.
+    """The interface through which the loop reports on a run.
+
+    The methods of this class do nothing. All processes but the first use it.
 
     Attributes:
         rollbacks: the steps to which the run went back so far; the same on every process.
@@ -42,65 +44,73 @@ class Logbook:
     restored: Any = None
 
     def begin(self) -> None:
-        """Writes the record, and drops what was written after the state that the run continues from."""
+        """Writes the run's record, and drops metrics of steps after the restored state."""
 
     @contextlib.contextmanager
     def open(self, window: range | None, progress: bool) -> Iterator[None]:
-        """Opens what the steps write to. The steps in `window` are traced."""
+        """Opens the files that the steps write. The steps in `window` are profiled."""
         yield
 
     def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
-        """Makes the function that measures states, if the recipe has one."""
+        """Makes the function that measures states, if the recipe has measures."""
 
     def before(self, step: int, previous: Any) -> None:
-        """Called before a step, with something that the step before it has computed."""
+        """The loop calls this before each step. `previous` is an output of the step before, for the profiler."""
 
     def after(self) -> None:
-        """Called after a step."""
+        """The loop calls this after each step."""
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The time in this block does not count as training."""
+        """Excludes the time in this block from the training speed."""
         yield
 
     def report(self, step: int, losses: dict[str, float], measured: Any) -> None:
-        """Shows the losses after a step, and writes them if they are due or if there is a state to measure."""
-
-    def sample(self, step: int, state: Any, images: UInt8[np.ndarray, "n h w c"], key: PRNGKeyArray) -> None:
-        """Writes a picture of what the networks make after a step.
+        """Shows the losses of a step. Writes them if they are due.
 
         Args:
             step: the number of steps done.
-            state: after this step.
-            images: of the training set.
-            key: of the picture; the same one for all steps shows the same latents.
+            losses: the metrics of the step.
+            measured: the state to measure; None if no measurement is due. Its measures are written too.
+        """
+
+    def sample(self, step: int, state: Any, images: UInt8[np.ndarray, "n h w c"], key: PRNGKeyArray) -> None:
+        """Writes a picture of the networks' output.
+
+        Args:
+            step: the number of steps done.
+            state: the state after this step.
+            images: the training images.
+            key: random key of the picture. The same key for all steps shows the same latents.
         """
 
     def save(self, state: Any) -> None:
-        """Saves a state. In a bucket it is there when this returns; a local folder is written while training runs."""
+        """Saves a state. A bucket has it when this returns. A local checkpoint is written while training continues."""
 
     def wait(self) -> None:
-        """Waits until everything that was saved is on disk."""
+        """Waits until all saved states are on disk."""
 
     def go_back(self) -> Any:
-        """Records a rollback to the newest saved state, and returns that state; None where there is no folder."""
+        """Records a rollback to the newest saved state, and returns that state. This class returns None."""
 
 
 class FolderLogbook(Logbook):
     """The logbook of the first process."""
 
-    def __init__(self, copy: RunCopy, recipe: Recipe, config: RunConfig, data: dict[str, Any]):
+    def __init__(self, copy: RunCopy, recipe: Recipe, config: RunConfig, data: dict[str, Any]) -> None:
         self._copy, self._folder, self._recipe, self._config = copy, copy.folder, recipe, config
-        name = copy.url or str(copy.folder)  # as the user knows it
+        name = copy.url or str(copy.folder)  # the name that the user gave
         self._record = _claim(Run(copy.folder, config.KIND, config.to_json(), data), config, name)
         self.rollbacks = self._record.rollbacks
         self.restored = restore(self._folder, config, recipe.init)
         start = self._start = 0 if self.restored is None else int(self.restored.step)
         if start > config.num_steps:
-            raise UserError(f"{name} has done {start} steps already and `num_steps` is {config.num_steps}: raise it")
+            raise UserError(
+                f"{name} has done {start} steps already, but `num_steps` is {config.num_steps}: raise `num_steps`"
+            )
 
     def begin(self) -> None:
-        for unfinished in self._folder.rglob(".*.partial"):  # of a process that was killed
+        for unfinished in self._folder.rglob(".*.partial"):  # left behind by a killed process
             unfinished.unlink()
         write_run(self._record)
         self._forget_after(self._start)
@@ -176,7 +186,7 @@ class FolderLogbook(Logbook):
         return state
 
     def _forget_after(self, step: int) -> None:
-        """Drops the lines that an interrupted run wrote after the checkpoint that it continues from."""
+        """Drops the lines of metrics after `step`."""
         path = self._folder / METRICS
         if path.is_file():
             lines = journal.read_whole(path, lambda line: int(line["step"]))
@@ -185,16 +195,16 @@ class FolderLogbook(Logbook):
 
 @contextlib.contextmanager
 def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[str, Any]) -> Iterator[Logbook]:
-    """Opens the folder of a run, new or to be continued, local or in a bucket; silent on all processes but the first.
+    """Opens the folder of a new or an existing run. All processes but the first get a logbook that does nothing.
 
     Args:
-        run: the folder.
-        recipe: what is trained.
-        config: how.
-        data: what `describe_data` says of the images.
+        run: the folder, local or in a bucket.
+        recipe: the recipe of the network.
+        config: the run's configuration.
+        data: the result of `describe_data`.
 
     Raises:
-        UserError: the folder holds something else, or a run of another configuration or on other data. It is raised
+        UserError: the folder holds other files, or a run with another configuration or other data. The error is raised
             on every process.
     """
     with contextlib.ExitStack() as stack:
@@ -210,7 +220,13 @@ def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[
 
 
 def describe_data(source: str | Path, prepared: PreparedSet, split: str) -> dict[str, Any]:
-    """Returns what a run records of its images."""
+    """Returns the description of the images that a run's record holds.
+
+    Args:
+        source: the prepared set as the user gave it, a path or a URL.
+        prepared: the set.
+        split: the split that is trained on.
+    """
     manifest = prepared.manifest
     data = {
         "path": str(source),
@@ -225,12 +241,12 @@ def describe_data(source: str | Path, prepared: PreparedSet, split: str) -> dict
 
 
 def _claim(run: Run, config: RunConfig, name: str) -> Run:
-    """Makes the folder of a new run, or checks that the folder holds this run; returns its record."""
+    """Makes the folder of a new run, or checks that the folder holds this run. Returns the run's record."""
     folder = run.folder
     if (folder / RECORD).is_file():
         there = read_run(folder)
         differing = differences(there.settings(type(config)), config)
-        differing += [f"data {key}" for key in ("split", "sha256") if there.data.get(key) != run.data[key]]
+        differing += [f"data {name}" for name in ("split", "sha256") if there.data.get(name) != run.data[name]]
         if differing:
             raise UserError(
                 f"{name} holds a run that differs in {', '.join(differing)}: continue it with its own settings, "

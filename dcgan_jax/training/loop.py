@@ -1,8 +1,8 @@
-"""The training loop: batches in order, steps, reports, checkpoints, resume.
+"""The training loop: batches, steps, reports, checkpoints and resuming.
 
-The folder of a run holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), the same for TensorBoard in
-`tensorboard/`, `samples/STEP.png` and `checkpoints/`. The same command on the same folder continues after the last
-checkpoint.
+The folder of a run holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), the same metrics for
+TensorBoard in `tensorboard/`, `samples/STEP.png` and `checkpoints/`. The same command with the same folder continues
+after the last checkpoint.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from dcgan_jax.data import batch_indices, feeding, open_prepared
 from dcgan_jax.errors import DivergedError, Preempted, UserError
 from dcgan_jax.parallel import distributed, sharding
 from dcgan_jax.training import divergence, logbook
-from dcgan_jax.training.batches import batch_reader, check_images, check_labels, order_of
+from dcgan_jax.training.batches import batch_reader, order_of, training_images, training_labels
 from dcgan_jax.training.config import RunConfig
 from dcgan_jax.training.recipe import Recipe
 from dcgan_jax.training.schedule import due
@@ -35,15 +35,16 @@ def train(
 ) -> Any:
     """Trains on a prepared set, or continues the run in the folder.
 
-    In a job of several processes, all of them call it in the same way. Only the first needs the run's folder.
+    In a job of several processes, all processes call this with the same arguments. Only the first needs the run's
+    folder.
 
     Args:
-        recipe: what is trained: the `RECIPE` of `gan`, `encoder` or `context_encoder_training`.
-        config: how; of the class `recipe.config`.
-        data: a prepared set (`dcgan-jax prepare`), local or in a bucket. Every host needs one.
+        recipe: the `RECIPE` of `gan`, `encoder` or `context_encoder_training`. It selects the network to train.
+        config: the run's configuration, an instance of `recipe.config`.
+        data: a prepared set (`dcgan-jax prepare`), local or in a bucket. Every host needs a copy.
         run: the run's folder, local or in a bucket.
-        split: which images of the set.
-        profile_steps: range(20, 30) traces the steps from step 20 to step 30 into RUN/profile.
+        split: the split of the set to train on.
+        profile_steps: steps to profile into RUN/profile. range(20, 30) means those from step 20 to step 30.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -51,17 +52,19 @@ def train(
 
     Raises:
         UserError: set, configuration and folder do not fit together.
-        DivergedError: a loss, or a state that is about to be saved, is not finite, and all `rollbacks` of the
-            configuration are used. The last checkpoint is from before.
-        Preempted: SIGTERM came. The state is saved.
+        DivergedError: a loss or a state to be saved is not finite, and all `rollbacks` of the configuration are used.
+            The last checkpoint is finite.
+        Preempted: the process received SIGTERM. The state is saved.
     """
     # ---------------------------------------------------------------- inputs
     prepared = open_prepared(data)
-    images, labels = check_images(config, prepared, split), check_labels(config, prepared, split)
+    images, labels = training_images(config, prepared, split), training_labels(config, prepared, split)
     batch_indices(0, config.images_per_step, len(images), config.seed)  # refuses a set that is too small
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
-        raise UserError(f"`batch_size` {config.batch_size} does not divide over {mesh.size} devices: use a multiple")
+        raise UserError(
+            f"`batch_size` is {config.batch_size}, which does not divide over {mesh.size} devices: use a multiple"
+        )
     _check_window(profile_steps, 0, config.num_steps)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
 
@@ -94,7 +97,7 @@ def train(
             order = order_of(t, rollbacks)
             key = jax.random.fold_in(step_key, order) if order else step_key
             state, metrics = step(state, next(feed), key)
-            # Waiting for the step before keeps the device busy and the queue short.
+            # Waiting for the previous step keeps the device busy and the queue short.
             jax.block_until_ready(previous)
             previous = metrics
             t += 1
@@ -103,7 +106,7 @@ def train(
             book.after()
             try:
                 if any(now):
-                    losses = divergence.read_metrics(metrics, t, saved)
+                    losses = divergence.fetch_metrics(metrics, t, saved)
                     if now.save:
                         divergence.check_state(state, t, saved)
                     with book.paused():
@@ -115,8 +118,8 @@ def train(
                     saved = t if now.save else saved
             except DivergedError as error:
                 if saved is None or len(rollbacks) >= config.rollbacks:
-                    half = " or train in float32" if config.compute_dtype != "float32" else ""
-                    raise DivergedError(f"{error}: lower `learning_rate`{half}") from None
+                    float32 = " or train in float32" if config.compute_dtype != "float32" else ""
+                    raise DivergedError(f"{error}: lower `learning_rate`{float32}") from None
                 state = distributed.from_first(book.go_back() or jax.device_get(state))
                 t = saved = int(state.step)
                 rollbacks = [*rollbacks, t]
@@ -127,12 +130,12 @@ def train(
                 )
             if stopping and t < config.num_steps:
                 book.wait()
-                raise Preempted(f"stopped by SIGTERM after step {t}, which is saved: the same command continues")
+                raise Preempted(f"stopped by SIGTERM after step {t}, which is saved: run the same command to continue")
     return state
 
 
 def jit_step(make_step: Callable[..., Callable], config: RunConfig, mesh: jax.sharding.Mesh) -> Callable:
-    """Jits the training step of a configuration. Its batch is split over the devices; it donates its state."""
+    """Jits the training step of a configuration. Splits its batch over the devices, and donates its state."""
     everywhere, along_batch = sharding.replicated(mesh), sharding.along_batch(mesh)
     return jax.jit(
         make_step(config, along_batch),
@@ -143,7 +146,7 @@ def jit_step(make_step: Callable[..., Callable], config: RunConfig, mesh: jax.sh
 
 
 def _first_state(recipe: Recipe, config: RunConfig, key: jax.Array) -> Any:
-    """A new state on the host, with pretrained weights if the recipe loads any."""
+    """Returns a new state on the host, with pretrained weights if the recipe loads any."""
     state = jax.jit(lambda key: recipe.init(config, key))(key)
     return jax.device_get(recipe.warm_start(config, state) if recipe.warm_start else state)
 
@@ -151,5 +154,5 @@ def _first_state(recipe: Recipe, config: RunConfig, key: jax.Array) -> Any:
 def _check_window(window: range | None, start: int, end: int) -> None:
     if window is not None and not start <= window.start < window.stop <= end:
         raise UserError(
-            f"`profile_steps` is {window.start}:{window.stop}; choose steps among {start}:{end}, which this run does"
+            f"`profile_steps` is {window.start}:{window.stop}; choose steps among {start}:{end}, the steps of this call"
         )

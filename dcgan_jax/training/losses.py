@@ -11,10 +11,10 @@ def discriminator_loss(
     """Returns the discriminator's loss.
 
     Args:
-        real_logits: its logits for real images.
-        generated_logits: its logits for generated images.
-        kind: "hinge", E max(0, 1 − real) + E max(0, 1 + generated) (Lim, Ye 2017); any other,
-            −E log D(x) − E log(1 − D(G(z))), with D the sigmoid of the logit (Goodfellow et al. 2014, equation 1).
+        real_logits: the discriminator's logits for real images.
+        generated_logits: the discriminator's logits for generated images.
+        kind: "hinge" is E max(0, 1 − real) + E max(0, 1 + generated) (Lim, Ye 2017). Any other kind is
+            −E log D(x) − E log(1 − D(G(z))), where D is the sigmoid of the logit (Goodfellow et al. 2014, equation 1).
     """
     if kind == "hinge":
         return jnp.mean(jax.nn.relu(1 - real_logits)) + jnp.mean(jax.nn.relu(1 + generated_logits))
@@ -26,9 +26,9 @@ def generator_loss(generated_logits: Float[Array, " n"], kind: str) -> Float[Arr
 
     Args:
         generated_logits: the discriminator's logits for generated images.
-        kind: "saturating", E log(1 − D(G(z))), as He et al. print Goodfellow's algorithm; "non_saturating",
-            −E log D(G(z)), whose gradient does not vanish while the discriminator wins (Goodfellow et al. 2014,
-            section 3); or "hinge", the negative mean logit (Lim, Ye 2017).
+        kind: "saturating" is E log(1 − D(G(z))), as He et al. print Goodfellow's algorithm. "non_saturating" is
+            −E log D(G(z)), whose gradient does not vanish when the discriminator is right (Goodfellow et al. 2014,
+            section 3). "hinge" is the negative mean logit (Lim, Ye 2017).
     """
     if kind == "hinge":
         return -jnp.mean(generated_logits)

@@ -1,4 +1,4 @@
-"""Measures of a generator that need no other network: distance, diversity, held-out inversion."""
+"""Measures of a generator that need no pretrained network: distance, diversity, inversion of held-out images."""
 
 import functools
 import warnings
@@ -23,10 +23,10 @@ from dcgan_jax.priors.labels import label_entries, with_label
 from dcgan_jax.priors.prior import Prior, generate, sample_latents
 from dcgan_jax.training.recipe import Measure
 
-COUNT = 1024  # images to compare, generated and real, if the set has as many
-INVERTED = 16  # held-out images to search for
+COUNT = 1024  # most generated images to compare with as many real ones
+INVERTED = 16  # most held-out images to invert
 INVERSION = InpaintConfig(num_steps=200, prior_weight=0.0)
-HELD_OUT = ("validation", "test")  # splits, by preference
+HELD_OUT = ("validation", "test")  # splits in order of preference
 
 
 def inversion_psnr(
@@ -35,16 +35,17 @@ def inversion_psnr(
     key: PRNGKeyArray,
     config: InpaintConfig = INVERSION,
 ) -> Float[np.ndarray, " n"]:
-    """Returns how well the prior represents images: the PSNR of the best image that a search finds for each.
+    """Measures how well a prior can represent images: the PSNR of the best image that a search finds for each.
 
-    It is the library's own latent search, with every pixel known and of weight 1. No completion of this prior, before
-    its blend, can be much better. Images that the prior was not trained on tell most.
+    The search is the latent search of `inpaint`, with every pixel known and of weight 1. Completions of this prior
+    cannot be much better before they are blended. Use images that the prior was not trained on.
 
     Args:
-        prior: from `load_prior`, or any decoder.
+        prior: the prior.
         images: uint8, or floats in [−1, 1], of the prior's size.
-        key: image i starts at a latent drawn with fold_in(key, i).
-        config: of the search; by default 200 steps without the prior loss. `restarts` and `window` are not used.
+        key: random key. The search for image i starts at a latent drawn with fold_in(key, i).
+        config: the configuration of the search; by default 200 steps without the prior loss. `restarts` and `window`
+            are not used.
 
     Returns:
         PSNR of the whole image in dB.
@@ -63,7 +64,7 @@ def inversion_psnr(
 
 
 def held_out(prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
-    """Returns the images of a set that training on `split` does not see: the validation split, else the test split."""
+    """Returns held-out images of a set that is trained on `split`: the validation split, else the test split."""
     for name in HELD_OUT:
         if name != split and name in prepared.manifest["splits"] and len(prepared.split(name)):
             return prepared.split(name)
@@ -74,19 +75,21 @@ def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split
     """Builds the function that measures the states of a run. All runs on a set use the same real images.
 
     Args:
-        prior_of: makes the prior of a state.
+        prior_of: state -> its prior.
         prepared: the set of the run.
-        split: the training images.
-        key: of latents, patches and searches; all states use the same ones.
+        split: the split of the training images.
+        key: random key of latents, patches and searches. All states use the same ones.
 
     Returns:
-        measure(state) -> numbers by name. They compare n generated images with n real ones; n is 1,024, or as many as
-        the set allows. A number for which the set is too small is left out.
+        measure(state) -> numbers by name. They compare n generated images with n training images. n is 1,024, or fewer
+        if the set is small. A number is left out if the set is too small for it.
 
-        - `swd`: the mean of `sliced_wasserstein` to n training images. `swd_floor`: the same between these and n other
-          real images: held-out ones if there are n, else training images (n is then at most half of those).
-        - `ms_ssim`: the `diversity` of the generated images. `ms_ssim_real`: that of the training images.
-        - `inversion_psnr`: the mean of `inversion_psnr` over 16 held-out images, or as many as there are.
+        - `swd`: the mean of `sliced_wasserstein` between generated and training images.
+        - `swd_floor`: the same between the training images and n other real images. These are held-out images if there
+          are n of them, else further training images; n is then at most half their number.
+        - `ms_ssim`: the `diversity` of the generated images.
+        - `ms_ssim_real`: the `diversity` of the training images.
+        - `inversion_psnr`: the mean of `inversion_psnr` over 16 held-out images, or all if there are fewer.
 
     Warns:
         UserWarning: the set has no held-out image, so `inversion_psnr` is left out.
@@ -135,12 +138,12 @@ def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split
 
 @functools.partial(jax.jit, static_argnames="config")
 def _inversions(prior: Prior, images: Array, keys: PRNGKeyArray, config: InpaintConfig) -> Array:
-    """The best image that a search finds for each image."""
+    """Returns the best image that a search finds for each image."""
     weights = jnp.ones(images.shape[1:3], images.dtype)
 
     def one(image: Array, key: PRNGKeyArray) -> Found:
         latent = prior.sample_latents(key, 1)[0]
-        if prior.num_classes:  # the search finds the label, too
+        if prior.num_classes:  # the search also finds the label
             latent = with_label(latent, label_entries(prior.num_classes, jnp.asarray(-1), latent.dtype))
         return search(prior, config, Problem(image, weights), Point(latent))
 

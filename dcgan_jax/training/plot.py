@@ -11,10 +11,10 @@ PLOT = "losses.png"
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Reads the metrics of a run, one dictionary a line. A line that is still being written is left out.
+    """Reads the metrics of a run, one dictionary for each line. A line that is still being written is left out.
 
     Raises:
-        UserError: there is no such run, it has no line yet, or a line is damaged.
+        UserError: there is no such run, it has no metrics yet, or a line is damaged.
     """
     path = run / METRICS
     if not path.is_file():
@@ -33,14 +33,14 @@ def _numbers(line: journal.Line) -> dict[str, float]:
 def plot(run: Path) -> Path:
     """Draws the metrics of a run over its steps into RUN/losses.png.
 
-    Losses, probabilities, speed and measures of the generator have a panel each. Measures of real images are beside
-    those of generated ones.
+    Losses, probabilities, speed and each measure of the generator have a panel of their own. A measure of real images
+    is in the panel of the same measure of generated images.
 
     Returns:
         The path of the picture.
 
     Raises:
-        UserError: there is nothing to draw, or Matplotlib is not installed.
+        UserError: there are no metrics to draw, or Matplotlib is not installed.
     """
     lines = read_metrics(run)
     try:
@@ -49,7 +49,7 @@ def plot(run: Path) -> Path:
     except ImportError as error:
         raise UserError("`plot` draws with Matplotlib: pip install 'dcgan-jax[plot]'") from error
 
-    panels: dict[str, list[str]] = {}  # names by their last word: losses share an axis, as do probabilities
+    panels: dict[str, list[str]] = {}  # names by their last word, so losses share an axis
     for name in dict.fromkeys(name for line in lines for name in line):
         if name not in ("step", "images"):
             measured = name.removesuffix("_floor").removesuffix("_real")
@@ -60,7 +60,7 @@ def plot(run: Path) -> Path:
     for axis, names in zip(axes, panels.values(), strict=True):
         for name in names:
             points = [(line["step"], line[name]) for line in lines if name in line]
-            few = {"marker": "."} if len(points) <= 30 else {}  # a lone point has no line
+            few = {"marker": "."} if len(points) <= 30 else {}  # without a marker, a single point is invisible
             axis.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1, **few)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")

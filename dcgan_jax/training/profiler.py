@@ -1,4 +1,4 @@
-"""A trace of some training steps, for TensorBoard's profiler."""
+"""Profiles some training steps for TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ PROFILE = "profile"
 
 
 class Profiler:
-    """Traces a window of training steps into RUN/profile, once. Use it as a context around the loop."""
+    """Profiles a window of training steps into RUN/profile. Use it as a context manager around the loop."""
 
-    def __init__(self, run: Path, window: range | None):
+    def __init__(self, run: Path, window: range | None) -> None:
         self._folder, self._window, self._tracing = run / PROFILE, window or range(0), False
 
     def __enter__(self) -> "Profiler":
@@ -22,7 +22,7 @@ class Profiler:
             jax.profiler.stop_trace()
 
     def before(self, step: int, done: Any) -> None:
-        """Starts or stops the trace if it is time. It then waits for `done`, which belongs to the step before."""
+        """Starts or stops the profile at the ends of the window. First waits for `done`, an output of the last step."""
         if step == self._window.start != self._window.stop:
             jax.block_until_ready(done)
             jax.profiler.start_trace(self._folder)

@@ -1,6 +1,6 @@
-"""What the training loop must know of what it trains.
+"""A recipe: the functions through which the training loop trains one kind of network.
 
-Each kind of training has one `RECIPE` in its own file: `gan`, `encoder`, and `baselines.context_encoder_training`.
+Each kind has a `RECIPE` in its own file: `gan`, `encoder` and `baselines.context_encoder_training`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from dcgan_jax.data import PreparedSet
 from dcgan_jax.images import figures
 from dcgan_jax.training.config import RunConfig
 
-SAMPLES = 64  # images in a picture of generated images
+NUM_SAMPLES = 64  # images in a picture of generated images
 SHOWN = 16  # images in a picture of completed images
 
 Metrics = dict[str, Float[Array, ""]]
@@ -26,19 +26,28 @@ class Measure(Protocol):
 
 
 class Recipe(NamedTuple):
-    """How one kind of thing is trained. A state is a NamedTuple of arrays; its `step` counts the steps done."""
+    """The functions that train one kind of network. A state is a NamedTuple of arrays; `step` counts its steps done.
+
+    Attributes:
+        config: the class of the run's configuration.
+        init: (config, key) -> the first state.
+        make_step: (config, batch_sharding) -> the training step, step(state, batch, key) -> (state, metrics).
+        picture: (config, state, images, key) -> a picture of the networks' output.
+        measures: (config, set, split, key) -> a function that measures states; None if there are no measures.
+        warm_start: (config, state) -> the state with pretrained weights; None if there are none to load.
+    """
 
     config: type[RunConfig]
-    init: Callable[[Any, PRNGKeyArray], Any]  # (config, key) -> the first state
-    make_step: Callable[..., Callable]  # (config, batch_sharding) -> step(state, batch, key) -> (state, metrics)
-    picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]  # (config, state, images, key)
-    measures: Callable[[Any, PreparedSet, str, PRNGKeyArray], Measure] | None = None  # (config, set, split, key)
-    warm_start: Callable[[Any, Any], Any] | None = None  # (config, state) -> the state with pretrained weights
+    init: Callable[[Any, PRNGKeyArray], Any]
+    make_step: Callable[..., Callable]
+    picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]
+    measures: Callable[[Any, PreparedSet, str, PRNGKeyArray], Measure] | None = None
+    warm_start: Callable[[Any, Any], Any] | None = None
 
 
 def completion_rows(
     images: Shaped[np.ndarray, "n h w c"], holes: Bool[np.ndarray, "n h w"], completed: Shaped[np.ndarray, "n h w c"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Tiles images, masked images and completed images side by side, four triples a row."""
+    """Tiles each image, its masked view and its completion side by side. A row holds four such triples."""
     rows = np.stack([images, figures.masked_view(images, holes), completed], axis=1)
     return figures.tile(rows.reshape(-1, *images.shape[1:]), columns=12)

@@ -1,4 +1,4 @@
-"""When a training run reports, samples, measures and saves."""
+"""The steps after which a training run reports, samples, measures and saves."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from dcgan_jax.training.config import RunConfig
 
 
 class Due(NamedTuple):
-    """What is due after a step."""
+    """The actions that are due after a step."""
 
     log: bool  # a line of metrics
     sample: bool  # a picture
@@ -15,7 +15,10 @@ class Due(NamedTuple):
 
 
 def due(config: RunConfig, step: int, stopping: bool) -> Due:
-    """Returns what is due after `step` steps. The last step does everything; a stopped run is saved."""
+    """Returns the actions that are due after `step` steps.
+
+    After the last step, log, sample and save are all due. A run that is `stopping` is saved.
+    """
     last = step == config.num_steps
     return Due(
         log=last or step % config.log_every == 0,

@@ -25,7 +25,7 @@ IMAGES = RNG.integers(0, 256, (8, 32, 32, 1), np.uint8)
 
 @pytest.fixture(scope="module")
 def state():
-    """Weights of a new run, but the statistics of a trained one."""
+    """A state with initial weights and the batch statistics of a trained network."""
     state = plain.quick_jit(context_encoder_training.init_state, static_argnums=0)(CONFIG, jax.random.key(0))
     rng = np.random.default_rng(1)
     statistics = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), state.encoder_statistics)
@@ -38,7 +38,7 @@ def encoder(state):
 
 
 def paint(params, statistics, known, hole):
-    """The network from XLA's own convolutions, with the statistics given or the batch's own."""
+    """The network built from XLA's own convolutions, with given batch statistics or the batch's own."""
     x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
     depth = len(CONFIG.widths)
     for i in range(depth):
@@ -46,7 +46,7 @@ def paint(params, statistics, known, hole):
         x, _ = plain.batch_norm(x, params[f"down_norm_{i}"], statistics and statistics[f"down_norm_{i}"])
         x = jnp.where(x > 0, x, 0.2 * x)
     flat = x.reshape(x.shape[0], 16, -1)
-    # Each channel's 4×4 positions see one another, and no other channel.
+    # Each of the 4×4 positions of a channel depends on the others, and on no other channel.
     wise = [flat[:, :, c] @ params["channel_wise"][:, :, c] for c in range(flat.shape[-1])]
     x = jnp.stack(wise, axis=-1).reshape(x.shape) @ params["across_channels"]["kernel"]
     for i in range(depth):
@@ -65,7 +65,7 @@ def paint(params, statistics, known, hole):
 quick_paint = plain.quick_jit(paint)
 
 
-def test_it_paints_what_the_network_says(state, encoder):
+def test_completions_are_the_output_of_the_plain_network(state, encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     painted = quick_paint(state.encoder, state.encoder_statistics, np.where(holes[..., None], 0, floats), holes)
@@ -77,7 +77,7 @@ def test_it_paints_what_the_network_says(state, encoder):
     assert np.abs(levels[holes] - (np.asarray(painted)[holes] + 1) * 127.5).max() <= 0.51
 
 
-def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
+def test_hidden_pixels_and_other_images_of_the_batch_have_no_influence(encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     completed = np.asarray(ce.context_encoder(encoder, floats, holes))
@@ -88,7 +88,7 @@ def test_what_lies_in_the_hole_has_no_influence_nor_have_batch_mates(encoder):
     np.testing.assert_array_equal(ce.context_encoder(encoder, others, other_holes)[0], completed[0])
 
 
-def test_every_kind_of_mask_is_met_equally_often():
+def test_every_kind_of_mask_is_drawn_equally_often():
     holes = np.asarray(masks.mixed(jax.random.key(0), 8, 32))
     assert (holes[[0, 4]] == np.asarray(masks.center(32))).all()
     areas = holes.sum((1, 2)) / 32**2
@@ -98,8 +98,8 @@ def test_every_kind_of_mask_is_met_equally_often():
     assert (holes[3] != holes[7]).any() and (holes[2] != holes[6]).any()
 
 
-def test_a_step_reports_and_descends_the_losses(state):
-    """Losses of the step against those of the plain network; the first update of Adam moves by the rate."""
+def test_a_step_reports_the_plain_losses_and_follows_their_gradients(state):
+    """The losses equal the plain network's; Adam's first update has the size of the learning rate."""
     config = dataclasses.replace(CONFIG, adversarial_weight=0.25, num_steps=10)
     key = jax.random.key(3)
     after, metrics = plain.quick_jit(context_encoder_training.make_train_step(config))(state, jnp.asarray(IMAGES), key)
@@ -126,7 +126,7 @@ def test_a_step_reports_and_descends_the_losses(state):
     for name in ("down_0", "channel_wise", "up_2"):
         np.testing.assert_allclose(first_moment[name], 0.5 * gradient[name], atol=2e-5, rtol=2e-3)
     assert after.step == 1
-    # The adversary's own gradient does not pass through the encoder, nor is it stepped at the encoder's rate.
+    # The discriminator's gradient does not reach the encoder, and it has a learning rate of its own.
     moved = np.abs(np.asarray(after.adversary["down_0"] - state.adversary["down_0"]))
     assert np.median(moved) == pytest.approx(config.learning_rate / 10, rel=1e-2)
 
@@ -135,7 +135,9 @@ def test_a_step_reports_and_descends_the_losses(state):
 def run(digits, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "encoder"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context_encoder_training, "SHOWN", len(IMAGES))  # the pictures' program serves other tests
+        patch.setattr(
+            context_encoder_training, "SHOWN", len(IMAGES)
+        )  # other tests use the program that draws the samples
         assert train(digits, run) == 0
         yield run
 
@@ -145,7 +147,7 @@ def train(digits, run, *more):
     return main.main(["train-context-encoder", "--data", str(digits), "--run", str(run), *options.split(), *more])
 
 
-def test_a_run_leaves_pictures_and_resumes_exactly(run, digits, tmp_path, capsys):
+def test_a_run_writes_samples_and_resumes_exactly(run, digits, tmp_path, capsys):
     assert (run / "samples" / "0000004.png").is_file()
     kept = load_state(run, context_encoder_training.RECIPE)[0]
     other = tmp_path / "resumed"
@@ -156,12 +158,12 @@ def test_a_run_leaves_pictures_and_resumes_exactly(run, digits, tmp_path, capsys
     resumed = load_state(other, context_encoder_training.RECIPE)[0]
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The rate falls to 0 over the steps: a longer run is another one.
+    # The learning rate falls to 0 over the run, so a longer run is a different run.
     assert train(digits, run, "--num-steps", "6") == 2
     assert "differs in num_steps (4 there, 6 here)" in capsys.readouterr().err
 
 
-def test_a_file_paints_as_the_run_does(run, tmp_path):
+def test_a_saved_file_completes_as_its_run_does(run, tmp_path):
     encoder = ce.load(run)
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     ce.save(encoder, tmp_path / "encoder.safetensors")
@@ -174,7 +176,7 @@ def test_runs_and_files_of_another_kind_are_refused(run, digits_run, tmp_path, c
     with pytest.raises(UserError, match="is the run of a dcgan, not of a context-encoder"):
         ce.load(digits_run.run)
     assert main.main(["sample", "--prior", str(run), "--out", str(tmp_path / "x.png")]) == 2
-    assert "is the run of a context-encoder, which is no prior" in capsys.readouterr().err
+    assert "is the run of a context-encoder, which has no prior" in capsys.readouterr().err
     assert train(digits_run.data, digits_run.run) == 2
     assert "is the run of a dcgan" in capsys.readouterr().err
     with pytest.raises(UserError, match="its format is 'dcgan_jax prior', not 'dcgan_jax context encoder'"):
@@ -194,7 +196,7 @@ def test_runs_and_files_of_another_kind_are_refused(run, digits_run, tmp_path, c
         ("image_size", 48, "one of 32, 64, 128, 256"),
     ],
 )
-def test_wrong_settings_are_named(field, value, message):
+def test_wrong_settings_are_refused_by_name(field, value, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(CONFIG, **{field: value})
 
@@ -214,7 +216,7 @@ def test_export_writes_the_file_and_a_card(run, tmp_path):
     assert "context encoder" in card and "4 steps, 32 images seen" in card and "32×32 pixels in grey" in card
 
 
-def test_blended_in_it_is_the_poisson_blend_of_what_it_paints(encoder):
+def test_blending_is_the_poisson_blend_of_the_completion(encoder):
     holes = np.array(masks.mixed(jax.random.key(2), 8, 32))
     floats = IMAGES / np.float32(127.5) - 1
     known = np.where(holes[..., None], np.float32(0), floats)

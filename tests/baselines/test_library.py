@@ -1,4 +1,4 @@
-"""What other libraries complete: cases with known solutions, and what is common to all methods."""
+"""Methods of other libraries: cases with known solutions, and rules that hold for all methods."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ IMAGES = RNG.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_known_pixels_stay_and_hidden_ones_are_not_read(method, channels):
+def test_known_pixels_stay_and_hidden_pixels_are_not_read(method, channels):
     images = IMAGES[..., :channels]
     found = method(images, HOLE)
     assert found.dtype == np.uint8 and (found[~HOLE] == images[~HOLE]).all()
@@ -27,14 +27,14 @@ def test_known_pixels_stay_and_hidden_ones_are_not_read(method, channels):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_constant_goes_on(method):
+def test_a_constant_image_is_continued(method):
     images = np.full((2, SIZE, SIZE, 3), 120, np.uint8)
     found = method(np.where(HOLE[..., None], np.uint8(9), images), HOLE).astype(int)
-    assert np.abs(found - 120).max() <= (0 if method is biharmonic else 3)  # OpenCV rounds on the way
+    assert np.abs(found - 120).max() <= (0 if method is biharmonic else 3)  # OpenCV rounds intermediate values
 
 
-def test_a_slope_goes_on_in_the_biharmonic_one():
-    """Linear functions are biharmonic; at the border, where a harmonic fill is flat, it goes on nearly so."""
+def test_the_biharmonic_method_continues_a_slope():
+    """Linear functions are biharmonic. At the border, where a harmonic fill is flat, the slope nearly continues."""
     ramp = np.broadcast_to(10 * np.arange(SIZE)[:, None, None], (SIZE, SIZE, 3)).astype(np.uint8)
     hole = np.zeros((2, SIZE, SIZE), bool)
     hole[0, 8:14, 9:16] = hole[1, :3, 6:18] = True
@@ -44,7 +44,7 @@ def test_a_slope_goes_on_in_the_biharmonic_one():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_missing_and_nothing_known(method):
+def test_images_with_nothing_missing_or_nothing_known_are_completed(method):
     hole = np.zeros((2, SIZE, SIZE), bool)
     hole[1] = True
     found = method(IMAGES, hole)
@@ -52,7 +52,7 @@ def test_nothing_missing_and_nothing_known(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_wrong_input_is_named(method):
+def test_wrong_input_is_refused_by_name(method):
     with pytest.raises(ValueError, match="`images` is float32; pass uint8"):
         method(IMAGES.astype(np.float32), HOLE)
     with pytest.raises(ValueError, match="`hole` is bool"):

@@ -42,14 +42,14 @@ def least_nuclear_norm(channel, hole, penalty=1.0, steps=3000):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_chunks():
-    """The channels of four images take two chunks, and the second one is not full."""
+    """The channels of four images fill one chunk and part of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 9)
         yield
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (9, 17), (17, 9)])
-def test_shrinking_agrees_with_the_singular_value_decomposition(shape):
+def test_shrinking_agrees_with_numpys_singular_values(shape):
     matrix = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     u, s, v = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     for threshold, rank in ((0.0, 0), (s[4] + 0.01, 3), (2 * s[0], 8)):
@@ -58,8 +58,8 @@ def test_shrinking_agrees_with_the_singular_value_decomposition(shape):
         np.testing.assert_allclose(directions, u[:, :rank] @ v[:rank], atol=1e-4)
 
 
-def test_directions_of_rounding_errors_are_left_out():
-    """A spectral norm above 1 would leave the convex problem without a minimum."""
+def test_directions_that_are_only_rounding_errors_are_left_out():
+    """With a spectral norm above 1 the convex problem would have no minimum."""
     matrix = low_rank_images(2)[0, :, :, 0] * 30
     _, directions = shrink(jnp.asarray(matrix), 0.0, 9)
     values = np.linalg.svd(np.asarray(directions, np.float64), compute_uv=False)
@@ -70,14 +70,14 @@ def test_directions_of_rounding_errors_are_left_out():
 
 
 @pytest.mark.parametrize("rank", [2, 3])
-def test_recovers_a_matrix_of_low_rank(rank):
+def test_a_matrix_of_low_rank_is_recovered(rank):
     images, hole = low_rank_images(rank), scattered_holes(0.4)
     found = solve(images, hole, rank=rank, **CLOSE | {"round_steps": 50})
     np.testing.assert_allclose(found.image, images, atol=1e-3)
     assert (np.asarray(found.residual) < 1e-4).all()
 
 
-def test_without_free_values_it_is_the_least_nuclear_norm():
+def test_without_free_singular_values_the_nuclear_norm_is_least():
     images, hole = low_rank_images(6), scattered_holes(0.5)
     found = solve(images, hole, rank=0, **CLOSE)
     for i, c in ((0, 0), (3, 2)):
@@ -107,7 +107,7 @@ def test_every_kind_of_hole_gives_finite_values(solution):
     assert (solution.image[~HOLES] == IMAGES[~HOLES]).all()
 
 
-def test_what_lies_in_the_hole_is_never_read(solution):
+def test_hidden_pixels_are_never_read(solution):
     for value in (np.nan, np.inf, 1e6):
         hidden = np.where(HOLES[..., None], np.float32(value), IMAGES)
         assert (np.asarray(solve(hidden, HOLES).image) == solution.image).all()
@@ -122,11 +122,11 @@ def test_known_pixels_stay_bit_for_bit():
     assert result.dtype == np.uint8 and (result[~HOLES] == levels[~HOLES]).all()
 
 
-def test_batch_mates_and_place_do_not_matter(solution):
+def test_other_images_and_the_place_in_the_batch_have_no_influence(solution):
     order = [3, 0, 2, 1]
     rolled = solve(IMAGES[order], HOLES[order])
     np.testing.assert_allclose(rolled.image, solution.image[order], atol=1e-4)
-    np.testing.assert_array_equal(rolled.image[0], solution.image[3])  # the first of its chunk both times
+    np.testing.assert_array_equal(rolled.image[0], solution.image[3])  # both times the first image of its chunk
     np.testing.assert_array_equal(rolled.num_steps[0], solution.num_steps[3])
     others = np.where((np.arange(4) == 1)[:, None, None, None], IMAGES, 0.5).astype(np.float32)
     np.testing.assert_array_equal(solve(others, HOLES).image[1], solution.image[1])
@@ -134,13 +134,13 @@ def test_batch_mates_and_place_do_not_matter(solution):
 
 def test_a_single_image_agrees_with_the_batch(solution):
     single = solve(IMAGES[2:3], HOLES[2:3])
-    # Another shape may round differently, and the Gram matrix squares the condition: with jax 0.10.1 and 0.12.0 float32
-    # is up to 3.5e-4 from float64 here, after the same number of steps. The solver's own tolerance is 1e-3.
+    # Another shape may round differently, and the Gram matrix squares the condition number. With jax 0.10.1 and 0.12.0
+    # float32 is up to 3.5e-4 from float64 here, after the same number of steps. The solver's own tolerance is 1e-3.
     np.testing.assert_array_equal(single.num_steps[0], solution.num_steps[2])
     np.testing.assert_allclose(single.image[0], solution.image[2], atol=1e-3)
 
 
-def test_all_missing_is_grey_and_none_is_the_image():
+def test_all_missing_gives_grey_and_none_missing_gives_the_image():
     hole = np.zeros((4, SIZE, SIZE), bool)
     hole[0] = True
     found = solve(np.where(hole[..., None], np.float32(np.nan), IMAGES), hole)
@@ -154,14 +154,14 @@ def test_constant_images_stay_constant():
     assert (np.asarray(low_rank(hidden, HOLES)) == images).all()
 
 
-def test_oblong_images_of_one_channel():
+def test_oblong_images_of_one_channel_are_completed():
     rng = np.random.default_rng(2)
     image = np.outer(rng.uniform(0.3, 1, 12), rng.uniform(0.3, 1, 20)).astype(np.float32)[None, :, :, None]
     hole = rng.random((1, 12, 20)) < 0.4
     np.testing.assert_allclose(low_rank(image, hole, rank=1, max_steps=1000), image, atol=2e-3)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     hole = np.zeros((2, 8, 8), bool)
     images = np.zeros((2, 8, 8, 3), np.float32)
     for arguments, settings, name in [

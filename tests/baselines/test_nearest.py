@@ -24,13 +24,13 @@ def by_loops(images, holes, training):
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
-def test_it_is_the_one_that_loops_find(block, monkeypatch):
+def test_the_nearest_image_is_the_one_that_loops_find(block, monkeypatch):
     monkeypatch.setattr(nearest_module, "BLOCK_BYTES", block * 8 * SIZE * SIZE * 3)
     assert nearest_index(IMAGES, HOLES, TRAINING).tolist() == by_loops(IMAGES, HOLES, TRAINING)
 
 
-def test_a_difference_of_one_level_decides_and_the_first_of_several_wins():
-    """Where float32 would not tell: all pixels bright, one of them one level off."""
+def test_one_level_of_difference_decides_and_the_first_of_equals_wins():
+    """All pixels are bright and one differs by one level: float32 could not see that difference."""
     training = np.full((4, SIZE, SIZE, 3), 255, np.uint8)
     training[[0, 1, 3], 0, 0, 0] = 254, 253, 254
     images = np.full((1, SIZE, SIZE, 3), 255, np.uint8)
@@ -47,7 +47,7 @@ def test_a_training_image_finds_itself_and_fills_its_hole():
         assert (np.asarray(nearest(hidden, HOLES, TRAINING, blend=blend)) == chosen).all()
 
 
-def test_it_is_blended_in_or_copied():
+def test_the_hole_is_blended_or_copied():
     floats, training = (x / np.float32(127.5) - 1 for x in (IMAGES, TRAINING))
     chosen = training[by_loops(IMAGES, HOLES, TRAINING)]
     copied = np.asarray(nearest(floats, HOLES, training, blend=False))
@@ -58,13 +58,13 @@ def test_it_is_blended_in_or_copied():
     assert (blended[~HOLES] == floats[~HOLES]).all()
 
 
-def test_what_lies_in_the_hole_is_not_read():
+def test_hidden_pixels_are_not_read():
     floats, training = (x / np.float32(127.5) - 1 for x in (IMAGES, TRAINING))
     hidden = np.where(HOLES[..., None], np.float32(np.nan), floats)
     np.testing.assert_array_equal(nearest(hidden, HOLES, training), nearest(floats, HOLES, training))
 
 
 @pytest.mark.parametrize("training", [TRAINING[:0], TRAINING[:, :8], TRAINING.astype(np.float32)])
-def test_other_training_images_are_refused(training):
+def test_training_images_of_another_shape_or_type_are_refused(training):
     with pytest.raises(ValueError, match="`training` is"):
         nearest(IMAGES, HOLES, training)

@@ -42,7 +42,7 @@ def square(h=H, w=W):
 
 
 def cut(image, size=PATCH):
-    """Each patch by its upper left pixel, in rows."""
+    """All patches, indexed by their upper left pixel."""
     h, w = image.shape[:2]
     return np.stack(
         [image[y : y + size, x : x + size].ravel() for y in range(h - size + 1) for x in range(w - size + 1)]
@@ -51,7 +51,7 @@ def cut(image, size=PATCH):
 
 @pytest.fixture(scope="module")
 def searched():
-    """One level searched to its end, and the patches that were sought."""
+    """One level after its whole search, and the target patches."""
     image, hole = picture(), square()
     level = quick_level(image, hole, PATCH)
     guess = np.where(hole[..., None], picture(seed=1), image)
@@ -59,7 +59,7 @@ def searched():
     return level, cut(guess), jax.tree.map(np.asarray, field)
 
 
-def test_levels_cut_patches_and_know_the_sources(searched):
+def test_levels_hold_the_patches_and_mark_the_sources(searched):
     level, _, _ = searched
     np.testing.assert_array_equal(level.patches, cut(picture()))
     np.testing.assert_array_equal(level.usable, ~cut(square()).any(axis=1))
@@ -77,7 +77,7 @@ def test_votes_count_less_deeper_in_the_hole():
         np.testing.assert_allclose(weight, 1.5**-depth, rtol=1e-5)
 
 
-def test_field_agrees_with_exhaustive_search(searched):
+def test_the_field_agrees_with_exhaustive_search(searched):
     level, patches, field = searched
     usable = np.asarray(level.usable)
     sources = np.flatnonzero(usable)
@@ -86,7 +86,7 @@ def test_field_agrees_with_exhaustive_search(searched):
     assert field.distance[~usable].mean() <= 1.03 * exact[~usable].mean()
 
 
-def test_distances_are_those_of_the_patches_and_sources_are_known(searched):
+def test_distances_are_the_patches_distances_and_sources_are_known(searched):
     level, patches, field = searched
     usable = np.asarray(level.usable)
     assert usable[field.nearest].all()
@@ -112,10 +112,10 @@ def test_a_step_never_worsens_the_field(searched):
 
 
 def test_propagation_spreads_a_planted_match():
-    """What is missing stands elsewhere in the image: one target is told, the others learn it from their neighbours."""
+    """The missing part occurs elsewhere in the image. One target knows its match; the others get it from neighbours."""
     image, hole = picture(), square()
     image[:, 12:] = image[:, :12]
-    hole = np.roll(hole, 10, axis=1)  # columns 18..24 are missing: those that run over stay known
+    hole = np.roll(hole, 10, axis=1)  # columns 18 to 24 are missing; pixels that wrapped round stay known
     hole[:, :12] = False
     level = quick_level(image, hole, PATCH)
     columns = W - PATCH + 1
@@ -124,7 +124,7 @@ def test_propagation_spreads_a_planted_match():
     start = np.asarray(init_field(level, KEY).nearest).copy()
     start[targets] = np.flatnonzero(np.asarray(level.usable))[-1]
     start[told] = told - 12
-    assert told % columns >= 12  # 12 columns to the left is a place in the same row
+    assert told % columns >= 12  # so 12 columns to the left lies in the same row
     field = Field(jnp.asarray(start), jnp.zeros(len(start)))
     result = jax.jit(search, static_argnums=4)(level, image, field, KEY, 2)
     assert (np.asarray(result.distance) == 0).all()
@@ -132,9 +132,9 @@ def test_propagation_spreads_a_planted_match():
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.5])
-def test_vote_agrees_with_plain_loops(sharpness):
+def test_votes_agree_with_plain_loops(sharpness):
     image, hole = picture(), square()
-    hole[:2, :3] = True  # few patches cover a corner
+    hole[:2, :3] = True  # corners, which few patches cover
     level = quick_level(image, hole, PATCH, 1.3)
     usable, weights = np.asarray(level.usable), np.asarray(level.weights, np.float64)
     field = init_field(level, KEY)
@@ -151,7 +151,7 @@ def test_vote_agrees_with_plain_loops(sharpness):
     assert (result[~hole] == image[~hole]).all()
 
 
-def test_a_coarse_field_leads_to_twice_its_offsets():
+def test_a_finer_level_starts_from_twice_the_coarse_offsets():
     rows, columns = 12 - PATCH + 1, 24 - PATCH + 1
     row, column = np.divmod(np.arange(rows**2), rows)
     field = Field(jnp.asarray((row + 1) % rows * rows + (column + 2) % rows), jnp.zeros(rows**2))
@@ -163,7 +163,7 @@ def test_a_coarse_field_leads_to_twice_its_offsets():
 
     found = np.asarray(enlarged(picture(24, 24), np.zeros((24, 24), bool))).reshape(columns, columns)
     own = np.arange(columns**2).reshape(columns, columns)
-    # Away from the border, where parents are those of the middle and nothing wraps round.
+    # Away from the border, where no offset wraps round.
     inner = (slice(4, 10), slice(4, 10))
     np.testing.assert_array_equal((found - own)[inner], 2 * columns + 4)
     assert found.min() >= -1 and found.max() < columns**2
@@ -184,12 +184,12 @@ ODD = 21, 25
 HOLES = np.stack([square(*ODD), *np.zeros((4, *ODD), bool)])
 HOLES[1, :, ODD[1] // 2 :] = True  # half of the image
 HOLES[2, -7:, -9:] = HOLES[2, 0, 0] = True  # corners
-HOLES[3, 7:] = True  # so much that no coarser level has a source
+HOLES[3, 7:] = True  # so much is missing that no coarser level has a source
 
 
 @pytest.fixture(scope="module")
 def completed():
-    """One compiled call serves many tests; the last image has no hole."""
+    """Many tests share this one call; the last image has no hole."""
     images = np.stack([picture(*ODD, seed=i) for i in range(len(HOLES))])
     return images, np.asarray(patch_match(images, HOLES, KEY, **FAST))
 
@@ -201,8 +201,8 @@ def test_known_pixels_keep_their_bits(completed):
     assert np.isfinite(result).all() and (result[HOLES] != 0).any(axis=-1).all()
 
 
-def test_what_is_filled_in_comes_from_the_image(completed):
-    """Means of known pixels lie between the least and the greatest of them."""
+def test_filled_pixels_lie_in_the_range_of_the_known_ones(completed):
+    """A mean of known pixels lies between the least and the greatest of them."""
     images, result = completed
     for image, filled, hole in zip(images, result, HOLES, strict=True):
         assert (filled >= image[~hole].min(axis=0) - 1e-5).all() and (filled <= image[~hole].max(axis=0) + 1e-5).all()
@@ -215,14 +215,14 @@ def test_hidden_pixels_are_not_read(completed, garbage):
     assert (np.asarray(patch_match(hidden, HOLES, KEY, **FAST)) == result).all()
 
 
-def test_same_key_same_result_and_another_key_another(completed):
+def test_the_key_decides_the_result(completed):
     images, result = completed
     assert (np.asarray(patch_match(images, HOLES, KEY, **FAST)) == result).all()
     other = np.asarray(patch_match(images, HOLES, jax.random.key(8), **FAST))
     assert (other[HOLES] != result[HOLES]).any()
 
 
-def test_batch_mates_do_not_matter(completed):
+def test_other_images_of_the_batch_have_no_influence(completed):
     images, result = completed
     others, holes = images[::-1].copy(), HOLES[::-1].copy()
     others[0], holes[0] = images[0], HOLES[0]
@@ -231,13 +231,13 @@ def test_batch_mates_do_not_matter(completed):
     assert (alone == result[:1]).all()
 
 
-def test_each_place_of_a_batch_has_its_own_key(completed):
+def test_each_image_of_a_batch_has_its_own_key(completed):
     images, result = completed
     twice = np.asarray(patch_match(images[[0, 0]], HOLES[[0, 0]], KEY, **FAST))
     assert (twice[0] == result[0]).all() and (twice[1] != result[0]).any()
 
 
-def test_complete_works_under_vmap(completed):
+def test_vmap_agrees_with_the_batch(completed):
     images, _ = completed
     settings = Settings(5, 1, 1, 1, 0.5, 1.3)
     keys = jax.random.split(KEY, 2)
@@ -256,7 +256,7 @@ def test_without_a_hole_nothing_changes():
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_applicable_agrees_with_loops(size):
+def test_applicable_agrees_with_plain_loops(size):
     rng = np.random.default_rng(4)
     holes = rng.random((40, 7, 9)) < np.linspace(0, 1, 40)[:, None, None]
     expected = [
@@ -274,12 +274,12 @@ def test_a_hole_that_leaves_no_patch_is_refused(kind):
     hole = np.zeros((5, 32, 32), bool)
     hole[3] = True if kind == "all" else masks.random(KEY, 32)
     assert applicable(hole).tolist() == [True, True, True, False, True]
-    message = "`hole` of image 3 leaves no whole patch of 5×5 pixels known: PatchMatch has nothing to copy"
+    message = "`hole` of image 3 leaves no patch of 5×5 known pixels to copy"
     with pytest.raises(ValueError, match=re.escape(message)):
         patch_match(images, hole, KEY)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     images, hole = np.zeros((2, 16, 16, 3), np.float32), np.zeros((2, 16, 16), bool)
     for arguments, settings, name in [
         ((images[0], hole[0]), {}, "`images`"),

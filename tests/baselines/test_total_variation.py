@@ -22,7 +22,7 @@ def variation(x):
 
 
 def least_variation(image, hole):
-    """The least total variation: sqrt(.² + epsilon²) by L-BFGS in float64, epsilon made small step by step."""
+    """The least total variation: L-BFGS on sqrt(.² + epsilon²) in float64, with epsilon lowered in stages."""
     image = np.where(hole[..., None], 0, image).astype(np.float64)
 
     def filled(values):
@@ -50,7 +50,7 @@ SIZE = 8
 
 
 def stack():
-    """All four kinds of holes, one at the corner, one of all pixels but one."""
+    """All four kinds of holes, one at a corner, and one that leaves a single pixel."""
     corner, most = np.zeros((2, SIZE, SIZE), bool)
     corner[:4, :3] = corner[-2:, -5:] = True
     most[:] = True
@@ -65,7 +65,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (len(HOLES), SIZE, SIZE, 3)).as
 
 @pytest.fixture(scope="module", autouse=True)
 def small_chunks():
-    """The images of this file take two chunks, and the second one is not full."""
+    """The images of this file fill one chunk and part of a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 4)
         yield
@@ -73,12 +73,12 @@ def small_chunks():
 
 @pytest.fixture(scope="module")
 def solution():
-    """One compiled call serves many tests."""
+    """Many tests share this one call."""
     return jax.tree.map(np.asarray, solve(IMAGES, HOLES))
 
 
 @pytest.mark.parametrize("i", range(len(HOLES)))
-def test_agrees_with_a_smooth_solver(solution, i):
+def test_the_solution_agrees_with_a_smooth_solver(solution, i):
     least = least_variation(IMAGES[i], HOLES[i])
     found = variation(solution.image[i])
     assert found == pytest.approx(solution.total_variation[i], rel=1e-5)
@@ -86,15 +86,15 @@ def test_agrees_with_a_smooth_solver(solution, i):
     assert found - least <= solution.gap[i] + 1e-4
 
 
-def test_the_gap_bounds_the_distance_however_early_it_stops(solution):
+def test_the_gap_bounds_the_error_however_early_the_solver_stops(solution):
     early = solve(IMAGES, HOLES, max_steps=3)
     assert (early.num_steps <= 3).all()
-    # Dual values are lower bounds of any primal one, also of the best one known.
+    # A dual value is a lower bound of every primal value, so also of the best one known.
     assert (early.total_variation - early.gap <= solution.total_variation + 1e-4).all()
     assert (early.gap > solution.gap).any()
 
 
-def test_done_means_within_the_tolerance(solution):
+def test_a_finished_solution_is_within_the_tolerance(solution):
     assert (solution.gap <= 1e-3 * np.maximum(solution.total_variation, 1)).all() and (solution.gap > -1e-4).all()
     closer = solve(IMAGES, HOLES, tolerance=1e-4)
     assert (closer.gap <= 1e-4 * np.maximum(closer.total_variation, 1)).all()
@@ -111,8 +111,8 @@ def test_a_strip_between_two_colours_is_filled_monotonically():
     assert (steps[..., 0] > -1e-3).all() and (steps[..., 1:] < 1e-3).all()
 
 
-def test_a_straight_edge_goes_on_through_a_hole():
-    """Shorter than any way round; a harmonic filling blurs it."""
+def test_a_straight_edge_is_continued_through_a_hole():
+    """The straight edge is the shortest. A harmonic fill would blur it."""
     image, hole = np.full_like(IMAGES, -0.7), np.zeros_like(HOLES)
     image[:, :, 4:] = 0.6
     hole[:, 3:5, 2:6] = True
@@ -122,13 +122,13 @@ def test_a_straight_edge_goes_on_through_a_hole():
 
 
 def test_constant_images_stay_constant():
-    """Also where all pixels but one are missing."""
+    """Even when all pixels but one are missing."""
     image = np.full(IMAGES.shape, 77, np.uint8)
     hidden = np.where(HOLES[..., None], 200, image).astype(np.uint8)
     assert (np.asarray(total_variation(hidden, HOLES)) == image).all()
 
 
-def test_what_lies_in_the_hole_is_never_read(solution):
+def test_hidden_pixels_are_never_read(solution):
     for value in (np.nan, np.inf, 1e6):
         hidden = np.where(HOLES[..., None], np.float32(value), IMAGES)
         assert (np.asarray(solve(hidden, HOLES).image) == solution.image).all()
@@ -142,14 +142,14 @@ def test_known_pixels_stay_bit_for_bit():
     assert result.dtype == np.uint8 and (result[~HOLES] == levels[~HOLES]).all()
 
 
-def test_values_stay_between_those_of_the_rim(solution):
+def test_values_stay_in_the_range_of_the_hole_s_rim(solution):
     for image, given, hole in zip(solution.image, IMAGES, HOLES, strict=True):
         for channel in range(3):
             known = given[~hole][:, channel]
             assert (image[hole][:, channel] >= known.min()).all() and (image[hole][:, channel] <= known.max()).all()
 
 
-def test_batch_mates_place_and_chunk_do_not_matter(solution):
+def test_other_images_place_and_chunk_have_no_influence(solution):
     order = [3, 0, 5, 1, 2, 4]
     rolled = solve(IMAGES[order], HOLES[order])
     assert (np.asarray(rolled.image) == solution.image[order]).all()
@@ -158,7 +158,7 @@ def test_batch_mates_place_and_chunk_do_not_matter(solution):
     np.testing.assert_allclose(one.image[0], solution.image[3], atol=1e-3)
 
 
-def test_all_missing_is_grey_and_none_is_the_image():
+def test_all_missing_gives_grey_and_none_missing_gives_the_image():
     hole = np.zeros_like(HOLES)
     hole[0] = True
     found = solve(np.where(hole[..., None], np.float32(np.nan), IMAGES), hole)
@@ -168,7 +168,7 @@ def test_all_missing_is_grey_and_none_is_the_image():
     assert (np.asarray(total_variation(levels, hole))[0] == 128).all()
 
 
-def test_oblong_images():
+def test_oblong_images_are_completed():
     rng = np.random.default_rng(2)
     image = rng.uniform(-1, 1, (1, 5, 11, 1)).astype(np.float32)
     hole = rng.random((1, 5, 11)) < 0.6
@@ -177,7 +177,7 @@ def test_oblong_images():
     assert variation(found.image[0]) == pytest.approx(least, rel=1e-3)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     hole = np.zeros((2, SIZE, SIZE), bool)
     images = np.zeros((2, SIZE, SIZE, 3), np.float32)
     for arguments, settings, name in [

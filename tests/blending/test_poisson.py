@@ -35,7 +35,7 @@ def dense(completion, image, hole):
 
 
 def holes(size):
-    """All four kinds, and holes at corners, of several parts, one pixel, all but one pixel."""
+    """Holes of all four kinds, at corners, of several parts, of one pixel, and of all but one pixel."""
     corner, parts, single, most = np.zeros((4, size, size), bool)
     corner[: size // 3, : size // 2] = corner[-3:, -4:] = True
     parts[1:4, 2:5] = parts[6:, 7:] = parts[1, -2] = parts[5, 0] = True
@@ -68,19 +68,19 @@ def pair(count, size=SIZE, channels=3, seed=0):
 
 @pytest.fixture(scope="module")
 def blended():
-    """One compiled call serves many tests: every kind of hole in one batch."""
+    """Many tests share this one call, with every kind of hole in one batch."""
     completion, image = pair(len(STACK))
     return completion, image, np.asarray(poisson_blend(completion, image, STACK))
 
 
 @pytest.mark.parametrize("name", HOLES)
-def test_agrees_with_the_dense_solve(blended, name):
+def test_the_blend_agrees_with_the_dense_solve(blended, name):
     i = list(HOLES).index(name)
     completion, image, result = blended
     np.testing.assert_allclose(result[i], dense(completion[i], image[i], STACK[i]), atol=2e-5)
 
 
-def test_sparse_agrees_with_the_dense_solve():
+def test_the_sparse_solve_agrees_with_the_dense_solve():
     completion, image = pair(len(STACK))
     result = poisson_blend_sparse(completion, image, STACK)
     assert result.dtype == np.float32
@@ -89,7 +89,7 @@ def test_sparse_agrees_with_the_dense_solve():
         assert (result[i][~hole] == image[i][~hole]).all()
 
 
-def test_full_size_agrees_with_the_sparse_solve():
+def test_a_full_size_blend_agrees_with_the_sparse_solve():
     drawn = [masks.by_name(name, jax.random.split(jax.random.key(0), 2), 64) for name in masks.NAMES]
     hole = np.concatenate(drawn)
     completion, image = pair(len(hole), 64)
@@ -97,7 +97,7 @@ def test_full_size_agrees_with_the_sparse_solve():
     np.testing.assert_allclose(result, poisson_blend_sparse(completion, image, hole), atol=5e-5)
 
 
-def test_oblong_and_odd_sizes():
+def test_oblong_and_odd_sizes_agree_with_the_dense_solve():
     rng = np.random.default_rng(1)
     completion, image = rng.uniform(-1, 1, (2, 5, 15, 1)).astype(np.float32)
     hole = rng.random((5, 15)) < 0.6
@@ -107,7 +107,7 @@ def test_oblong_and_odd_sizes():
 
 @pytest.mark.parametrize("blend", [poisson_blend, poisson_blend_sparse])
 def test_a_constant_shift_is_undone(blend):
-    """Fails for any wrong treatment of the image's border: wrap-around or zeros beyond it."""
+    """Fails if the image wraps round at its border, or if zeros are assumed beyond it."""
     completion, _ = pair(len(STACK))
     truth = completion + np.linspace(-0.7, 0.9, 3, dtype=np.float32)
     given = np.where(STACK[..., None], np.float32(0), truth)
@@ -147,7 +147,7 @@ def test_hidden_pixels_are_not_read(blended, garbage):
 
 
 @pytest.mark.parametrize("blend", [poisson_blend, poisson_blend_sparse])
-def test_all_missing_gives_the_completion_and_none_the_image(blend):
+def test_all_missing_gives_the_completion_and_none_missing_gives_the_image(blend):
     completion, image = pair(len(STACK))
     hole = np.zeros_like(STACK)
     hole[::2] = True
@@ -155,7 +155,7 @@ def test_all_missing_gives_the_completion_and_none_the_image(blend):
     assert (result[::2] == completion[::2]).all() and (result[1::2] == image[1::2]).all()
 
 
-def test_batch_mates_and_place_do_not_matter(blended):
+def test_other_images_and_the_place_in_the_batch_have_no_influence(blended):
     completion, image, result = blended
     rolled = poisson_blend(*(np.roll(x, 2, axis=0) for x in (completion, image, STACK)))
     assert (np.asarray(rolled) == np.roll(result, 2, axis=0)).all()
@@ -164,8 +164,8 @@ def test_batch_mates_and_place_do_not_matter(blended):
     assert (np.asarray(poisson_blend(*others))[0] == result[0]).all()
 
 
-def test_a_lost_completion_is_seen(blended):
-    """A correction of 0 would hide that the completion is not finite."""
+def test_a_completion_of_nan_gives_nan(blended):
+    """A correction of 0 would hide a completion that is not finite."""
     completion, image, _ = blended
     completion = completion.copy()
     completion[..., 0] = np.nan
@@ -218,7 +218,7 @@ def test_derivatives_agree_with_finite_differences():
     np.testing.assert_allclose(tangent, forward, atol=1e-5)  # the blend is linear
 
 
-def test_derivatives_in_a_batch_are_finite_where_all_or_nothing_is_missing():
+def test_derivatives_are_finite_when_all_or_nothing_is_missing():
     completion, image = pair(3, 8, 1)
     hole = np.stack([np.ones((8, 8), bool), np.zeros((8, 8), bool), np.eye(8, dtype=bool)])
     image[hole] = np.nan
@@ -227,8 +227,8 @@ def test_derivatives_in_a_batch_are_finite_where_all_or_nothing_is_missing():
     assert (grad[1] == 0).all() and np.isfinite(grad[2]).all()
 
 
-def test_tiny_and_large_right_hand_sides_are_solved(blended):
-    """Their squares would leave the range of float32."""
+def test_tiny_and_huge_values_are_blended(blended):
+    """The squares of these values leave the range of float32."""
     completion, image, exact = blended
     for scale in (2.0**-60, 2.0**70):
         scaled = poisson_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK)
@@ -236,7 +236,7 @@ def test_tiny_and_large_right_hand_sides_are_solved(blended):
 
 
 @pytest.mark.parametrize("blend", [poisson_blend, poisson_blend_sparse])
-def test_bad_arguments_are_named(blend):
+def test_bad_arguments_are_refused_by_name(blend):
     image = np.zeros((2, 8, 8, 3), np.float32)
     hole = np.zeros((2, 8, 8), bool)
     for arguments, name in [

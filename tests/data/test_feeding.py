@@ -1,4 +1,4 @@
-"""Items that a thread makes ahead: their order, how many there are, errors, and the end of the thread."""
+"""Items that a thread prepares ahead: their order, their number, errors, and the end of the thread."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ def no_thread_is_left():
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("steps", [range(0), range(1), range(3, 5), range(20)])
-def test_items_are_those_of_a_loop(steps, ahead):
+def test_items_are_the_ones_a_loop_makes(steps, ahead):
     made = []
     with Feed(ahead) as feed:
         feed.start(lambda step: (made.append(step), -step)[1], steps)
@@ -34,8 +34,8 @@ def test_items_are_those_of_a_loop(steps, ahead):
     assert made == list(steps)
 
 
-def test_batches_are_those_of_a_loop_and_stay_so(digits):
-    """All are kept to the end: on a CPU they may share memory with the arrays that they were made of."""
+def test_batches_are_the_ones_a_loop_makes_and_do_not_change(digits):
+    """All batches are kept, because on a CPU they may share memory with their source arrays."""
     images, mesh = open_prepared(digits).split("train"), sharding.data_mesh()
     indices = [batch_indices(t, 64, len(images), seed=1) for t in range(50)]
     with Feed() as feed:
@@ -47,8 +47,8 @@ def test_batches_are_those_of_a_loop_and_stay_so(digits):
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-def test_memory_is_bounded(ahead):
-    """After each item the thread makes as many as it may; there are never more."""
+def test_no_more_items_exist_than_allowed(ahead):
+    """After each item the thread makes as many items as it may, and never more."""
 
     class Item:
         pass
@@ -85,7 +85,7 @@ class BadFile(Exception):
     pass
 
 
-def test_an_error_is_raised_where_its_item_is_needed_and_again():
+def test_an_error_is_raised_each_time_its_item_is_needed():
     def make(step):
         if step == 3:
             raise BadFile("3")
@@ -94,7 +94,7 @@ def test_an_error_is_raised_where_its_item_is_needed_and_again():
     with Feed() as feed:
         feed.start(make, range(9))
         assert [next(feed) for _ in range(3)] == [0, 1, 2]
-        for _ in range(5):  # what comes after is never taken for it
+        for _ in range(5):  # a later item never takes its place
             with pytest.raises(BadFile, match="3") as caught:
                 next(feed)
             assert "make" in {entry.name for entry in caught.traceback}
@@ -102,7 +102,7 @@ def test_an_error_is_raised_where_its_item_is_needed_and_again():
         assert list(feed) == [4, 5]
 
 
-def test_a_source_at_its_end_does_not_end_the_row_silently():
+def test_a_source_that_ends_early_is_an_error():
     source = iter(range(2))
     with Feed() as feed:
         feed.start(lambda step: next(source), range(5))
@@ -111,8 +111,8 @@ def test_a_source_at_its_end_does_not_end_the_row_silently():
             next(feed)
 
 
-def test_a_new_row_has_nothing_of_the_old():
-    """Also while an item of the old row is being made, and others wait."""
+def test_a_new_start_drops_the_items_of_the_old_one():
+    """Even while an old item is being made and others are queued."""
     begun, go_on = threading.Event(), threading.Event()
     made = []
 
@@ -138,7 +138,7 @@ def test_a_new_row_has_nothing_of_the_old():
 @pytest.mark.parametrize("error", [None, BadFile, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("taken", [0, 1, 4])
 def test_leaving_the_block_ends_the_thread(taken, error):
-    """Whatever it was doing; what it has begun is finished, what waits is not begun."""
+    """Whatever the thread is doing: it finishes the item it has begun and starts no other."""
     made = []
     with pytest.raises(error or StopIteration):
         with Feed() as feed:
@@ -150,8 +150,8 @@ def test_leaving_the_block_ends_the_thread(taken, error):
     assert not feeding() and made == list(range(len(made))) and len(made) <= taken + 2
 
 
-def test_ctrl_c_while_waiting_for_an_item():
-    """The signal comes while an item is made and nothing else is left to take."""
+def test_ctrl_c_interrupts_the_wait_for_an_item():
+    """The signal comes while the next item is still being made."""
     main, taken, interrupted, found = threading.get_ident(), threading.Event(), threading.Event(), []
 
     def handle(number, frame):
@@ -162,7 +162,7 @@ def test_ctrl_c_while_waiting_for_an_item():
     def make(step):
         if step == 3:
             assert taken.wait(60)
-            for _ in range(1000):  # Python overlooks one that comes just before it begins to wait
+            for _ in range(1000):  # Python misses a signal that comes just before it starts to wait
                 signal.pthread_kill(main, signal.SIGINT)
                 if interrupted.wait(0.05):
                     break

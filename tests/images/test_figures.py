@@ -1,4 +1,4 @@
-"""Number conversion, grids, labels and PNG files."""
+"""Conversion to uint8, grids, labels and PNG files."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_to_uint8_rounds_and_clips():
     assert pixels.to_uint8(given).tolist() == [0, 0, 255, 255, 255, 0, 128]
 
 
-def test_masked_view_hides_the_hole_only():
+def test_the_masked_view_hides_only_the_hole():
     image = np.random.default_rng(0).integers(0, 255, (2, 4, 5, 3)).astype(np.uint8)
     hole = np.zeros((4, 5), bool)
     hole[1, 2:] = True
@@ -45,7 +45,7 @@ def test_tile_places_every_image():
     assert (figures.tile(pixels.to_float(image), columns=3, pad=1) == grid).all()
 
 
-def test_strip_has_a_row_an_image():
+def test_a_strip_has_one_row_for_each_image():
     rng = np.random.default_rng(0)
     columns = rng.integers(0, 255, (4, 3, 8, 8, 3)).astype(np.uint8)
     whole = figures.strip(*columns)
@@ -55,11 +55,11 @@ def test_strip_has_a_row_an_image():
             cell = whole[row * 10 : row * 10 + 8, column * 10 : column * 10 + 8]
             assert (cell == columns[column, row]).all()
     assert (figures.strip(None, *columns[1:]) == whole[:, 10:]).all()
-    # Numbers of both kinds may stand side by side.
+    # uint8 and float images may be mixed.
     assert (figures.strip(columns[0], columns[1], pixels.to_float(columns[2]), columns[3]) == whole).all()
 
 
-def test_labelled_keeps_the_grid_and_writes_beside_it():
+def test_labels_are_written_beside_an_unchanged_grid():
     grid = np.full((66, 130, 3), 77, np.uint8)
     figure = figures.labelled(grid, ["first", "a longer second"], ["masked", "blended"])
     assert (figure[-66:, -130:] == grid).all()
@@ -72,7 +72,7 @@ def test_labelled_keeps_the_grid_and_writes_beside_it():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3)])
-def test_save_png_round_trip(tmp_path, shape):
+def test_a_png_file_keeps_every_pixel(tmp_path, shape):
     array = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
     path = tmp_path / "figure.png"
     path.write_text("older")
@@ -81,7 +81,7 @@ def test_save_png_round_trip(tmp_path, shape):
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"]
 
 
-def test_save_png_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     path = tmp_path / "figure.png"
     path.write_text("older")
 
@@ -94,7 +94,7 @@ def test_save_png_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["figure.png"] and path.read_text() == "older"
 
 
-def test_bad_arguments_are_named(tmp_path):
+def test_bad_arguments_are_refused_by_name(tmp_path):
     image = np.zeros((2, 4, 4, 3), np.uint8)
     for call, name in [
         (lambda: pixels.to_uint8(image), "`images`"),

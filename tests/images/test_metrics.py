@@ -33,7 +33,7 @@ def full_map(a, b, data_range):
 
 
 @pytest.mark.parametrize(("dtype", "channels", "data_range"), [(np.float32, 3, 2.0), (np.uint8, 1, 255.0)])
-def test_whole_images_against_scikit_image(dtype, channels, data_range):
+def test_whole_images_agree_with_scikit_image(dtype, channels, data_range):
     a, b = images(channels, dtype)
     expected = [
         peak_signal_noise_ratio(x.astype(np.float64), y.astype(np.float64), data_range=data_range)
@@ -56,14 +56,14 @@ def test_where_restricts_the_mean():
         assert (metric(a, b, where[0]) == metric(a, b, shared)).all()
 
 
-def test_data_range():
+def test_the_data_range_scales_the_metrics():
     a, b = images()
     np.testing.assert_allclose(psnr(a, b, data_range=1.0), psnr(a, b) - 20 * np.log10(2), rtol=1e-5)
     np.testing.assert_allclose(ssim(a, b, data_range=1.0)[1], full_map(a[1], b[1], 1.0).mean(), atol=2e-5)
     np.testing.assert_allclose(psnr((a + 1) / 2, (b + 1) / 2, data_range=1.0), psnr(a, b), rtol=1e-5)
 
 
-def test_equal_images_and_nothing_to_count():
+def test_equal_images_and_empty_selections_have_defined_values():
     a, b = images()
     assert np.isposinf(psnr(a, a)).all()
     np.testing.assert_allclose(ssim(a, a), 1, rtol=1e-6)
@@ -73,7 +73,7 @@ def test_equal_images_and_nothing_to_count():
         assert np.isnan(metric(a, b, where)).tolist() == [True, False, True]
 
 
-def test_values_outside_where_are_not_read_by_psnr():
+def test_psnr_does_not_read_values_outside_where():
     a, b = images()
     where = np.zeros(a.shape[1:3], bool)
     where[5:15, 3:9] = True
@@ -85,11 +85,11 @@ def test_values_outside_where_are_not_read_by_psnr():
     ("shape", "dtype", "scales"),
     [((32, 32, 1), np.uint8, 2), ((64, 64, 3), np.float32, 3), ((47, 90, 3), np.uint8, 3), ((176, 180, 1), "f4", 5)],
 )
-def test_several_scales_against_scipy(shape, dtype, scales):
+def test_several_scales_agree_with_scipy(shape, dtype, scales):
     rng, side = np.random.default_rng(0), min(shape[:2])
     a = ndimage.gaussian_filter(rng.normal(size=(4, *shape)), (0, side / 16, side / 16, 0))
     a /= np.abs(a).max((1, 2, 3), keepdims=True)
-    # Nearly equal, noisy, half another, and its own negative, where no real power exists.
+    # Nearly equal, noisy, half replaced, and negated: a negative similarity has no real power.
     b = np.stack([a[0] * 0.98, np.clip(a[1] + rng.normal(0, 0.2, shape), -1, 1), (a[2] + a[1]) / 2, -a[3]])
     if dtype == np.uint8:
         a, b = (a + 1) * 127.5, (b + 1) * 127.5
@@ -102,7 +102,7 @@ def test_several_scales_against_scipy(shape, dtype, scales):
     np.testing.assert_allclose(ms_ssim(a, a), 1, rtol=1e-6)
 
 
-def test_batch_is_a_loop_and_jit_is_eager():
+def test_batch_equals_loop_and_jit_equals_eager():
     a, b = images()
     for metric in (psnr, ssim, ms_ssim):
         whole = metric(a, b)
@@ -110,7 +110,7 @@ def test_batch_is_a_loop_and_jit_is_eager():
         np.testing.assert_allclose(jax.jit(metric)(a, b), whole, rtol=1e-5)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     a, b = images()
     for metric in (psnr, ssim):
         for arguments, name in [

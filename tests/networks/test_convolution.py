@@ -8,55 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from jax import lax
+from convolutions import draw, loop_down, loop_up, plain_down, plain_up
 
 from dcgan_jax.networks import direct
 from dcgan_jax.networks.convolution import conv_down, conv_up
 
-# Height, width, channels towards the image, channels away from it.
-LARGE = (10, 12, 2, 3)  # its small image is no smaller than the kernel
+# Height and width of the larger map, channels of the larger map, channels of the smaller one.
+LARGE = (10, 12, 2, 3)  # the smaller map is no smaller than the kernel
 SHAPES = [(8, 8, 3, 4), (6, 10, 1, 3), (2, 4, 3, 1), (4, 2, 1, 1), LARGE]
-PLATFORMS = [None, "cuda", "tpu"]  # whose forms are computed here, on the CPU
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def loop_down(x, kernel):
-    b, h, w, _ = x.shape
-    y = np.zeros((b, h // 2, w // 2, kernel.shape[3]))
-    for i, j, k, m in np.ndindex(h // 2, w // 2, 5, 5):
-        row, column = 2 * i + k - 1, 2 * j + m - 1
-        if 0 <= row < h and 0 <= column < w:
-            y[:, i, j] += x[:, row, column] @ kernel[k, m]
-    return y
-
-
-def loop_up(y, kernel):
-    b, h, w, _ = y.shape
-    x = np.zeros((b, 2 * h, 2 * w, kernel.shape[2]))
-    for i, j, k, m in np.ndindex(h, w, 5, 5):
-        row, column = 2 * i + k - 1, 2 * j + m - 1
-        if 0 <= row < 2 * h and 0 <= column < 2 * w:
-            x[:, row, column] += y[:, i, j] @ kernel[k, m].T
-    return x
-
-
-def plain_down(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS)
-
-
-def plain_up(y, kernel):
-    return lax.conv_transpose(y, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
-
-
-def draw(shape, seed=0, batch=2):
-    """An image, a map of half its size and a kernel, standard normal in float64."""
-    h, w, inner, outer = shape
-    rng = np.random.default_rng(seed)
-    return (
-        rng.standard_normal((batch, h, w, inner)),
-        rng.standard_normal((batch, h // 2, w // 2, outer)),
-        rng.standard_normal((5, 5, inner, outer)),
-    )
+PLATFORMS = [None, "cuda", "tpu"]  # their algorithms run here on the CPU
 
 
 def assert_close(found, expected):
@@ -75,7 +35,7 @@ def test_conv_down_is_the_strided_convolution(shape, platform, float64):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_conv_up_is_its_transpose(shape, platform, float64):
+def test_conv_up_is_the_transpose_of_conv_down(shape, platform, float64):
     x, y, kernel = draw(shape)
     found = conv_up(jnp.asarray(y), jnp.asarray(kernel), platform)
     assert found.dtype == jnp.float64
@@ -85,20 +45,20 @@ def test_conv_up_is_its_transpose(shape, platform, float64):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_phases_are_the_transpose_too(shape, float64):
+def test_conv_up_in_phases_is_the_same_transpose(shape, float64):
     _, y, kernel = draw(shape)
     assert_close(direct.up_in_phases(jnp.asarray(y), jnp.asarray(kernel)), loop_up(y, kernel))
 
 
-def test_each_platform_gets_its_form():
+def test_each_platform_gets_its_own_algorithm():
     def convolutions(platform, side, images=2, gradient=False):
         y, kernel = jnp.zeros((images, side, side, 4)), jnp.zeros((5, 5, 3, 4))
         function = jax.grad(lambda y, kernel: jnp.sum(conv_up(y, kernel)), argnums=1) if gradient else conv_up
         text = jax.jit(function).trace(y, kernel).lower(lowering_platforms=(platform,)).as_text()
         return text.count("stablehlo.convolution")
 
-    assert convolutions("cuda", 4) == 0  # images smaller than the kernel: a matrix product
-    assert convolutions("cuda", 4, images=600) == 4  # many of them: in phases
+    assert convolutions("cuda", 4) == 0  # few images smaller than the kernel: a matrix product
+    assert convolutions("cuda", 4, images=600) == 4  # many such images: in phases
     assert convolutions("cuda", 8) == convolutions("tpu", 4) == convolutions("rocm", 4) == 1
     assert convolutions("cuda", 4, gradient=True) == 4
     assert convolutions("cuda", 8, gradient=True) == convolutions("tpu", 4, gradient=True) == 1
@@ -115,7 +75,7 @@ def test_float32_agrees_with_the_loops():
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("shape", [*SHAPES[:2], LARGE])
-def test_gradients_are_those_of_the_plain_convolutions(shape, platform, float64):
+def test_gradients_equal_the_plain_convolutions_gradients(shape, platform, float64):
     x, y, kernel = draw(shape)
     ours = [functools.partial(convolve, platform=platform) for convolve in (conv_down, conv_up)]
 
@@ -128,7 +88,7 @@ def test_gradients_are_those_of_the_plain_convolutions(shape, platform, float64)
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
 def test_derivatives_match_finite_differences(function, which, platform, float64):
-    """First and second derivatives along a direction, each forward and in reverse."""
+    """First and second directional derivatives, in all combinations of forward and reverse mode."""
 
     def value(point):
         return jnp.sum(jnp.tanh(function(*point, platform)) ** 2)
@@ -181,8 +141,8 @@ def test_reverse_over_reverse_gives_the_gradient_penalty(platform, float64):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize(("function", "which"), [(conv_down, 0), (conv_up, 1)])
-def test_vmap_is_the_loop(function, which, platform, float64):
-    """Values, gradients and gradients of gradients, whichever argument is mapped, along whichever axis."""
+def test_vmap_equals_loop(function, which, platform, float64):
+    """Values, first and second gradients, with either argument mapped, along several axes."""
     function = functools.partial(function, platform=platform)
     draws = [draw((6, 4, 2, 3), seed) for seed in range(3)]
     inputs, kernels = np.stack([d[which] for d in draws]), np.stack([d[2] for d in draws])
@@ -212,14 +172,14 @@ def test_vmap_is_the_loop(function, which, platform, float64):
         assert_close(found, jax.tree.map(lambda *leaves: np.stack(leaves), *results))
 
 
-def test_jit_is_eager(float64):
+def test_jit_equals_eager(float64):
     x, y, kernel = draw(SHAPES[1])
     assert_close(jax.jit(conv_down)(x, kernel), conv_down(x, kernel))
     assert_close(jax.jit(conv_up)(y, kernel), conv_up(y, kernel))
 
 
 def test_the_compiler_computes_products_and_sums_right():
-    """jaxlib 0.10.2 is wrong by 3 here (jax#39103); a failure says that this jaxlib cannot be trusted."""
+    """jaxlib 0.10.2 is wrong by 3 here (jax#39103). If this fails, do not use the installed jaxlib."""
     rng = np.random.default_rng(0)
     x, matrix = rng.standard_normal((32_769, 3)), rng.standard_normal((3, 3))
     found = jax.jit(lambda m, x: jax.vmap(lambda row: jnp.sum((m @ row) ** 2))(x))(
@@ -251,8 +211,8 @@ def test_kernels_of_other_sizes_and_types_are_refused(convolve):
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 3, 8), (16, 16, 32, 64)])
-def test_a_branch_and_a_loop_keep_the_convolutions_fast(shape):
-    """XLA's CPU backend has fast code for axes in this order alone, and there brings no others into it."""
+def test_convolutions_in_branches_and_loops_keep_the_fast_layout(shape):
+    """XLA's CPU backend is fast only with this order of axes, and does not restore it inside branches and loops."""
     shapes = (jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in draw(shape))
 
     def penalty(kernel, x):

@@ -1,4 +1,4 @@
-"""Batch norm with its activation against Flax's, and several batches in one pass against one pass each."""
+"""Batch norm and its activation against Flax, and several batches in one pass against one pass each."""
 
 import functools
 
@@ -15,7 +15,7 @@ SHAPES = [(6, 4, 3, 5), (12, 7)]
 
 
 class Plain(nn.Module):
-    """Flax's own."""
+    """Flax's batch norm and activation."""
 
     use_running_average: bool
 
@@ -34,7 +34,7 @@ class Ours(nn.Module):
 
 
 def draw(shape, seed=0):
-    """Features, some weights and statistics of a norm."""
+    """Features, and weights and statistics of a batch norm."""
     rng = np.random.default_rng(seed)
     channels = shape[-1]
     params = {"scale": rng.uniform(0.5, 1.5, channels), "bias": rng.normal(size=channels)}
@@ -50,7 +50,7 @@ def assert_close(found, expected, tolerance=1e-10):
 @pytest.mark.parametrize("leak", [0.0, 0.2, 1.0])
 @pytest.mark.parametrize("running", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_and_derivatives_are_those_of_flax(shape, running, leak, float64):
+def test_values_and_derivatives_agree_with_flax(shape, running, leak, float64):
     x, variables = draw(shape)
     towards = jnp.asarray(np.random.default_rng(1).normal(size=shape))
 
@@ -61,7 +61,7 @@ def test_values_and_derivatives_are_those_of_flax(shape, running, leak, float64)
         def slope(params, x):
             return jax.grad(lambda x: jnp.sum(jnp.sin(run(params, x)[0]) * towards))(x)
 
-        def penalty(params, x):  # a gradient of a gradient, as R1 takes it
+        def penalty(params, x):  # a gradient of a gradient, as in R1
             return jnp.sum(slope(params, x) ** 2)
 
         params = variables["params"]
@@ -72,7 +72,7 @@ def test_values_and_derivatives_are_those_of_flax(shape, running, leak, float64)
 
 @pytest.mark.parametrize("groups", [2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_several_batches_in_one_pass_are_one_pass_each(shape, groups, float64):
+def test_several_batches_in_one_pass_equal_a_pass_each(shape, groups, float64):
     batches = [draw((shape[0] // groups * 2, *shape[1:]), seed)[0] for seed in range(groups)]
     _, variables = draw(shape)
 
@@ -104,7 +104,7 @@ def test_several_batches_in_one_pass_are_one_pass_each(shape, groups, float64):
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_sums_of_gpus_are_the_plain_ones(shape, groups, float64):
+def test_the_sums_for_gpus_equal_the_plain_sums(shape, groups, float64):
     a, b = draw(shape)[0], draw(shape, 1)[0]
     expected = [np.stack([np.sum(x[i::groups], axis=tuple(range(x.ndim - 1))) for i in range(groups)]) for x in (a, b)]
     for sums in (normalization.fused_sums, normalization.plain_sums, normalization.sums):
@@ -113,7 +113,7 @@ def test_the_sums_of_gpus_are_the_plain_ones(shape, groups, float64):
 
 def test_half_precision_is_normalised_in_float32():
     x, variables = draw((64, 8, 8, 4))
-    x = (x + 100).astype(jnp.bfloat16)  # variances of what is far from 0 would be lost in half precision
+    x = (x + 100).astype(jnp.bfloat16)  # half precision would lose the variance of values far from 0
     variables = jax.tree.map(lambda v: v.astype(jnp.float32), variables)
     run = functools.partial(Ours(False).apply, variables, mutable=["batch_stats"])
     (found, stored), (exact, expected) = run(x, 0.2), run(x.astype(jnp.float32), 0.2)
@@ -123,7 +123,7 @@ def test_half_precision_is_normalised_in_float32():
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.2])
-def test_activations_at_0_and_beyond_numbers_are_those_of_flax(leak):
+def test_activations_of_0_infinity_and_nan_agree_with_flax(leak):
     y = jnp.asarray([-jnp.inf, -1.0, -0.0, 0.0, 2.0, jnp.inf, jnp.nan])
     np.testing.assert_array_equal(normalization.activate(y, leak), nn.leaky_relu(y, leak) if leak else nn.relu(y))
     x, one, zero = y[2:5].reshape(-1, 1), jnp.ones((1, 1)), jnp.zeros((1, 1))
@@ -143,11 +143,11 @@ def test_stored_statistics_far_from_0_lose_no_more_than_flax():
 
 def test_images_that_do_not_divide_into_groups_are_refused():
     x, variables = draw((5, 3))
-    with pytest.raises(ValueError, match="`x` has 5 images; it takes a multiple of `groups`, 2"):
+    with pytest.raises(ValueError, match="`x` has 5 images; pass a multiple of `groups`"):
         Ours(False).apply(variables, x, 0.2, 2, mutable=["batch_stats"])
 
 
-def test_weights_and_statistics_have_the_names_of_flax():
+def test_weights_and_statistics_have_flax_s_names():
     x = jnp.ones((4, 3, 3, 2))
     found, expected = (jax.eval_shape(lambda m=m: m(False).init(jax.random.key(0), x, 0.2)) for m in (Ours, Plain))
     assert jax.tree.map(lambda v: (v.shape, v.dtype), found) == jax.tree.map(lambda v: (v.shape, v.dtype), expected)

@@ -1,11 +1,11 @@
-"""Winograd's form of the convolutions against loops, in float64; its rounding; and where it takes over."""
+"""Winograd's algorithm for the convolutions: values in float64 against loops, rounding, and the layers that use it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
-from test_convolution import draw, loop_down, loop_up, plain_down, plain_up
+from convolutions import draw, loop_down, loop_up, plain_down, plain_up
 
 from dcgan_jax.networks import winograd, winograd_rows
 from dcgan_jax.networks.convolution import conv_down, conv_up
@@ -19,7 +19,7 @@ FORMS = [
 
 
 def loop_kernel(x, y):
-    """The derivative of ⟨down(x, kernel), y⟩, which is linear in the kernel, entry by entry."""
+    """The derivative of ⟨down(x, kernel), y⟩ by each entry of the kernel, in which it is linear."""
     gradient = np.zeros((5, 5, x.shape[3], y.shape[3]))
     for place in np.ndindex(gradient.shape):
         unit = np.zeros_like(gradient)
@@ -29,7 +29,7 @@ def loop_kernel(x, y):
 
 
 @pytest.mark.parametrize(("form", "shape"), FORMS)
-def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
+def test_the_three_maps_agree_with_loops(form, shape, float64):
     x, y, kernel = draw(shape)
     x64, y64, kernel64 = map(jnp.asarray, (x, y, kernel))
 
@@ -46,8 +46,8 @@ def test_the_three_maps_are_those_of_the_loops(form, shape, float64):
     ("form", "dtype", "tolerance"),
     [(winograd, "float32", 2e-6), (winograd, "bfloat16", 1.5e-2), (winograd_rows, "float32", 5e-6)],
 )
-def test_rounding(form, dtype, tolerance):
-    """Of the largest value: in bfloat16 three times the rounding of a plain sum was measured."""
+def test_the_rounding_error_is_small(form, dtype, tolerance):
+    """The error is relative to the largest value. In bfloat16 it was measured as three times that of a plain sum."""
     x, y, kernel = (jnp.asarray(a, dtype) for a in draw((16, 16, 24, 40)))
     exact = [np.asarray(a, np.float64) for a in (x, y, kernel)]
     for found, expected in (
@@ -63,10 +63,10 @@ def test_rounding(form, dtype, tolerance):
 @pytest.mark.parametrize(
     ("shape", "operation", "count"), [((4, 8, 128, 256), "dot_general", 49), ((16, 8, 32, 64), "convolution", 11)]
 )
-def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operation, count):
-    """In the network's own functions: values, gradients, and gradients of gradients.
+def test_layers_of_many_channels_use_winograd_with_all_derivatives(shape, operation, count):
+    """Values, gradients and gradients of gradients in the network's own functions.
 
-    The inner gradient is an `up`, so the outer one takes the derivatives of both maps.
+    The inner gradient is an `up`, so the outer one needs the derivatives of both maps.
     """
     x, y, kernel = (jnp.asarray(a, jnp.float32) for a in draw(shape))
 
@@ -87,7 +87,7 @@ def test_between_many_channels_it_takes_over_with_all_derivatives(shape, operati
     assert text.count(f"stablehlo.{operation}") == count
 
 
-def test_kernels_of_their_own_under_vmap():
+def test_vmap_over_kernels_agrees_with_a_loop():
     x, _, kernel = (jnp.asarray(a, jnp.float32) for a in draw((8, 8, 128, 256), batch=3))
     kernels = jnp.stack([kernel, 2 * kernel, -kernel])
     found = plain.quick_jit(jax.vmap(conv_down))(x[:, None], kernels)

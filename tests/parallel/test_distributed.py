@@ -1,4 +1,4 @@
-"""Several devices and several processes do what one does; processes stop together."""
+"""Several devices and several processes give the results of one, and processes stop together."""
 
 import json
 import signal
@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
 
 
 class Watched:
-    """Images that remember which of them were read."""
+    """Images that record which of them were read."""
 
     def __init__(self, images):
         self.images, self.shape, self.read = images, images.shape, []
@@ -41,7 +41,7 @@ class Watched:
 
 
 def steps(dtype, count):
-    """State after some steps on all devices of all processes, in NumPy's arrays, from the same start."""
+    """The state (NumPy arrays) after some steps on all devices of all processes, from one initial state."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(dtype == jnp.float64):
         start = jax.device_get(jax.jit(lambda key: init_state(CONFIG, key))(jax.random.key(0)))
@@ -73,7 +73,7 @@ def steps(dtype, count):
 
 
 def write_results(path):
-    """The gradients of one step in float32, from Adam's first moments, and the state after five in float64."""
+    """Writes the gradients of one step in float32 (from Adam's first moments) and the state after five in float64."""
     distributed.join(training=True)
     state = steps(jnp.float32, 1)
     gradients = jax.tree.leaves((state.discriminator_optimizer[0].mu, state.generator_optimizer[0].mu))
@@ -127,8 +127,8 @@ def metrics(run):
 
 
 @LONG
-def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
-    """SIGTERM reaches one process of two; the job goes on as one process, and as two that started together."""
+def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
+    """SIGTERM reaches one of two processes, both stop, and the same command with two processes continues the run."""
     run = tmp_path / "run"
     job = processes.start(2, train(digits, run, "--num-steps", 1000))
     while all(process.poll() is None for process in job) and not (run / "samples" / "0000004.png").is_file():
@@ -152,7 +152,7 @@ def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
     for step, values in one.items():
         assert two[step]["discriminator_loss"] == pytest.approx(values.pop("discriminator_loss"), abs=2e-3)
         assert {name: two[step][name] for name in values} == pytest.approx(values, rel=0.01)
-    # What is wrong is said by all, and nobody waits for anybody.
+    # An error is reported by all processes, and no process waits for another.
     start = time.monotonic()
     statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end, "--seed", "5")))
     assert statuses == [2, 2] and all("differs in seed (0 there, 5 here)" in text for text in errors)
@@ -160,7 +160,7 @@ def test_a_job_that_is_told_to_stop_goes_on(digits, tmp_path):
 
 
 @LONG
-def test_inpainting_is_shared_out(digits_run, tmp_path):
+def test_processes_share_the_images(digits_run, tmp_path):
     rng, images = np.random.default_rng(0), tmp_path / "images"
     images.mkdir()
     for name in "abcde":
@@ -191,14 +191,14 @@ def test_inpainting_is_shared_out(digits_run, tmp_path):
         assert (tmp_path / "out" / f"{name}.png").read_bytes() == (tmp_path / "alone" / f"{name}.png").read_bytes()
 
 
-def test_a_job_that_cannot_be_joined():
+def test_a_job_that_cannot_be_joined_is_an_error():
     (process,) = processes.start(1, train("data", "run"), JAX_COORDINATOR_ADDRESS="")
     (status,), _, (errors,) = processes.finish([process])
     assert status == 2 and "the processes of this job cannot be joined" in errors
 
 
 def exchange_texts(path):
-    """Texts of different lengths, of which the second comes when a collective would long have given up."""
+    """Exchanges texts of different lengths; the second process comes long after a collective's timeout."""
     distributed.join(training=False)
     text = "ünï\n" * (1 + jax.process_index())
     if not distributed.is_first():
@@ -208,7 +208,7 @@ def exchange_texts(path):
 
 
 def wait_alone():
-    """Waits in a job of one process, which `from_each_text` would not."""
+    """Waits in a job of one process. `from_each_text` would return at once there."""
     with pytest.raises(RuntimeError, match="has not joined a job; call `join` first"):
         distributed.wait_for_all()
     distributed.join(training=False)
@@ -222,7 +222,7 @@ def test_the_private_name_of_jax_works():
     assert statuses == [0] and outputs == ["waited\n"], errors
 
 
-def test_jax_has_one_private_name_here_in_one_function():
+def test_one_private_name_of_jax_is_used_in_one_place():
     lines = [
         (path.name, line.strip())
         for path in Path(distributed.__file__).parents[1].rglob("*.py")
@@ -233,7 +233,7 @@ def test_jax_has_one_private_name_here_in_one_function():
 
 
 @LONG
-def test_texts_of_all_reach_all_however_late(tmp_path):
+def test_texts_reach_all_processes_however_late(tmp_path):
     options = {"XLA_FLAGS": "--xla_cpu_collective_timeout_seconds=4"}
     started = processes.start(2, [__file__, tmp_path / "texts", "exchange"], **options)
     statuses, _, errors = processes.finish(started)

@@ -1,4 +1,4 @@
-"""The prior: made from a state, saved, loaded, shared, or any decoder."""
+"""Priors made from a state, saved and loaded, and priors of any decoder."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ CONFIG = TrainConfig(model=MODEL, batch_size=8)
 
 @pytest.fixture(scope="module")
 def state():
-    """Its moving average is another network than its generator."""
+    """A state whose averaged generator differs from its generator."""
     return plain.some_state(CONFIG)
 
 
@@ -43,13 +43,13 @@ def assert_same(one, other):
 
 
 def test_the_averaged_generator_has_statistics_of_its_own(prior, state):
-    """With the raw network's statistics, averaged weights make noise."""
+    """With the statistics of the other network, the averaged weights would make noise."""
     assert_same(prior.params["generator"]["params"], state.average)
     statistics = plain.quick_jit(lambda params, z: plain.generator(params, z)[1])
     own, raw = (statistics(params, latents(prior, 1024, seed=5)) for params in (state.average, state.generator))
 
     def distance(one, other):
-        """The largest error of a mean, in deviations, or of a variance, relative."""
+        """The largest error: of means in standard deviations, of variances relative."""
         return max(
             max(
                 np.max(np.abs(one[name]["mean"] - other[name]["mean"]) / np.sqrt(other[name]["var"])),
@@ -59,12 +59,12 @@ def test_the_averaged_generator_has_statistics_of_its_own(prior, state):
         )
 
     found = prior.params["generator"]["batch_stats"]
-    # Two estimates of the same, each from 1,024 latents; the raw network's are others.
+    # Two estimates of the same statistics, each from 1,024 latents; the raw network's differ.
     assert distance(found, own) < 0.15
     assert distance(found, raw) > 0.5
 
 
-def test_generate_and_discriminate_are_the_plain_networks_with_these_statistics(prior):
+def test_generate_and_discriminate_agree_with_the_plain_networks(prior):
     z = latents(prior)
     x = dj.generate(prior, z)
     generator, discriminator = prior.params["generator"], prior.params["discriminator"]
@@ -76,7 +76,7 @@ def test_generate_and_discriminate_are_the_plain_networks_with_these_statistics(
     np.testing.assert_allclose(dj.discriminate(prior, x), logits, rtol=1e-4, atol=1e-5)
 
 
-def test_a_result_does_not_depend_on_batch_mates(prior):
+def test_a_result_does_not_depend_on_its_batch(prior):
     z = latents(prior, 4)
     others = jnp.concatenate([z[:1], latents(prior, 3, seed=9)])
     x = dj.generate(prior, z)
@@ -138,12 +138,12 @@ def test_priors_of_one_model_share_compiled_programs(prior, tmp_path):
         loaded = dj.load_prior(tmp_path / "prior.safetensors")
         dj.discriminate(loaded, dj.generate(loaded, z))
     assert (prior_module._generate._cache_size(), prior_module._discriminate._cache_size()) == sizes
-    dj.generate(prior, z[:3])  # another shape is another program, or the sizes above say nothing
+    dj.generate(prior, z[:3])  # another shape compiles another program; otherwise the check above would be empty
     assert prior_module._generate._cache_size() == sizes[0] + 1
 
 
 def tampered(path, *, change=None, metadata=None):
-    """A saved prior with its tensors or metadata changed."""
+    """Changes the tensors or the metadata of a saved prior."""
     tensors = load_file(path)
     if change:
         change(tensors)
@@ -225,14 +225,14 @@ def test_in_bfloat16_images_and_logits_are_nearly_the_same(prior):
     assert dj.with_compute_dtype(half, "float32").generate == prior.generate
     with pytest.raises(UserError, match="`dtype` is 'float16'; it takes float32 or bfloat16"):
         dj.with_compute_dtype(prior, "float16")
-    with pytest.raises(UserError, match="decoder of your own"):
+    with pytest.raises(UserError, match="your own decoder"):
         dj.with_compute_dtype(OWN, "bfloat16")
 
 
-def test_what_cannot_be_saved_is_refused(prior, tmp_path):
+def test_priors_that_cannot_be_saved_are_refused(prior, tmp_path):
     with pytest.raises(UserError, match=r"ends in \.safetensors"):
         dj.save_prior(prior, tmp_path / "prior.npz")
-    with pytest.raises(UserError, match="decoder of your own"):
+    with pytest.raises(UserError, match="your own decoder"):
         dj.save_prior(OWN, tmp_path / "prior.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -293,6 +293,6 @@ def test_bad_images_are_refused(x, prior):
         dj.discriminate(prior, x)
 
 
-def test_the_packaged_priors_know_how_their_images_were_cut():
+def test_the_packaged_priors_know_their_crop():
     crops = {name: dj.load_prior(name).crop for name in files.packaged_priors()}
     assert crops == {"cars-64": "stretch", "digits-64": "center", "faces-64": "celeba"}

@@ -1,6 +1,6 @@
-"""Files that are damaged, or made to do harm: read as they are, or refused in one line; nothing else happens.
+"""Damaged and malicious files are either read or refused in one line; nothing else happens.
 
-`DCGAN_JAX_EXAMPLES=20000 pytest -n 0 tests/test_hostile.py` looks for longer.
+`DCGAN_JAX_EXAMPLES=20000 pytest -n 0 tests/promises/test_hostile.py` tries more kinds of damage.
 """
 
 import functools
@@ -42,7 +42,7 @@ MODEL = ModelConfig(image_size=32, channels=1, base_width=1, latent_dim=2)
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
 
 
-# ------------------------------------------------------------------------------------------ whole files to begin with
+# ------------------------------------------------------------------------------------------ undamaged files
 
 
 def picture(kind, **options):
@@ -99,7 +99,7 @@ def weights(kind, folder):
     return (folder / "checkpoints" / "0000000.safetensors").read_bytes()
 
 
-# ------------------------------------------------------------------------------------------ what reads them
+# ------------------------------------------------------------------------------------------ readers
 
 
 def read_checkpoint(path):
@@ -142,7 +142,7 @@ READERS = {
     "image.webp": lambda folder: (picture("WEBP"), lambda path: pairing.read_image(path, 3)),
     "image.tiff": lambda folder: (picture("TIFF", compression="tiff_lzw"), lambda path: pairing.read_image(path, 3)),
     "image.bmp": lambda folder: (picture("BMP"), lambda path: pairing.read_image(path, 3)),
-    "mask.png": lambda folder: (picture("PNG"), lambda path: pairing.find_holes(str(path), ["a"])("a")),
+    "mask.png": lambda folder: (picture("PNG"), lambda path: pairing.find_masks(str(path), ["a"])("a", None)),
     "train_32x32.mat": lambda folder: (
         matlab(X=np.zeros((32, 32, 3, 2), np.uint8), y=np.array([1, 2])),
         lambda path: [item.read() for item in cropped_items(path)],
@@ -180,16 +180,16 @@ READERS = {
     "names.txt": lambda folder: ((folder / "set" / "names.txt").read_bytes(), lambda path: read_set(path, "names.txt")),
 }
 
-# What looking for longer found: a zip file of a version to come, NumPy's header with a bracket too few.
+# Found by longer searches, such as a ZIP file of a future version and a NumPy header that lacks a bracket.
 FOUND = [
     ("images.zip", [(0.9375, 3, b"\x00\x00@")]),
     ("images.npy", [(0.0078125, 1, b"")]),
     ("images.tar.gz", [(0.0, 10**6, b"")]),
     ("names.txt", [(0.0, 0, b"\x80")]),
-    ("train_32x32.mat", [(0.0288, 0, bytes(8))]),  # ends the process that reads it
+    ("train_32x32.mat", [(0.0288, 0, bytes(8))]),  # kills the process that reads it
 ]
 
-# A part of a file that is replaced: where, as a fraction of its length; how much of it; and by what.
+# Replacements in a file: the place as a fraction of its length, the number of bytes removed, and the new bytes.
 EDITS = st.lists(
     st.tuples(
         st.floats(0, 1),
@@ -224,7 +224,7 @@ def test_damaged_files_are_read_or_refused(name, folder):
     whole, read = READERS[name](folder)
     place = folder / name.replace(".", "_")
     place.mkdir()
-    slow = name in ("train_32x32.mat", "cars.mat")  # a process each
+    slow = name in ("train_32x32.mat", "cars.mat")  # each example starts a process
 
     @settings(
         max_examples=max(EXAMPLES // 10, 1) if slow else EXAMPLES,
@@ -250,7 +250,7 @@ def test_damaged_files_are_read_or_refused(name, folder):
 
 
 @pytest.mark.parametrize(("name", "edits"), FOUND)
-def test_what_was_found(name, edits, folder):
+def test_damage_found_by_longer_searches_is_handled(name, edits, folder):
     whole, read = READERS[name](folder)
     place = folder / f"found_{name}"
     place.mkdir()
@@ -260,10 +260,10 @@ def test_what_was_found(name, edits, folder):
     assert "\n" not in str(refused.value)
 
 
-# ------------------------------------------------------------------------------------------ made to do harm
+# ------------------------------------------------------------------------------------------ malicious files
 
 
-def test_json_nested_without_end(folder, tmp_path):
+def test_deeply_nested_json_is_refused(folder, tmp_path):
     deep = b'{"config": ' + b"[" * 100_000
     for name in ("record.json", "metrics.txt", "manifest.json"):
         _, read = READERS[name](folder)
@@ -276,7 +276,7 @@ def test_json_nested_without_end(folder, tmp_path):
 
 
 def png(width, height):
-    """A PNG file that says it is of this size, and holds next to nothing."""
+    """A PNG file that declares this size and contains almost no pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -291,14 +291,14 @@ def png(width, height):
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (0, 5)])
-def test_images_of_absurd_sizes(tmp_path, size):
+def test_images_of_absurd_sizes_are_refused(tmp_path, size):
     images, mask = tmp_path / "images", tmp_path / "mask.png"
     images.mkdir()
     (images / "bomb.png").write_bytes(png(*size))
     (images / "good.png").write_bytes(picture("PNG"))
     Image.fromarray(np.full((9, 7), 255, np.uint8)).save(mask)
     out = tmp_path / "set"
-    with pytest.raises(UserError, match=r"bomb\.png"):  # one of two images is too many to leave out
+    with pytest.raises(UserError, match=r"bomb\.png"):  # one unreadable image of two is too many to skip
         prepare(images, out, image_size=32, progress=False)
     assert not out.exists()
     with pytest.raises(UserError, match=r"bomb\.png.* cannot be read as an image"):
@@ -306,7 +306,7 @@ def test_images_of_absurd_sizes(tmp_path, size):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
+def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST_MEMBER", 100_000)
     path, large = tmp_path / f"images.{kind}", picture("PNG") + bytes(200_000)
     if kind == "zip":
@@ -322,7 +322,7 @@ def test_members_that_unpack_to_gigabytes(tmp_path, kind, monkeypatch):
 
 
 def damaged_archive(kind):
-    """One whose first member can be found before the damage is met."""
+    """A compressed tar archive that is damaged in the middle, after the header of its first member."""
     file, text = io.BytesIO(), " ".join(map(str, range(200_000))).encode()
     with tarfile.open(fileobj=file, mode=f"w:{kind}") as members:
         for name in ("digitStruct.mat", "cars_train_annos.mat", "a.png"):
@@ -335,7 +335,7 @@ def damaged_archive(kind):
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
-def test_damage_in_the_midst_of_an_archive(tmp_path, kind):
+def test_damage_in_the_middle_of_an_archive_is_refused(tmp_path, kind):
     path, devkit = tmp_path / "train.tar.gz", tmp_path / "cars" / "car_devkit.tgz"
     path.write_bytes(damaged_archive(kind))
     with pytest.raises(UserError, match="damaged or cannot be read"):
@@ -348,7 +348,7 @@ def test_damage_in_the_midst_of_an_archive(tmp_path, kind):
         devkit_file(devkit.parent, "cars_train_annos.mat")
 
 
-def test_an_annotation_that_unpacks_to_gigabytes(tmp_path, monkeypatch):
+def test_an_annotation_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
     devkit = tmp_path / "car_devkit.tgz"
     with tarfile.open(devkit, "w:gz") as members:
@@ -360,15 +360,15 @@ def test_an_annotation_that_unpacks_to_gigabytes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../a.png", "/tmp/a.png", "x/../../a.png"])
-def test_names_that_lead_out_of_the_folder(tmp_path, name):
-    """Archives are never unpacked, but results bear the names of their images."""
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    """Archives are never unpacked, but the files of results have the names of their images."""
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w") as members:
         for each in (name, "good.png"):
             members.writestr(each, picture("PNG"))
-    with pytest.raises(UserError, match="leads out of it"):
+    with pytest.raises(UserError, match="a path outside of it"):
         prepare(path, tmp_path / "set", image_size=32, progress=False)
-    # A set that somebody else prepared may still say so.
+    # A set that somebody else prepared may contain such names.
     out = tmp_path / "out"
     (tmp_path / "images").mkdir()
     for each in "ab":
@@ -380,7 +380,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path, name):
     assert not out.exists()
 
 
-def test_links_that_lead_out_of_the_folder(tmp_path):
+def test_links_that_lead_out_of_the_folder_are_refused(tmp_path):
     images, secret, out = tmp_path / "images", tmp_path / "secret.png", tmp_path / "out"
     images.mkdir()
     secret.write_bytes(picture("PNG"))
@@ -389,10 +389,12 @@ def test_links_that_lead_out_of_the_folder(tmp_path):
         lambda: prepare(images, tmp_path / "set", image_size=32, progress=False),
         lambda: inpaint_folder(tanh_prior((32, 32, 3)), images, "center", out, dj.InpaintConfig(), progress=False),
     ):
-        with pytest.raises(UserError, match=r"a\.png is a symbolic link out of .*images: put the file itself there"):
+        with pytest.raises(
+            UserError, match=r"a\.png is a symbolic link out of .*images: replace it by the file itself"
+        ):
             use()
     assert not out.exists() and not (tmp_path / "set").exists()
-    # One inside the folder is a file as others are.
+    # A link to a file inside the folder is accepted.
     (images / "a.png").unlink()
     (images / "b.png").write_bytes(picture("PNG"))
     (images / "a.png").symlink_to(images / "b.png")

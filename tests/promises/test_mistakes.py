@@ -1,4 +1,4 @@
-"""The ten mistakes that published implementations of this method make, a test each, from end to end."""
+"""Ten mistakes of published implementations of this method, each tested from end to end."""
 
 import functools
 import subprocess
@@ -16,14 +16,14 @@ import dcgan_jax as dj
 from dcgan_jax.command.inpaint import inpaint_folder
 
 SIZE, BATCH = 32, 5
-# The tests of a DCGAN share two compiled programs, for float and for uint8 images: all have this search and batch.
+# All tests with a DCGAN use this search and batch, so that they share two programs, for float and uint8 images.
 SEARCH = dj.InpaintConfig(num_steps=10, learning_rate=0.1)
 NO_STEPS = dj.InpaintConfig(num_steps=0, window=5)
 
 
 @functools.cache
 def inputs():
-    """Images, a hole of every kind, and keys: one for each of two batches."""
+    """Images, holes of every kind, and keys, for two batches."""
     rng, n = np.random.default_rng(0), 2 * BATCH
     images = rng.uniform(-1, 1, (n, SIZE, SIZE, 1)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), n)
@@ -62,13 +62,13 @@ def test_2_an_image_does_not_depend_on_its_batch(digits_prior):
         return dj.inpaint(digits_prior, images[rows], holes[rows], keys[rows], SEARCH)
 
     result = run(range(BATCH))
-    # Another place, other company, copies of itself.
+    # Other places in the batch, other images, copies of the same image.
     for rows in ([1, 2, 3, 4, 0], [4, 3, 2, 1, 0], [5, 6, 1, 7, 8], [9, 5, 6, 7, 3], [2, 2, 2, 2, 2]):
         other = run(rows)
         for place, row in enumerate(rows):
             if row < BATCH:
                 assert_same_bits(result, other, row, place)
-    # As the stream pads its last batch.
+    # The last batch of a stream, which is padded.
     triples = [(images[i], holes[i], keys[i]) for i in [*range(5, 10), 3, 1]]
     streamed = list(dj.inpaint_stream(digits_prior, triples, jax.random.key(0), SEARCH, BATCH))
     assert_same_bits(result, streamed[5], 3, ...)
@@ -92,7 +92,7 @@ def test_3_hidden_pixels_do_not_leak(digits_prior, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_4_known_pixels_do_not_change(digits_prior, dtype):
     images, holes, keys = (x[:BATCH] for x in inputs())
-    # Known floats out of the range stay as they are, too.
+    # Known floats outside the range also stay unchanged.
     images = to_levels(images) if dtype == np.uint8 else 1.5 * images
     completed = np.asarray(dj.inpaint(digits_prior, images, holes, keys, SEARCH).images)
     assert completed.dtype == dtype
@@ -109,7 +109,7 @@ def test_5_weights_are_those_of_the_formula():
     result = dj.inpaint(constant_prior(completion), images, holes, jax.random.key(0), NO_STEPS)
     for image, hole, loss in zip(images, holes, result.context_loss, strict=True):
         expected = 0.0
-        for i, j in np.argwhere(~hole):  # the known pixels alone
+        for i, j in np.argwhere(~hole):  # known pixels only
             around = [(i + down, j + right) for down in range(-2, 3) for right in range(-2, 3)]
             missing = [hole[place] for place in around if min(place) >= 0 and max(place) < 8]
             expected += np.mean(missing) * abs(completion[i, j] - image[i, j]).sum()
@@ -120,7 +120,7 @@ def test_6_blending_is_exact_where_the_truth_is_the_completion_plus_a_constant()
     rng, size = np.random.default_rng(3), 12
     completion = rng.uniform(-0.7, 0.7, (size, size, 3)).astype(np.float32)
     holes = np.zeros((8, size, size), bool)
-    for k in range(4):  # the halves: each meets three of the image's borders
+    for k in range(4):  # the four halves, each of which touches three borders of the image
         holes[k] = np.rot90(np.arange(size)[:, None] < np.full(size, size // 2), k)
     holes[4], holes[4, 5, 5] = True, False  # one known pixel
     holes[5] = rng.random((size, size)) < 0.8
@@ -134,7 +134,7 @@ def test_6_blending_is_exact_where_the_truth_is_the_completion_plus_a_constant()
 
 @pytest.mark.parametrize("count", [0, BATCH, BATCH + 1, 2 * BATCH + 3])
 def test_7_no_image_is_dropped(count):
-    # Plain images of one grey each: the blend fills their holes with it, which tells them apart.
+    # Each image has its own grey. The blend fills the hole with it, which tells the images apart.
     levels = np.linspace(-0.9, 0.9, count, dtype=np.float32)
     hole = np.zeros((8, 8), bool)
     hole[4, 4] = True
@@ -148,7 +148,7 @@ def test_7_no_image_is_dropped(count):
 def test_8_every_image_has_its_own_mask_from_a_file(digits_prior, tmp_path):
     images, holes, _ = (x[:BATCH].copy() for x in inputs())
     holes[1] = False
-    holes[1, 3:9, 20:] = holes[1, 15:30, 2:11] = True  # two holes of another shape
+    holes[1, 3:9, 20:] = holes[1, 15:30, 2:11] = True  # two rectangles, unlike the other holes
     levels = to_levels(images[..., 0])
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
@@ -168,9 +168,9 @@ def dark_images(params, z):
 
 
 def test_9_every_step_clips_starts_afresh_and_keeps_one_scale():
-    # The known pixels are black, -1 on the scale of images, and G(z) is between -0.9 and -0.1: brighter than that
-    # whatever the latent (and darker than [0, 1]'s black). So the gradient is the same at every step, and Adam moves
-    # each entry of the latent by the learning rate; with gradients that accumulate it would move by less.
+    # The known pixels are black (-1). G(z) is between -0.9 and -0.1 for every latent: brighter than black, and darker
+    # than the black of images in [0, 1]. So the gradient is the same at every step, and Adam moves each entry of the
+    # latent by the learning rate. If gradients accumulated, it would move by less.
     slopes, bounds, rate, steps = np.array([0.2, -0.1, 0.1]), (-1.0, 0.75), 0.15, 4
     prior = dj.Prior(jnp.asarray(np.outer(slopes, np.ones(16)), jnp.float32), dark_images, draw_latents, bounds)
     hole = np.zeros((4, 4), bool)
@@ -186,7 +186,7 @@ def test_9_every_step_clips_starts_afresh_and_keeps_one_scale():
     np.testing.assert_allclose(result.latents, latents, atol=1e-5)
     completions = latents @ slopes - 0.5
     np.testing.assert_allclose(result.completions - completions[:, None, None, None], 0, atol=1e-5)
-    # The window reaches over the whole image: each of the 15 known pixels weighs 1/16.
+    # The window covers the whole image, so each of the 15 known pixels has the weight 1/16.
     np.testing.assert_allclose(result.context_loss, 15 / 16 * (completions + 1), atol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_10_a_large_image():
 
 
 def large(size, channels):
-    """The shapes of a model's state, and images."""
+    """The configuration, the shapes of the state, and images."""
     config = dj.TrainConfig(model=dj.ModelConfig(image_size=size, channels=channels, base_width=1, latent_dim=LATENT))
     state = jax.eval_shape(functools.partial(dj.init_state, config), jax.random.key(0))
     return config, state, np.full((2, size, size, channels), 200, np.uint8)

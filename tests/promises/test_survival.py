@@ -1,4 +1,4 @@
-"""Runs that are killed or told to stop at any moment end as if nothing had happened."""
+"""Runs that are killed or stopped at any moment, and continued, end like an uninterrupted run."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def command(data, run):
 
 
 def what_counts(run):
-    """Everything that a run leaves, but for times, TensorBoard's log, and the order of words in a file's header."""
+    """Everything that a run leaves, except times, TensorBoard's events, and the order of entries in file headers."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["steps_per_second"]
@@ -51,7 +51,7 @@ def uninterrupted(digits, tmp_path_factory):
     return run
 
 
-def test_killed_at_any_moment(uninterrupted, digits, tmp_path):
+def test_a_run_killed_at_any_moment_resumes_exactly(uninterrupted, digits, tmp_path):
     chance, run, unfinished = random.Random(KILLS), tmp_path / "run", 0
     for _ in range(KILLS):
         newest = max(checkpoint_files(run), default=0)
@@ -67,7 +67,7 @@ def test_killed_at_any_moment(uninterrupted, digits, tmp_path):
     assert what_counts(run) == what_counts(uninterrupted)
 
 
-def test_told_to_stop(uninterrupted, digits, tmp_path):
+def test_a_run_stopped_by_sigterm_resumes_exactly(uninterrupted, digits, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command(digits, run), stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (run / "checkpoints" / "0000010.safetensors").is_file():
@@ -77,6 +77,8 @@ def test_told_to_stop(uninterrupted, digits, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and time.monotonic() - start < 30
     step = max(checkpoint_files(run))
-    assert f"dcgan-jax: stopped by SIGTERM after step {step}, which is saved: the same command continues" in errors
+    assert (
+        f"dcgan-jax: stopped by SIGTERM after step {step}, which is saved: run the same command to continue" in errors
+    )
     subprocess.run(command(digits, run), check=True)
     assert what_counts(run) == what_counts(uninterrupted)

@@ -1,6 +1,6 @@
-"""Wrong input through Python: a ValueError of one line that names what was wrong, and nothing written.
+"""Wrong input through Python: a ValueError of one line names the error, and nothing is written.
 
-The same through the command is in `test_cli.py`.
+Wrong input through the command is tested in `tests/command/test_main.py`.
 """
 
 import shutil
@@ -30,7 +30,7 @@ SEARCH = dj.InpaintConfig(num_steps=1)
 
 @pytest.fixture
 def place(tmp_path, digits_run, monkeypatch):
-    """A folder with one of everything that can be wrong."""
+    """A folder with one example of everything that can be wrong."""
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "text", "good", "masks", "twins", "no_checkpoint"):
         (tmp_path / folder).mkdir()
@@ -74,7 +74,7 @@ def export_damaged(place):
 CASES = {
     # Sources and prepared sets.
     "missing source": (lambda p, r: prepare(p / "nowhere", p / "new"), "nowhere does not exist"),
-    "empty source": (lambda p, r: prepare(p / "empty", p / "new"), "empty has no images in it"),
+    "empty source": (lambda p, r: prepare(p / "empty", p / "new"), "empty contains no images"),
     "no readable image": (lambda p, r: prepare(p / "text", p / "new"), "more than 1 % of the images cannot be read"),
     "unknown kind": (lambda p, r: prepare(p / "good", p / "new", kind="birds"), "`kind` is 'birds'"),
     "no partition": (lambda p, r: prepare(p / "good", p / "new", kind="celeba"), r"list_eval_partition\.txt"),
@@ -82,9 +82,9 @@ CASES = {
     "out under a file": (lambda p, r: prepare("digits", p / "note.txt" / "new"), r"note\.txt"),
     "unknown label": (
         lambda p, r: prepare("digits", p / "new", where="label=ten"),
-        "no label 'ten' here; there is 0, 1",
+        "no label 'ten'; it has 0, 1",
     ),
-    "no condition": (lambda p, r: prepare("digits", p / "new", where="seven"), "'seven' is no condition"),
+    "no condition": (lambda p, r: prepare("digits", p / "new", where="seven"), "'seven' is not a condition"),
     "no prepared set": (lambda p, r: open_prepared(p / "good"), "good is not a prepared set"),
     "truncated set": (lambda p, r: open_prepared(p / "damaged"), "truncated or damaged"),
     "unreachable bucket": (lambda p, r: verify("nosuch://bucket/set"), "nosuch://bucket/set cannot be opened"),
@@ -113,7 +113,7 @@ CASES = {
     "truncated checkpoint": (lambda p, r: dj.load_prior(p / "truncated"), "damaged .*: restore one"),
     "truncated file": (lambda p, r: dj.load_prior(p / "cut.safetensors"), "is not a prior"),
     "export of damage": (lambda p, r: export_damaged(p), r"safetensors is damaged"),
-    "saved decoder": (lambda p, r: dj.save_prior(PRIOR, p / "a.safetensors"), "decoder of your own"),
+    "saved decoder": (lambda p, r: dj.save_prior(PRIOR, p / "a.safetensors"), "your own decoder"),
     "other suffix": (lambda p, r: dj.save_prior(dj.load_prior(r.run), p / "a.npz"), r"ends in \.safetensors"),
     # Arrays.
     "other size": (
@@ -131,23 +131,26 @@ CASES = {
     "even window": (lambda p, r: dj.InpaintConfig(window=4), "`window` of InpaintConfig is 4; it takes an odd number"),
     "other set": (
         lambda p, r: evaluate.evaluate([digits_under_another_prior(r)], {"search": None}, p / "new"),
-        "and the prior is for 12x12x3",
+        "but the prior is for 12x12x3",
     ),
     # Files.
     "missing images": (lambda p, r: complete(p, "nowhere", "center"), "nowhere does not exist"),
     "empty images": (lambda p, r: complete(p, "empty", "center"), "empty holds no image"),
     "no image readable": (lambda p, r: complete(p, "text", "center"), r"a\.jpg cannot be read as an image"),
-    "16 bits": (lambda p, r: complete(p, "deep.png", "center"), r"deep\.png cannot be read .* 8 bits"),
+    "16 bits": (lambda p, r: complete(p, "deep.png", "center"), r"deep\.png cannot be read .* 8 or 16 bits"),
     "unknown mask": (lambda p, r: complete(p, "good", "circle"), "`masks` is 'circle'"),
-    "narrow mask": (lambda p, r: complete(p, "good", p / "narrow.png"), "the mask of 'a' is 12x6 and the image 12x12"),
-    "other masks": (lambda p, r: complete(p, "good", p / "masks"), "1 images have no mask in .*, 'a' first"),
-    "transparent mask": (lambda p, r: complete(p, "good", p / "clear.png"), "has transparency"),
+    "narrow mask": (
+        lambda p, r: complete(p, "good", p / "narrow.png"),
+        "the mask of 'a' is 12x6, but the image is 12x12",
+    ),
+    "other masks": (lambda p, r: complete(p, "good", p / "masks"), "1 images have no mask in .*, such as 'a'"),
+    "opaque as alpha": (lambda p, r: complete(p, "good", "alpha"), "image 'a' has no transparent part"),
     "twins": (lambda p, r: complete(p, "twins", "center"), "two images named 'a'"),
     "overwriting": (lambda p, r: complete(p, "good", "center", "good"), "would overwrite"),
     "out is a file": (lambda p, r: complete(p, "good", "center", "note.txt"), r"note\.txt cannot be made"),
     "set of another size": (
         lambda p, r: complete(p, r.data, "center"),
-        "holds images of 32x32x1 and the prior completes",
+        "holds images of 32x32x1, but the prior completes",
     ),
 }
 

@@ -1,95 +1,53 @@
-"""Files, prepared sets, priors and runs in buckets; fsspec's file system in memory stands for one."""
+"""Files, image sets and commands with buckets; fsspec's file system in memory stands for a bucket."""
 
-import dataclasses
 import io
 import json
 import sys
 import zipfile
 from pathlib import Path
 
-import fsspec
-import jax
+import buckets
 import numpy as np
 import pytest
-import trainings
+from buckets import Killed, content, counted, local_content
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-import dcgan_jax as dj
 from dcgan_jax.command import inpaint, main
 from dcgan_jax.command.inpaint import Report
 from dcgan_jax.data import open_prepared, prepare
 from dcgan_jax.errors import UserError
-from dcgan_jax.storage import mirror, remote
-from dcgan_jax.training import gan, loop
+from dcgan_jax.storage import remote
 
-compiled_once = trainings.compiled_once
-
-
-class Killed(BaseException):
-    """What ends a process at any place."""
-
-
-@pytest.fixture(autouse=True)
-def bucket(tmp_path, monkeypatch):
-    """An empty file system in memory and an empty cache."""
-    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "cache"))
-    fs = fsspec.filesystem("memory")
-    fs.store.clear()
-    fs.pseudo_dirs[:] = [""]
-    yield fs
-    fs.store.clear()
-
-
-def content(fs):
-    return {name: fs.cat_file(name) for name in fs.find("/")}
-
-
-def local_content(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def counted(monkeypatch, *names, kill_after=None):
-    """The calls that file systems get from now on, each of which ends the process after so many."""
-    calls, originals = [], {name: getattr(MemoryFileSystem, name) for name in names}
-    for name in names:
-
-        def watch(fs, *args, name=name, original=originals[name], **options):
-            if kill_after is not None and len(calls) >= kill_after:
-                raise Killed
-            calls.append((name, args))
-            return original(fs, *args, **options)
-
-        monkeypatch.setattr(MemoryFileSystem, name, watch)
-    return calls
+bucket = buckets.bucket
 
 
 # ------------------------------------------------------------------------------------------ fetching
 
 
 @pytest.mark.parametrize("place", ["gs://a/b", "s3://a", "memory://a/b.png", "https://a.b/c.zip", "S3+x.y-z://a"])
-def test_addresses(place):
+def test_urls_are_recognised(place):
     assert remote.is_url(place)
 
 
 @pytest.mark.parametrize("place", ["gs:/a/b", "a/b", "/a://b", "digits", "tfds:cars196", "C:/a", "://a", ""])
-def test_local_places(place, tmp_path):
+def test_local_places_are_returned_unchanged(place, tmp_path):
     assert not remote.is_url(place) and remote.fetch(place) is place
     assert remote.fetch(tmp_path) is tmp_path
 
 
-def test_a_file_is_fetched_once_and_again_when_it_has_changed(bucket, monkeypatch):
+def test_a_file_is_fetched_again_only_when_it_changed(bucket, monkeypatch):
     bucket.pipe("/b/x/photo.png", b"one")
     calls = counted(monkeypatch, "get_file")
     first = remote.fetch("memory://b/x/photo.png")
     assert first.name == "photo.png" and first.read_bytes() == b"one" and len(calls) == 1
     assert remote.fetch("memory://b/x/photo.png") == first and len(calls) == 1
-    bucket.pipe("/b/x/photo.png", b"two")  # of the same size
+    bucket.pipe("/b/x/photo.png", b"two")  # new content of the same size
     assert remote.fetch("memory://b/x/photo.png").read_bytes() == b"two" and len(calls) == 2
     assert first.read_bytes() == b"one"
 
 
-def test_a_folder_is_fetched_once_and_again_when_a_file_of_it_has_changed(bucket, monkeypatch):
+def test_a_folder_is_fetched_again_only_when_a_file_changed(bucket, monkeypatch):
     bucket.pipe({"/b/x/a.txt": b"a", "/b/x/deep/er/c.txt": b"c", "/b/xy/other.txt": b"not this"})
     calls = counted(monkeypatch, "get_file")
     first = remote.fetch("memory://b/x")
@@ -111,7 +69,7 @@ def test_an_interrupted_fetch_leaves_nothing(bucket, monkeypatch, tmp_path):
     assert len(local_content(remote.fetch("memory://b/x"))) == 4
 
 
-def test_what_cannot_be_fetched(bucket, monkeypatch):
+def test_places_that_cannot_be_fetched_are_refused(bucket, monkeypatch):
     with pytest.raises(UserError, match="memory://b/x does not exist"):
         remote.fetch("memory://b/x")
     with pytest.raises(UserError, match=r"foo://b cannot be opened \(Protocol not known: foo"):
@@ -141,7 +99,7 @@ def picture(level):
     return file.getvalue()
 
 
-def test_a_folder_of_images(bucket, tmp_path):
+def test_images_in_a_bucket_are_prepared(bucket, tmp_path):
     bucket.pipe({f"/b/photos/{split}/{i}.png": picture(40 * i) for split in ("train", "test") for i in range(3)})
     prepared = prepare("memory://b/photos", tmp_path / "set", image_size=8, progress=False)
     assert prepared.manifest["splits"] == {"train": [0, 3], "test": [3, 6]}
@@ -162,7 +120,7 @@ def test_celeba_finds_its_partition_beside_the_archive(bucket, tmp_path, beside)
     assert prepared.manifest["splits"] == {"train": [0, 1], "validation": [1, 2], "test": [2, 3]}
 
 
-def test_a_prepared_set_in_a_bucket(bucket, digits, monkeypatch, capsys):
+def test_a_set_is_prepared_into_a_bucket_and_opened_from_it(bucket, digits, monkeypatch, capsys):
     calls = counted(monkeypatch, "put_file", "get_file")
     assert main.main(["prepare", "digits", "--out", "memory://b/sets/digits", "--image-size", "32", "--quiet"]) == 0
     assert "memory://b/sets/digits: " in capsys.readouterr().out
@@ -177,7 +135,7 @@ def test_a_prepared_set_in_a_bucket(bucket, digits, monkeypatch, capsys):
     assert "memory://b/sets/digits exists already" in capsys.readouterr().err
 
 
-def test_a_half_uploaded_set_is_not_one_and_can_be_prepared_again(bucket, digits, monkeypatch, tmp_path):
+def test_a_half_uploaded_set_is_refused_and_can_be_prepared_again(bucket, digits, monkeypatch, tmp_path):
     for kill_after in range(4):
         with monkeypatch.context() as patch:
             counted(patch, "put_file", kill_after=kill_after)
@@ -188,159 +146,6 @@ def test_a_half_uploaded_set_is_not_one_and_can_be_prepared_again(bucket, digits
             open_prepared("memory://b/set")
     prepare("digits", "memory://b/set", image_size=32, progress=False)
     np.testing.assert_array_equal(open_prepared("memory://b/set").images, open_prepared(digits).images)
-
-
-# ------------------------------------------------------------------------------------------ runs
-
-
-def run_folder(folder, steps):
-    """Writes what a run leaves that has saved its checkpoints up to a step; every file says of which step it is."""
-    for name in ("config.json", "metrics.jsonl", f"samples/{steps}.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(f"{name} {'x' * steps}")
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints" / f"{steps:07d}.safetensors").write_text(f"checkpoint {steps}")
-    (folder / ".config.json.123.partial").write_text("being written")
-
-
-def push_checkpoints(*steps):
-    with mirror.open_run("memory://b/run") as copy:
-        for step in steps:
-            run_folder(copy.folder, step)
-            copy.push()
-
-
-OPERATIONS = ("put_file", "pipe_file", "rm_file")
-
-
-def test_a_run_goes_up_and_comes_down(bucket, monkeypatch, tmp_path):
-    push_checkpoints(1, 2)
-    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "other cache"))
-    with mirror.open_run("memory://b/run") as copy:
-        assert sorted(local_content(copy.folder)) == [
-            "checkpoints/0000001.safetensors",
-            "checkpoints/0000002.safetensors",
-            "config.json",
-            "metrics.jsonl",
-            "samples/1.png",
-            "samples/2.png",
-        ]
-        calls = counted(monkeypatch, *OPERATIONS)
-        copy.push()
-        assert calls == []  # nothing has changed
-        run_folder(copy.folder, 3)
-        copy.push()
-    assert local_content(mirror.fetch_prior("memory://b/run")) == {
-        "config.json": b"config.json xxx",
-        "checkpoints/0000003.safetensors": b"checkpoint 3",
-    }
-
-
-def test_a_run_killed_anywhere_stays_usable(bucket, monkeypatch):
-    """After any number of operations a whole checkpoint comes down, with reports that reach as far at least."""
-    push_checkpoints(1, 2, 3)
-    before, calls = content(bucket), []
-    with monkeypatch.context() as patch:
-        calls = counted(patch, *OPERATIONS)
-        push_checkpoints(4)
-    assert [name for name, _ in calls] == ["put_file"] * 4 + ["rm_file"]
-    newest_seen = []
-    for kill_after in range(len(calls)):
-        bucket.store.clear()
-        bucket.pipe(before)
-        with monkeypatch.context() as patch:
-            counted(patch, *OPERATIONS, kill_after=kill_after)
-            with pytest.raises(Killed):
-                push_checkpoints(4)
-        prior = local_content(mirror.fetch_prior("memory://b/run"))
-        with mirror.open_run("memory://b/run") as copy:
-            found = local_content(copy.folder)
-        (newest,) = {int(name[-19:-12]) for name in prior if name.startswith("checkpoints/")}
-        assert newest == max(int(name[-19:-12]) for name in found if name.startswith("checkpoints/"))
-        for files in (found, prior):
-            assert files[f"checkpoints/{newest:07d}.safetensors"] == f"checkpoint {newest}".encode()
-        assert len(found["metrics.jsonl"].split()[1]) >= newest and "config.json" in found
-        newest_seen.append(newest)
-        push_checkpoints(4)  # goes on
-        assert {int(name[-19:-12]) for name in content(bucket) if "/checkpoints/" in name} == {2, 3, 4}
-    assert newest_seen == [3] * 4 + [4]
-
-
-def test_the_first_push_killed_anywhere_leaves_a_run_to_begin(bucket, monkeypatch):
-    for kill_after in range(4):
-        bucket.store.clear()
-        with monkeypatch.context() as patch:
-            counted(patch, *OPERATIONS, kill_after=kill_after)
-            with pytest.raises(Killed):
-                push_checkpoints(1)
-        with mirror.open_run("memory://b/run") as copy:
-            found = local_content(copy.folder)
-        assert not any(name.startswith("checkpoints/") for name in found)
-        assert ("config.json" in found) == (kill_after > 0)
-
-
-def test_other_files_are_not_taken_for_a_run(bucket, tmp_path):
-    bucket.pipe("/b/run/letter.txt", b"dear")
-    with pytest.raises(UserError, match="memory://b/run is not empty and not a run's folder"):
-        with mirror.open_run("memory://b/run"):
-            pass
-    with pytest.raises(UserError, match="there is no prior at memory://b/run"):
-        dj.load_prior("memory://b/run")
-    assert content(bucket) == {"/b/run/letter.txt": b"dear"}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(digits, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "run"
-    config = dataclasses.replace(trainings.CONFIG, checkpoint_every=2)
-    return run, loop.train(gan.RECIPE, config, digits, run, progress=False), config
-
-
-def test_a_run_resumed_elsewhere_is_the_uninterrupted_one(bucket, digits, uninterrupted, monkeypatch, tmp_path):
-    """Killed before the second of three checkpoints goes up; then another machine goes on."""
-    run, state, config = uninterrupted
-    there = "memory://b/runs/digits"
-    send = remote.send
-
-    def kill(url, folder, names):
-        if "checkpoints/0000004.safetensors" in names:
-            raise Killed
-        send(url, folder, names)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(remote, "send", kill)
-        with pytest.raises(Killed):
-            loop.train(gan.RECIPE, config, digits, there, progress=False)
-    monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "another machine"))
-    restored, _ = trainings.load_state(mirror.fetch_prior(there))
-    assert restored.step == 2
-    trainings.assert_same(loop.train(gan.RECIPE, config, digits, there, progress=False), state)
-    files = content(bucket)
-    for name, expected in local_content(run).items():
-        if name.startswith("samples/"):
-            assert files[f"/b/runs/digits/{name}"] == expected
-    lines = [json.loads(line) for line in files["/b/runs/digits/metrics.jsonl"].decode().splitlines()]
-    assert all(line.pop("steps_per_second") > 0 for line in lines)
-    assert lines == trainings.metrics_of(run)
-    z = jax.random.uniform(jax.random.key(0), (2, config.model.latent_dim))
-    images = [dj.generate(dj.load_prior(place), z) for place in (there, run)]
-    np.testing.assert_array_equal(*images)
-
-
-def test_a_finished_run_and_its_prior(bucket, uninterrupted, digits, tmp_path, capsys):
-    run, state, config = uninterrupted
-    bucket.put(str(run), "/b/run", recursive=True)
-    before = content(bucket)
-    trainings.assert_same(loop.train(gan.RECIPE, config, digits, "memory://b/run", progress=False), state)
-    assert content(bucket) == before
-    assert trainings.config_of(mirror.fetch_prior("memory://b/run")) == config
-    dj.save_prior(dj.load_prior(run), tmp_path / "a.safetensors")
-    bucket.put_file(str(tmp_path / "a.safetensors"), "/b/a.safetensors")
-    for i, prior in enumerate(["memory://b/a.safetensors", "memory://b/run", str(run)]):
-        assert main.main(["sample", "--prior", prior, "--count", "2", "--out", str(tmp_path / f"{i}.png")]) == 0
-    assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(3)}) == 1
-    assert main.main(["sample", "--prior", "memory://b/nothing", "--out", str(tmp_path / "no.png")]) == 2
-    assert "there is no prior at memory://b/nothing" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------ the command

@@ -1,4 +1,4 @@
-"""The encoder: its step against plain networks, its holes, its run, and the prior that the run becomes."""
+"""The encoder: its training step against plain networks, its holes, its run, and the resulting prior."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def plain_encoder(params, known, hole, statistics=None):
     return jnp.tanh(mean), 0.01 + jnp.log1p(jnp.exp(spread)), shifts
 
 
-def test_a_step_descends_the_plain_losses(prior):
+def test_a_step_follows_the_gradients_of_the_plain_losses(prior):
     state, key = some_state(prior), jax.random.key(3)
     batch = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
@@ -105,7 +105,7 @@ def test_a_step_descends_the_plain_losses(prior):
     assert int(after.step) == 1
 
 
-def test_holes_are_the_papers_half_of_them_shifted():
+def test_holes_are_the_paper_s_with_half_of_the_squares_shifted():
     holes = np.asarray(encoder.draw_holes(jax.random.key(0), 400, 32))
     center = np.asarray(masks.center(32))
     kinds = [(holes[i::4] == center).all(axis=(1, 2)).mean() for i in range(4)]
@@ -120,7 +120,7 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     arguments = ["train-encoder", "--data", str(digits), "--run", str(tmp_path / "run"), "--quiet"]
     arguments += ["--prior", str(tmp_path / "gan.safetensors"), "--batch-size", "8", "--log-every", "1"]
     assert main.main([*arguments, "--num-steps", "2", "--checkpoint-every", "1"]) == 0
-    (tmp_path / "gan.safetensors").unlink()  # a run holds the prior that it learns for
+    (tmp_path / "gan.safetensors").unlink()  # the run contains the prior that it trains the encoder for
     found = dj.load_prior(tmp_path / "run")
     np.testing.assert_array_equal(
         found.params["generator"]["params"]["up_0"], prior.params["generator"]["params"]["up_0"]
@@ -141,7 +141,7 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     np.testing.assert_allclose(one.completions, expected, atol=1e-4)
 
 
-def test_an_encoder_that_is_there_learns_on(prior):
+def test_training_continues_from_the_prior_s_encoder(prior):
     one = some_state(prior)
     there = {**prior.params, "encoder": {"params": one.encoder, "batch_stats": one.statistics}}
     fresh = jax.tree.map(jnp.zeros_like, one)

@@ -1,4 +1,4 @@
-"""Searches that start from an encoder, are drawn to it, refine the decoder's features, and give several completions."""
+"""Searches that start from an encoder's guess: refinement of the features, and several completions."""
 
 import dataclasses
 
@@ -110,7 +110,7 @@ class Adam:
 
 
 def numpy_search(i, config, restart=0):
-    """Latent, shift and context loss in the end, written out plainly: search, back to the best, refinement."""
+    """The final latent, shift and context loss: search, return to the best iterate, refinement."""
     (z, shift), step = numpy_start(i, restart), Adam(config.learning_rate)
     shift = config.start_shifts * shift
     iterates = []
@@ -138,8 +138,8 @@ def numpy_search(i, config, restart=0):
         {"start_shifts": 1.0, "refine_steps": 0},
     ],
 )
-def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
-    """Each program is compiled apart, so a case changes several settings; the oracle knows every one of them."""
+def test_search_and_refinement_agree_with_the_plain_algorithm(changes):
+    """Each case changes several settings, because each costs a compilation. The oracle implements them all."""
     config = dataclasses.replace(CONFIG, **changes)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config)
     for i in range(4):
@@ -152,12 +152,12 @@ def test_search_and_refinement_are_those_of_the_plain_algorithm(changes):
     completions = np.asarray(result.completions)
     if config.blend == "poisson":
         blended = dj.poisson_blend_sparse(completions, IMAGES, HOLES)
-    else:  # tests/test_smoothness.py compares it with dense solves
+    else:  # tests/blending/test_smooth.py compares this blend with dense solves
         blended = dj.smooth_blend(completions, IMAGES, HOLES, sharp=config.blend == "sharp")
     np.testing.assert_allclose(result.images, np.clip(blended, -1, 1), atol=2e-3)
 
 
-def test_an_image_that_is_flat_where_it_is_known_has_gradients():
+def test_an_image_with_flat_known_pixels_has_gradients():
     images = jnp.asarray(IMAGES).at[0].set(0.25)
     config = dataclasses.replace(CONFIG, num_steps=2, refine_steps=1, blend="sharp", start_shifts=0.5)
 
@@ -170,7 +170,7 @@ def test_an_image_that_is_flat_where_it_is_known_has_gradients():
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(gradients))
 
 
-def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it():
+def test_restarts_begin_at_the_encoder_s_guess_and_at_draws_around_it():
     config = dj.InpaintConfig(
         num_steps=0, start="encoder", start_shifts=1.0, restarts=3, num_completions=3, judge="central"
     )
@@ -190,7 +190,7 @@ def test_without_a_step_the_restarts_are_the_encoders_guess_and_draws_around_it(
         np.testing.assert_allclose(result.completions[i], completions[order[0]], atol=1e-4)
 
 
-def test_completions_are_ranked_by_their_loss_and_keep_what_is_known():
+def test_completions_are_ranked_by_their_loss_and_keep_known_pixels():
     images = np.asarray(np.round((IMAGES + 1) * 127.5), np.uint8)
     config = dataclasses.replace(CONFIG, restarts=4, num_completions=3)
     result = dj.inpaint(PRIOR, images, HOLES, KEY, config)
@@ -202,11 +202,11 @@ def test_completions_are_ranked_by_their_loss_and_keep_what_is_known():
         assert (several[:, ~hole] == image[~hole]).all() and (np.asarray(mean)[~hole] == image[~hole]).all()
         assert np.abs(np.float32(several).mean(axis=0)[hole] - np.float32(mean)[hole]).max() <= 1  # levels
     single = dj.inpaint(PRIOR, images, HOLES, KEY, dataclasses.replace(config, num_completions=1))
-    # The first is what one alone would be.
+    # The first completion is the one that a single completion would be.
     np.testing.assert_allclose(result.context_loss, single.context_loss, rtol=1e-6)
 
 
-def test_a_search_that_is_not_finite_is_left_out_of_the_mean_and_of_the_centre():
+def test_searches_that_are_not_finite_are_left_out_of_mean_and_centre():
     def spoilt(params, z, shifts=()):
         x = decode(params, z)
         return jnp.where(z[:, :1, None, None] < 0, jnp.nan, x)
@@ -228,7 +228,7 @@ SEVERAL = {"restarts": 2, "num_completions": 2, "start_shifts": 0.5}
 EARLY = dataclasses.replace(CONFIG, num_steps=20, tolerance=0.05, patience=2, blend="sharp", **SEVERAL)
 
 
-def test_the_stream_finds_what_a_batch_finds_bit_for_bit():
+def test_the_stream_equals_the_batch_bit_for_bit():
     (status,), _, (errors,) = processes.finish([processes.as_users_compile(1, __file__)])
     assert status == 0, errors
 
@@ -244,13 +244,13 @@ def compare_stream_with_batch(config):
             jax.tree.map(np.testing.assert_array_equal, items[first + i], jax.tree.map(lambda x, i=i: x[i], batch))
 
 
-def test_what_lies_in_the_hole_has_no_influence():
+def test_hidden_pixels_have_no_influence():
     spoilt = np.where(HOLES[..., None], np.nan, IMAGES)
     one, other = (dj.inpaint(PRIOR, images, HOLES, KEY, EARLY) for images in (IMAGES, spoilt))
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_shifts_for_a_decoder_that_takes_none_are_refused():
+def test_shifts_are_refused_when_decoder_or_encoder_has_none():
     prior = dj.Prior(PARAMS, decode, draw, (-1.0, 1.0), judge, encode=encode)
     config = dj.InpaintConfig(start="encoder", start_shifts=0.5)
     with pytest.raises(
@@ -263,7 +263,7 @@ def test_shifts_for_a_decoder_that_takes_none_are_refused():
 
 
 @pytest.mark.parametrize(("name", "value"), [("start_shifts", 1.5), ("start_shifts", -0.1), ("blend", "seamless")])
-def test_values_that_mean_nothing_are_refused(name, value):
+def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}` of InpaintConfig is {value!r}; it takes"):
         dataclasses.replace(CONFIG, **{name: value})
 
@@ -283,7 +283,7 @@ def test_shifts_without_the_encoder_s_start_are_refused():
         ({"refine_steps": 3}, "`refine_steps` is 3, but the decoder of this prior takes no feature shifts"),
     ],
 )
-def test_what_a_prior_cannot_do_is_refused(changes, message):
+def test_settings_that_the_prior_does_not_support_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dj.inpaint(PLAIN, IMAGES, HOLES, KEY, dj.InpaintConfig(**changes))
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ from tiny import arrays, tanh_prior
 import dcgan_jax as dj
 from dcgan_jax.inpainting import stream as stream_module
 
-SIZE, BATCH, COUNT = 4, 8, 20  # eight: where XLA's loops take several numbers at once
+SIZE, BATCH, COUNT = 4, 8, 20  # eight: XLA's loops then process several numbers at once
 KEY = jax.random.key(2)
 CONFIG = dj.InpaintConfig(num_steps=5, learning_rate=0.2, window=3)
 EARLY = dataclasses.replace(CONFIG, num_steps=40, tolerance=0.05, patience=4)  # stops at different steps
@@ -24,7 +24,7 @@ HOLES = RNG.random((COUNT, SIZE, SIZE)) < 0.4
 KEYS = jnp.stack([jax.random.fold_in(KEY, i) for i in range(COUNT)])
 
 
-ROWS = [[*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]]  # batches of `inpaint`
+ROWS = [[*range(8)], [*range(8, 16)], [*range(16, COUNT), 0, 1, 2, 3]]  # rows of the batches that `inpaint` completes
 
 
 def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
@@ -32,11 +32,11 @@ def stream(pairs, batch_size=BATCH, key=KEY, config=CONFIG):
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, BATCH + 1, 5, 2 * BATCH + 2])
-def test_every_image_in_order_as_inpaint_completes_it(count):
+def test_results_come_in_order_and_equal_inpaint(count):
     items = list(stream(zip(IMAGES[:count], HOLES[:count], strict=True)))
     assert len(items) == count
     for i, item in enumerate(items):
-        # In a batch of the stream's shape, beside images that the stream did not have there.
+        # In a batch of the stream's shape, beside other images than in the stream.
         others = [j for j in range(COUNT) if j != i][: min(count, BATCH) - 1]
         rows = np.array([*others, i])
         expected = dj.inpaint(PRIOR, IMAGES[rows], HOLES[rows], KEYS[rows], CONFIG)
@@ -45,19 +45,19 @@ def test_every_image_in_order_as_inpaint_completes_it(count):
             assert (value == np.asarray(row[-1])).all(), name
 
 
-def test_images_may_bring_their_own_keys():
+def test_each_image_may_have_its_own_key():
     pairs = [(IMAGES[0], HOLES[0], None), (IMAGES[1], HOLES[1], KEYS[7]), (IMAGES[2], HOLES[2])]
     items = list(stream(pairs))
     expected = dj.inpaint(PRIOR, IMAGES[:3], HOLES[:3], KEYS[np.array([0, 7, 2])], CONFIG)
     assert all((item.latents == row).all() for item, row in zip(items, expected.latents, strict=True))
 
 
-def test_keys_of_the_older_kind():
+def test_raw_uint32_keys_are_accepted():
     old, new = (list(stream(zip(IMAGES[:4], HOLES[:4], strict=True), key=k)) for k in (jax.random.PRNGKey(2), KEY))
     assert all((a.latents == b.latents).all() for a, b in zip(old, new, strict=True))
 
 
-def test_the_input_is_read_two_batches_ahead_at_most():
+def test_the_input_is_read_at_most_two_batches_ahead():
     read = 0
 
     def endless():
@@ -70,18 +70,18 @@ def test_the_input_is_read_two_batches_ahead_at_most():
     assert read == 0
     for i in range(4 * BATCH):
         next(items)
-        # While the results of a batch are handed out, the next one is on the device, and no more than that.
+        # While the results of one batch are handed out, only the next batch is on the device.
         assert read == (i // BATCH + 2) * BATCH
 
 
-def test_one_program_does_it_all():
+def test_the_stream_compiles_one_program():
     before = stream_module._advance._cache_size()
     list(stream(zip(IMAGES, HOLES, strict=True), config=dataclasses.replace(EARLY, num_steps=30)))
     assert stream_module._advance._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("changes", [{}, {"restarts": 2, "trace_every": 7}, {"patience": 1, "num_steps": 6}])
-def test_searches_that_stop_early_make_room(monkeypatch, changes):
+def test_searches_that_stop_early_free_their_slots(monkeypatch, changes):
     config = dataclasses.replace(EARLY, **changes)
     expected = []
     for rows in ROWS:
@@ -95,7 +95,7 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
         same = jax.tree.map(lambda x, row: (x == row).all(), item, one)
         assert all(jax.tree.leaves(same)), same
     if not changes:
-        # Each slot takes the next image when its own is done.
+        # Each slot takes the next image when its own is finished.
         ends, steps = [0] * BATCH, [int(item.num_steps) for item in items]
         for each in steps:
             ends[int(np.argmin(ends))] += each
@@ -107,8 +107,8 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
 @pytest.mark.parametrize(
     ("place", "item", "message"),
     [
-        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16 and the first is float32"),
-        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8 and the first is float32"),
+        (4, (IMAGES[0].astype(np.float16), HOLES[0]), "image 4 of `pairs` is float16, but the first is float32"),
+        (4, (np.zeros((SIZE, SIZE, 1), np.uint8), HOLES[0]), "image 4 of `pairs` is uint8, but the first is float32"),
         (4, (IMAGES[0].astype(np.float64), HOLES[0]), "image 4 of `pairs` is float64; pass uint8"),
         (4, (IMAGES[0][:, :, 0], HOLES[0]), "image 4 "),
         (0, (IMAGES[0][:2], HOLES[0]), "image 0 "),
@@ -120,7 +120,7 @@ def test_searches_that_stop_early_make_room(monkeypatch, changes):
         (3, (IMAGES[0], HOLES[0], jax.random.key(0, impl="rbg")), "key 3 of `pairs` is key<rbg>"),
     ],
 )
-def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(place, item, message):
+def test_a_wrong_item_is_named_by_its_place_after_all_earlier_results(place, item, message):
     pairs = [(IMAGES[i % COUNT], HOLES[i % COUNT]) for i in range(11)]
     pairs[place] = item
     items = stream(pairs)
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_named_by_its_place_after_the_results_before_it(pla
         next(items)
 
 
-def test_what_the_row_itself_raises_comes_after_the_results_before_it():
+def test_an_error_of_the_input_comes_after_all_earlier_results():
     def broken():
         yield from zip(IMAGES[:4], HOLES[:4], strict=True)
         raise OSError("the disk is gone")
@@ -141,7 +141,7 @@ def test_what_the_row_itself_raises_comes_after_the_results_before_it():
         next(items)
 
 
-def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
+def test_few_results_wait_for_a_slow_image(monkeypatch):
     monkeypatch.setattr(stream_module, "_WAITING", 1)
     read = 0
 
@@ -149,7 +149,7 @@ def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
         nonlocal read
         for i in itertools.count():
             read += 1
-            # The first image is all noise, the others are all known, so that their searches stop at once.
+            # The other images are completely known, so that their searches stop at once.
             yield IMAGES[0], HOLES[0] if i == 0 else np.zeros_like(HOLES[0])
 
     config = dataclasses.replace(EARLY, num_steps=400, tolerance=1e-7, patience=2, learning_rate=1e-3)
@@ -158,11 +158,11 @@ def test_results_that_wait_for_a_slow_image_are_few(monkeypatch):
     assert read <= 4 * BATCH
 
 
-def test_bad_key():
+def test_a_bad_key_is_refused():
     with pytest.raises(ValueError, match=r"`key` is .* pass one key"):
         next(stream([], key=KEYS))
 
 
-def test_bad_batch_size():
+def test_a_bad_batch_size_is_refused():
     with pytest.raises(ValueError, match="`batch_size`"):
         list(stream([], batch_size=0))

@@ -1,4 +1,4 @@
-"""Conditional priors: labels in latents, searches that are given the label or find it, and the commands."""
+"""Conditional priors: labels in latents, searches with given or unknown labels, and the commands."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6, num_c
 CONFIG = TrainConfig(model=MODEL, batch_size=8)
 KEY = jax.random.key(0)
 
-# ---------------------------------------------------------------- a decoder whose classes differ plainly
+# ---------------------------------------------------------------- a decoder whose classes differ clearly
 
 CLASSES, CODE, SIDE = 4, 3, 8
 RNG = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def test_a_search_finds_the_label():
     assert result.labels.dtype == np.int32
 
 
-def test_labels_that_are_given_stay_and_those_of_minus_one_are_found():
+def test_given_labels_stay_and_labels_of_minus_one_are_found():
     given = np.array([1, 0, -1, 2, -1])
     config = dataclasses.replace(SEARCH, restarts=2, trace_every=1, clip=False)
     result = dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config, labels=given)
@@ -74,14 +74,14 @@ def test_labels_that_are_given_stay_and_those_of_minus_one_are_found():
     for i, label in enumerate(given):
         if label >= 0:
             assert (np.asarray(result.trace.latents)[i, :, CODE:] == np.eye(CLASSES)[label]).all()
-        else:  # as without any labels, from no class
+        else:  # as without labels: the search starts from no class
             np.testing.assert_array_equal(result.latents[i], free.latents[i])
             np.testing.assert_array_equal(result.trace.latents[i][0, CODE:], np.full(CLASSES, 1 / CLASSES))
     assert (np.asarray(result.trace.latents)[:, 0, :CODE] != np.asarray(result.latents)[:, :CODE]).all()
 
 
-def test_the_rest_of_a_labelled_search_is_that_of_the_decoder_of_its_class():
-    """With the class's pattern as a constant it is a prior without classes."""
+def test_a_labelled_search_equals_a_search_with_that_class_s_decoder():
+    """With the class's pattern as a constant, the prior has no classes."""
     pattern = jnp.asarray(PATTERNS[2], jnp.float32)
     alone = dj.Prior(
         PRIOR.params[:CODE],
@@ -96,7 +96,7 @@ def test_the_rest_of_a_labelled_search_is_that_of_the_decoder_of_its_class():
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.05])
-def test_a_stream_takes_labels_and_finds_what_inpaint_finds(tolerance):
+def test_a_stream_with_labels_equals_inpaint(tolerance):
     config = dataclasses.replace(SEARCH, tolerance=tolerance, patience=5)
     labels = np.array([1, -1, 2, 1, -1])
     given = [1, None, 2, np.int64(1), -1]
@@ -111,11 +111,11 @@ def test_inversion_finds_the_label():
     assert inversion_psnr(PRIOR, np.asarray(IMAGES), KEY, dj.InpaintConfig(num_steps=100)).min() > 25
 
 
-def test_the_projection_is_onto_the_nearest_point_of_the_simplex():
+def test_the_projection_is_the_nearest_point_of_the_simplex():
     x = np.random.default_rng(1).normal(0, 1, (20, 6))
     found = np.asarray(project_onto_simplex(jnp.asarray(x, jnp.float32)))
     for row, near in zip(x, found, strict=True):
-        low, high = row.min() - 1, row.max()  # what is taken off, by bisection
+        low, high = row.min() - 1, row.max()  # the subtracted value, by bisection
         for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if np.maximum(row - middle, 0).sum() > 1 else (low, middle)
@@ -140,7 +140,7 @@ def test_labels_that_do_not_fit_are_refused(labels, says):
         dj.sample_latents(PRIOR, KEY, 5, labels=np.array(labels))
 
 
-def test_labels_are_refused_where_there_are_no_classes_or_none_is_drawn():
+def test_labels_of_a_prior_without_classes_are_refused():
     prior, image = tanh_prior((4, 4, 1)), np.zeros((1, 4, 4, 1), np.float32)
     hole = np.zeros((4, 4), bool)
     with pytest.raises(ValueError, match="this prior has no classes: leave it out"):
@@ -177,14 +177,14 @@ def test_a_logit_without_a_label_is_the_logarithm_of_the_mean_odds():
     assert np.ptp(each, axis=0).min() > 1e-3
 
 
-def test_an_encoder_guesses_the_label_too():
-    """It is trained as any other; a search from it starts at its label, and draws others on the simplex."""
+def test_an_encoder_predicts_the_label():
+    """A search starts at the predicted label, and its restarts draw labels on the simplex."""
     config = EncoderConfig(model=MODEL, batch_size=4)
     state = plain.quick_jit(lambda key: encoder.init_state(config, key))(KEY)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, _ = jax.eval_shape(encoder.make_train_step(config), state, images, KEY)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    # Untrained it shifts nothing.
+    # An untrained encoder predicts shifts of 0.
     moved = {name: jax.tree.map(lambda x: x + 0.1, x) for name, x in state.encoder.items() if name.startswith("shift")}
     prior = encoder_prior(state._replace(encoder=state.encoder | moved), config)
     known, hole = images / np.float32(127.5) - 1, np.zeros((4, 32, 32), bool)
@@ -204,7 +204,7 @@ def test_an_encoder_guesses_the_label_too():
     assert (label >= 0).all() and not np.allclose(label, mean[:2, 6:], atol=1e-3)
     np.testing.assert_array_equal(starts.latent[2:, :, 6:], np.eye(3)[[[2, 2], [0, 0]]])
     np.testing.assert_array_equal(problems.labelled, [False, False, True, True])
-    for start, shift in zip(starts.shifts, shifts, strict=True):  # whether the label is told or found
+    for start, shift in zip(starts.shifts, shifts, strict=True):  # with given and with unknown labels
         assert np.abs(shift).max() > 0.05
         np.testing.assert_allclose(start[:, 0], 0.5 * shift, rtol=1e-6)
         assert (start[:, 1] == 0).all()
@@ -215,7 +215,7 @@ def test_an_encoder_guesses_the_label_too():
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
-    """Four steps on the handwritten digits, by the command; the folder."""
+    """The folder of a run of four steps on the handwritten digits, by the command."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     options = "--conditional --base-width 4 --latent-dim 6 --channels 1 --image-size 32 --batch-size 16 --num-steps 4"
     options += " --measure-every 0 --checkpoint-every 2 --log-every 2 --quiet"
@@ -225,13 +225,13 @@ def run(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(run, tmp_path_factory):
-    """The run's prior, exported; the file."""
+    """The file of the run's exported prior."""
     path = tmp_path_factory.mktemp("priors") / "prior.safetensors"
     assert main.main(["export", "--run", str(run), "--out", str(path)]) == 0
     return path
 
 
-def test_a_run_of_all_classes_is_a_conditional_prior(run, weights):
+def test_a_conditional_run_becomes_a_conditional_prior(run, weights):
     prior, again = dj.load_prior(run), dj.load_prior(weights)
     assert prior.model.num_classes == prior.num_classes == 10
     assert json.loads((run / "config.json").read_text())["config"]["model"]["num_classes"] == 10
@@ -243,7 +243,7 @@ def test_a_run_of_all_classes_is_a_conditional_prior(run, weights):
         dj.generate(prior, z[:, :6])
 
 
-def test_a_resumed_run_is_an_uninterrupted_one(run, digits, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(run, digits, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run/checkpoints/0000004.safetensors").unlink()
     config = dj.TrainConfig.from_json(json.loads((run / "config.json").read_text())["config"])
@@ -258,7 +258,7 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert main.main(["sample", "--prior", str(weights), "--out", str(grid), "--quiet"]) == 0
     with Image.open(grid) as picture:
         height, width = picture.height, picture.width
-        assert height > width  # a row for each of ten classes, of eight
+        assert height > width  # ten rows of eight, one row for each class
         shown = np.asarray(picture.convert("L"))
     labels = np.repeat(np.arange(10), 8)
     prior = dj.load_prior(weights)
@@ -275,11 +275,11 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert [line["label"] for line in lines] == [3, 3]
     again = (prior, digits, "center", out, dj.InpaintConfig(num_steps=2))
     before = [inpaint_folder(*again, label=label, count=2, progress=False).before for label in (3, None)]
-    assert before == [2, 0]  # without a label they are done anew
+    assert before == [2, 0]  # without a label the images are completed again
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_label_that_the_prior_does_not_know_gets_one_line(weights, digits, tmp_path, capsys):
+def test_an_unknown_label_is_one_line(weights, digits, tmp_path, capsys):
     command = ["sample", "--prior", str(weights), "--out", str(tmp_path / "a.png"), "--label=10"]
     assert main.main(command) == 2
     assert capsys.readouterr().err == "dcgan-jax: `label` is 10; the classes of this prior are 0 to 9\n"
@@ -288,7 +288,7 @@ def test_a_label_that_the_prior_does_not_know_gets_one_line(weights, digits, tmp
 
 
 def relabelled(digits, folder, labels, names):
-    """The digits with other labels; None for none."""
+    """The digits with other labels, or with none if `labels` is None."""
     folder.mkdir()
     for file in digits.iterdir():
         if file.name not in ("labels.npy", "manifest.json"):
@@ -300,7 +300,7 @@ def relabelled(digits, folder, labels, names):
     return folder
 
 
-def test_sets_whose_labels_do_not_fit_get_one_line(digits, tmp_path):
+def test_sets_whose_labels_do_not_fit_are_one_line(digits, tmp_path):
     labels, names = np.load(digits / "labels.npy"), [str(i) for i in range(10)]
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, num_classes=10))
     none = relabelled(digits, tmp_path / "none", None, [])
@@ -314,7 +314,7 @@ def test_sets_whose_labels_do_not_fit_get_one_line(digits, tmp_path):
     few = relabelled(digits, tmp_path / "few", labels % 9, names)
     late = dataclasses.replace(config, batch_size=10**6)
     with (
-        pytest.warns(UserWarning, match=r"no image of 1 of 10 classes \(9 first\)"),
+        pytest.warns(UserWarning, match=r"no images of 1 of 10 classes, such as class 9"),
         pytest.raises(UserError, match="lower `batch_size`"),
     ):
         train(gan.RECIPE, late, few, tmp_path / "run", progress=False)

@@ -1,15 +1,16 @@
-"""Files in, files out."""
+"""The command `inpaint` on folders: results, masks, scores, wrong input, resuming."""
 
 import dataclasses
 import json
 import os
-import shutil
 import zlib
 
+import folders
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from folders import CONFIG, HOLE, KNOWN, NAMES, PIXELS, PRIOR, SIZE, files, lines, read, run
 from PIL import Image
 from tiny import tanh_prior
 
@@ -17,62 +18,13 @@ import dcgan_jax as dj
 from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command import pairing
 from dcgan_jax.command import plan as plan_module
-from dcgan_jax.command.inpaint import inpaint_folder
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
 
-SIZE, BATCH = 12, 2
-CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
-NAMES = ("a", "b.1", "c")
+images, mask = folders.images, folders.mask
 
 
-PRIOR = tanh_prior((SIZE, SIZE, 3))
-RNG = np.random.default_rng(1)
-# Smooth, so that JPEG keeps most of it.
-PIXELS = {
-    name: np.asarray(Image.fromarray(RNG.integers(0, 256, (3, 3, 3), np.uint8)).resize((SIZE, SIZE))) for name in NAMES
-}
-HOLE = np.zeros((SIZE, SIZE), bool)
-HOLE[2:9, 5:] = True
-KNOWN = ~HOLE
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name, pixels in PIXELS.items():
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / "notes.txt").write_text("not an image")
-    return folder
-
-
-@pytest.fixture
-def mask(tmp_path):
-    path = tmp_path / "mask.png"
-    Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(path)
-    return path
-
-
-def run(images, mask, out, prior=PRIOR, config=CONFIG, **options):
-    options = {"batch_size": BATCH, "progress": False} | options
-    return inpaint_folder(prior, images, str(mask), out, config, **options)
-
-
-def read(path):
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def lines(out):
-    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-
-
-def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def test_results_are_those_of_inpaint(images, mask, tmp_path):
+def test_results_equal_inpaint(images, mask, tmp_path):
     out = tmp_path / "out"
     report = run(images, mask, out, seed=7)
     assert (report.completed, report.not_finite, report.skipped, report.notes) == (3, 0, {}, {})
@@ -85,7 +37,7 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
     for name, pixels, completion in zip(NAMES, expected.images, expected.completions, strict=False):
         assert (read(out / f"{name}.png") == np.asarray(pixels)).all()
         strip = read(out / "strips" / f"{name}.png")
-        assert strip.shape == (SIZE, 3 * SIZE + 4, 3)  # no original: masked, completion, blended
+        assert strip.shape == (SIZE, 3 * SIZE + 4, 3)  # masked, completion, blended: the original is unknown
         assert (strip[:, :SIZE][KNOWN] == PIXELS[name][KNOWN]).all() and (strip[:, :SIZE][HOLE] == 255).all()
         levels = np.floor(np.asarray(completion) * 127.5 + 128)
         assert (strip[:, SIZE + 2 : 2 * SIZE + 2] == levels).all()
@@ -99,9 +51,9 @@ def test_results_are_those_of_inpaint(images, mask, tmp_path):
     assert [line["name"] for line in lines(out)] == list(NAMES)
 
 
-def test_several_completions_are_files_of_their_own_and_their_mean_is_too(mask, tmp_path):
+def test_several_completions_and_their_mean_are_written(mask, tmp_path):
     (tmp_path / "images").mkdir()
-    for name, pixels in PIXELS.items():  # larger than the prior's images
+    for name, pixels in PIXELS.items():  # twice the size of the prior's images
         Image.fromarray(pixels.repeat(2, axis=0).repeat(2, axis=1)).save(tmp_path / "images" / f"{name}.png")
     hole = HOLE.repeat(2, axis=0).repeat(2, axis=1)
     Image.fromarray(np.where(hole, 255, 0).astype(np.uint8)).save(mask)
@@ -118,20 +70,20 @@ def test_several_completions_are_files_of_their_own_and_their_mean_is_too(mask, 
     alone = dj.inpaint_photograph(
         PRIOR, original, hole, jax.random.fold_in(jax.random.key(0), zlib.crc32(b"c"))[None], config, crop="stretch"
     )
-    assert np.abs(alone.alternatives.images.astype(int) - choices).max() <= 1  # a batch of another shape
+    assert np.abs(alone.alternatives.images.astype(int) - choices).max() <= 1  # another batch shape rounds differently
     assert np.abs(alone.mean.astype(int) - mean).max() <= 1
     (out / "choices" / "a-2.png").unlink()
     assert run(tmp_path / "images", mask, out, **options).completed == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
-def test_known_pixels_are_the_inputs_decoded_bits(mask, tmp_path, suffix):
+def test_known_pixels_equal_the_decoded_input(mask, tmp_path, suffix):
     source = tmp_path / f"photo.{suffix}"
     Image.fromarray(PIXELS["a"]).save(source)
     run(source, mask, tmp_path / "out", batch_size=1)
     result, original = read(tmp_path / "out" / "photo.png"), read(source)
     assert (result[KNOWN] == original[KNOWN]).all()
-    assert (result[HOLE] != original[HOLE]).any(axis=-1).mean() > 0.9  # and the hole is filled anew
+    assert (result[HOLE] != original[HOLE]).any(axis=-1).mean() > 0.9  # the hole has new content
 
 
 @pytest.mark.parametrize("level", [0, 255])
@@ -146,7 +98,7 @@ def test_hidden_pixels_have_no_influence(images, mask, tmp_path, level):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-def test_drawn_masks_are_scored(images, tmp_path):
+def test_completions_under_drawn_masks_are_scored(images, tmp_path):
     out = tmp_path / "out"
     run(images, "random", out)
     holes = {}
@@ -163,7 +115,7 @@ def test_drawn_masks_are_scored(images, tmp_path):
         a, b = (jnp.asarray(x)[None] for x in (result, PIXELS[name]))
         assert line["ssim"] == pytest.approx(float(dj.ssim(a, b)[0]), abs=1e-5)
         assert line["ssim_hole"] == pytest.approx(float(dj.ssim(a, b, where=hole[None])[0]), abs=1e-5)
-    assert len({hole.tobytes() for hole in holes.values()}) == len(NAMES)  # a hole of its own for each
+    assert len({hole.tobytes() for hole in holes.values()}) == len(NAMES)  # each image has its own hole
     before = [(out / f"{name}.png").read_bytes() for name in NAMES]
     run(images, "random", tmp_path / "same")
     run(images, "random", tmp_path / "other", seed=1)
@@ -172,7 +124,7 @@ def test_drawn_masks_are_scored(images, tmp_path):
 
 
 def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
-    # Bit for bit in batches of one shape, whatever the image's place and company.
+    # Equal bits in batches of one shape, whatever the place in the batch and the other images.
     run(images, "random", tmp_path / "all")
     (images / "a.png").unlink()
     Image.fromarray(PIXELS["a"][::-1]).save(images / "z.png")
@@ -181,41 +133,13 @@ def test_a_result_does_not_depend_on_the_rest_of_the_folder(images, tmp_path):
         for path in (f"{name}.png", f"strips/{name}.png"):
             assert (tmp_path / "all" / path).read_bytes() == (tmp_path / "rest" / path).read_bytes()
     assert lines(tmp_path / "all")[1:] == lines(tmp_path / "rest")[:2]
-    # One at a time, the folder's images are as if alone.
+    # In batches of one, each image has the result that it has alone.
     run(images, "random", tmp_path / "one_by_one", batch_size=1)
     run(images / "c.png", "random", tmp_path / "alone")
     assert (tmp_path / "one_by_one" / "c.png").read_bytes() == (tmp_path / "alone" / "c.png").read_bytes()
 
 
-def test_masks_go_by_stem(images, tmp_path):
-    holes = {}
-    (tmp_path / "masks").mkdir()
-    for i, name in enumerate(NAMES):
-        holes[name] = np.roll(HOLE, i, axis=0) if i else HOLE.T
-        Image.fromarray(holes[name]).save(tmp_path / "masks" / f"{name}.bmp")
-    Image.fromarray(HOLE).save(tmp_path / "masks" / "unused.png")
-    run(images, tmp_path / "masks", tmp_path / "out")
-    for name, hole in holes.items():
-        changed = (read(tmp_path / "out" / f"{name}.png") != PIXELS[name]).any(axis=-1)
-        assert not changed[~hole].any() and changed[hole].mean() > 0.9
-    (tmp_path / "masks" / "b.1.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 images have no mask in .*'b\.1' first"):
-        run(images, tmp_path / "masks", tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
-def test_white_is_missing_from_128_on(images, tmp_path):
-    levels = np.zeros((SIZE, SIZE), np.uint8)
-    levels[3:6], levels[7:9] = 127, 128
-    Image.fromarray(levels).save(tmp_path / "levels.png")
-    run(images, tmp_path / "levels.png", tmp_path / "out")
-    for line in lines(tmp_path / "out"):
-        assert line["missing"] == 2 * SIZE
-        changed = (read(tmp_path / "out" / f"{line['name']}.png") != PIXELS[line["name"]]).any(axis=-1)
-        assert changed[7:9].mean() > 0.9 and not changed[:7].any() and not changed[9:].any()
-
-
-def test_a_prepared_set(images, mask, tmp_path):
+def test_a_prepared_set_is_completed_by_split(images, mask, tmp_path):
     for split, names in {"train": "a", "test": "bc"}.items():
         for name in names:
             path = tmp_path / "source" / split / f"{name}.png"
@@ -235,8 +159,8 @@ def test_a_prepared_set(images, mask, tmp_path):
     assert [line["name"] for line in lines(tmp_path / "first")] == names[:1]
 
 
-def test_upright_and_on_white(mask, tmp_path):
-    # As `prepare` decodes files: what a viewer shows.
+def test_images_are_upright_and_on_white(mask, tmp_path):
+    # The same decoding as in `prepare`: what a viewer shows.
     (tmp_path / "images").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
@@ -258,7 +182,7 @@ def test_searches_that_fail_are_counted(images, mask, tmp_path):
 
 
 def damage(path, pixels):
-    # Large enough that the header is whole while pixels are lost.
+    # Large enough that the header stays whole and only pixels are lost.
     Image.fromarray(np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:-200])
 
@@ -267,11 +191,15 @@ def damage(path, pixels):
     ("spoil", "options", "message"),
     [
         (lambda f: Image.fromarray(PIXELS["a"]).save(f / "c.jpg"), {}, "two images named 'c'"),
-        (lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES], {}, r"a\.png cannot be read.*\(and 2 images"),
+        (
+            lambda f: [(f / f"{n}.png").write_bytes(b"no") for n in NAMES],
+            {},
+            r"a\.png cannot be read.*\(and 2 more images",
+        ),
         (
             lambda f: Image.fromarray(PIXELS["a"][:, :8]).save(f / "c.png"),
             {"mask": "mask.png"},
-            "of 'c' is 12x12 .*12x8",
+            "of 'c' is 12x12, .*12x8",
         ),
         (lambda f: None, {"crop": "round"}, "`crop` is 'round'"),
         (lambda f: [file.unlink() for file in f.glob("*.png")], {}, "holds no image"),
@@ -279,7 +207,7 @@ def damage(path, pixels):
         (lambda f: None, {"images": "images/notes.txt"}, "notes.txt cannot be read"),
         (lambda f: None, {"mask": "circle"}, "`masks` is 'circle'.* center, half, random, pattern"),
         (lambda f: None, {"mask": "images/notes.txt"}, "notes.txt cannot be read"),
-        (lambda f: None, {"split": "test"}, "`split` 'test' is given"),
+        (lambda f: None, {"split": "test"}, "`split` is 'test', but"),
         (lambda f: None, {"out": "images"}, "`out`"),
         (lambda f: None, {"out": "images/a.png"}, "cannot be made"),
     ],
@@ -297,48 +225,12 @@ def test_wrong_input_is_named_and_nothing_written(images, tmp_path, monkeypatch,
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
 
-def test_a_mask_of_another_size_is_named(images, tmp_path):
-    Image.fromarray(HOLE[:, :6]).save(tmp_path / "narrow.png")
-    with pytest.raises(UserError, match="the mask of 'a' is 12x6 and the image 12x12"):
-        run(images, tmp_path / "narrow.png", tmp_path / "out")
-    (tmp_path / "masks").mkdir()
-    for name in NAMES:
-        Image.fromarray(HOLE[:, :6] if name == "c" else HOLE).save(tmp_path / "masks" / f"{name}.png")
-    with pytest.raises(UserError, match="the mask of 'c' is 12x6 and the image 12x12"):
-        run(images, tmp_path / "masks", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_masks_and_images_pair_in_subfolders(tmp_path):
-    for folder, pixels in (("images", PIXELS["a"]), ("masks", np.where(HOLE, 255, 0).astype(np.uint8))):
-        (tmp_path / folder / "train").mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / folder / "train" / "0.png")
-        (tmp_path / folder / "._0.png").write_text("a file of macOS")
-    assert run(tmp_path / "images", tmp_path / "masks", tmp_path / "out").completed == 1
-    result = read(tmp_path / "out" / "train" / "0.png")
-    assert (result[KNOWN] == PIXELS["a"][KNOWN]).all() and (result[HOLE] != PIXELS["a"][HOLE]).any()
-
-
-def test_two_masks_of_one_name_are_refused(images, tmp_path):
-    (tmp_path / "masks").mkdir()
-    for name in ("a.png", "a.bmp", "b.1.png", "c.png"):
-        Image.fromarray(np.where(HOLE, 255, 0).astype(np.uint8)).save(tmp_path / "masks" / name)
-    with pytest.raises(UserError, match="two images named 'a'"):
-        run(images, tmp_path / "masks", tmp_path / "out")
-
-
 def test_complete_images_are_scored_under_a_mask_file(images, mask, tmp_path):
     run(images, mask, tmp_path / "out", score=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     for line in lines:
         error = read(tmp_path / "out" / f"{line['name']}.png").astype(float) - PIXELS[line["name"]]
         assert line["psnr_hole"] == pytest.approx(10 * np.log10(255**2 / (error[HOLE] ** 2).mean()), abs=1e-3)
-
-
-def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
-    Image.new("RGB", (5, 5)).save(images / "z.png")
-    run(images, mask, tmp_path / "out", count=2)
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["a.png", "b.1.png"]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +241,7 @@ def test_a_count_looks_at_the_first_files_only(images, mask, tmp_path):
         lambda path: Image.fromarray(np.zeros((12, 12), np.uint16)).save(path.with_suffix(".png")),
     ],
 )
-def test_one_that_cannot_be_read_is_skipped_and_named(images, mask, tmp_path, spoil):
+def test_an_unreadable_image_is_skipped_and_named(images, mask, tmp_path, spoil):
     run(images, mask, tmp_path / "before")
     spoil(images / "b.1.png")
     report = run(images, mask, tmp_path / "out")
@@ -363,7 +255,7 @@ def test_one_that_cannot_be_read_is_skipped_and_named(images, mask, tmp_path, sp
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
 
 
-def test_photographs_of_any_size(tmp_path):
+def test_photographs_of_any_size_are_completed(tmp_path):
     sizes = {"wide": (40, 21), "high": (17, 30), "small": (5, 5), "own": (SIZE, SIZE)}
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
@@ -382,11 +274,11 @@ def test_photographs_of_any_size(tmp_path):
         assert (result[~hole] == photo[~hole]).all() and (result[hole] != photo[hole]).any()
         key = jax.random.fold_in(jax.random.key(0), zlib.crc32(name.encode()))
         alone = dj.inpaint_photograph(PRIOR, photo, hole, key[None], CONFIG)
-        assert abs(result.astype(int) - alone.images).max() <= 1  # batches of another shape round otherwise
+        assert abs(result.astype(int) - alone.images).max() <= 1  # batches of another shape round differently
         strip = read(tmp_path / "out" / "strips" / f"{name}.png")
         left, top, width, height = regions[name]
         assert (strip[:, -width:] == result[top : top + height, left : left + width]).all()
-    # Drawn masks are drawn at the prior's size and enlarged: four halves of the region.
+    # Masks are drawn at the prior's size and enlarged; `center` covers a quarter of the region.
     run(tmp_path / "images", "center", tmp_path / "drawn", crop="stretch")
     for line in lines(tmp_path / "drawn"):
         hole = (read(tmp_path / "drawn" / f"{line['name']}.png") != photos[line["name"]]).any(axis=-1)
@@ -395,16 +287,16 @@ def test_photographs_of_any_size(tmp_path):
         assert not hole[: height // 5].any() and not hole[:, : width // 5].any()
 
 
-def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
+def test_unusual_images_get_a_note(images, tmp_path):
     (tmp_path / "masks").mkdir()
     for name, hole in {"a": HOLE, "b.1": np.zeros_like(HOLE), "c": np.ones_like(HOLE)}.items():
         Image.fromarray(hole).save(tmp_path / "masks" / f"{name}.png")
     Image.fromarray(np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 9, np.uint8)])).save(images / "a.png")
     report = run(images, tmp_path / "masks", tmp_path / "out")
     assert report.notes == {
-        "a": "transparent parts were laid on white",
-        "b.1": "nothing is missing, it is left as it was",
-        "c": "nothing is known at the prior's size, the completion is a free sample",
+        "a": "transparent parts became white",
+        "b.1": "no pixel is missing, so the image is unchanged",
+        "c": "no pixel is known at the prior's size, so the completion is a free sample",
     }
     for line in lines(tmp_path / "out"):
         assert line["note"] == report.notes[line["name"]]
@@ -414,10 +306,10 @@ def test_where_there_is_something_to_say_it_is_said(images, tmp_path):
 
 def test_colours_made_grey_are_noted(images, mask, tmp_path):
     report = run(images / "a.png", mask, tmp_path / "out", prior=tanh_prior((SIZE, SIZE, 1)))
-    assert report.notes == {"a": "colours were made grey, because the prior's images are"}
+    assert report.notes == {"a": "colours became grey, because the prior makes grey images"}
 
 
-def test_traces_and_gifs(images, mask, tmp_path):
+def test_a_gif_shows_the_trace(images, mask, tmp_path):
     run(images / "a.png", mask, tmp_path / "out", gif=True, batch_size=1)
     (line,) = lines(tmp_path / "out")
     assert line["trace"]["num_steps"] == [0, 1, 2, 3]
@@ -426,7 +318,7 @@ def test_traces_and_gifs(images, mask, tmp_path):
         assert gif.n_frames == 4 and gif.size == (2 * 22 * SIZE, 22 * SIZE)
         gif.seek(3)
         last = np.asarray(gif.convert("RGB"))[11::22, 22 * SIZE + 11 :: 22].astype(int)
-    # The right half is the blend: what is known shows as it is, up to the GIF's 256 colours.
+    # The right half is the blend; its known pixels are exact up to the GIF's 256 colours.
     assert abs(last - PIXELS["a"])[KNOWN].mean() < 6
     assert "trace" not in lines_of(images / "a.png", mask, tmp_path / "plain")
 
@@ -435,19 +327,6 @@ def lines_of(image, mask, out):
     run(image, mask, out, batch_size=1)
     (line,) = lines(out)
     return line
-
-
-def test_masks_and_results_inside_the_folder_of_images_are_no_images(images, tmp_path):
-    (images / "masks").mkdir()
-    for name in NAMES:
-        Image.fromarray(HOLE).save(images / "masks" / f"{name}.png")
-    for _ in range(2):
-        report = run(images, images / "masks", images / "out")
-        assert report.completed + report.before == 3
-    assert [line["name"] for line in lines(images / "out")] == list(NAMES)
-    shutil.rmtree(images / "out")
-    shutil.rmtree(images / "masks")
-    assert run(images, "half", images.parent).completed == 3  # images inside the folder of the results
 
 
 @pytest.mark.parametrize(("folder", "out"), [("strips", "masks"), ("gifs", "masks")])
@@ -462,14 +341,14 @@ def test_no_mask_is_overwritten(images, tmp_path, folder, out):
     assert {path: path.read_bytes() for path in (tmp_path / "masks").rglob("*.*")} == before
 
 
-def test_names_that_results_would_share(images, mask, tmp_path):
+def test_names_that_results_would_share_are_refused(images, mask, tmp_path):
     (images / "strips").mkdir()
     Image.fromarray(PIXELS["a"]).save(images / "strips" / "a.png")
     with pytest.raises(UserError, match="rename it"):
         run(images, mask, tmp_path / "out")
 
 
-def test_a_name_with_stray_bytes(mask, tmp_path):
+def test_names_with_stray_bytes_are_completed(mask, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     (tmp_path / "images").mkdir()
     Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / f"{name}.png")
@@ -477,7 +356,7 @@ def test_a_name_with_stray_bytes(mask, tmp_path):
     assert (tmp_path / "out" / f"{name}.png").is_file()
 
 
-def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
+def test_colour_profiles_are_kept_and_opaque_alpha_is_ignored(mask, tmp_path):
     (tmp_path / "images").mkdir()
     Image.fromarray(PIXELS["a"]).save(tmp_path / "images" / "profile.png", icc_profile=b"a profile")
     opaque = np.dstack([PIXELS["a"], np.full((SIZE, SIZE), 255, np.uint8)])
@@ -494,7 +373,7 @@ def test_colour_profiles_and_opaque_alpha(mask, tmp_path):
 
 
 def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
-    """If memory allows; without memory the results are the same."""
+    """The images are kept if memory allows. If not, the results are the same."""
     decoded, read_image = [], pairing.read_image
     monkeypatch.setattr(
         pairing, "read_image", lambda file, channels: decoded.append(file) or read_image(file, channels)
@@ -507,10 +386,10 @@ def test_each_image_is_decoded_once(images, mask, tmp_path, monkeypatch):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-# ------------------------------------------------------------------------------------------ going on
+# ------------------------------------------------------------------------------------------ resuming
 
 
-def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
+def test_an_interrupted_call_resumes(images, mask, tmp_path, monkeypatch):
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(images, mask, whole)
     written = inpaint_module.write_result
@@ -524,7 +403,7 @@ def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
         patch.setattr(inpaint_module, "write_result", write)
         with pytest.raises(KeyboardInterrupt):
             run(images, mask, out)
-    # As a kill leaves it: a line half written, an image without its line, a file half written.
+    # What a kill leaves: a half-written line, an image without its line, a half-written file.
     with (out / "results.jsonl").open("a") as log:
         log.write('{"name": "b.1", "dig')
     (out / "c.png").write_bytes(b"half")
@@ -541,7 +420,7 @@ def test_an_ended_call_goes_on(images, mask, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["image", "mask", "seed", "search", "prior", "result", "strip"])
-def test_what_has_changed_is_done_again(images, mask, tmp_path, change):
+def test_changed_images_are_completed_again(images, mask, tmp_path, change):
     out = tmp_path / "out"
     run(images, mask, out)
     expected, options = (3, 0), {}
@@ -564,7 +443,7 @@ def test_what_has_changed_is_done_again(images, mask, tmp_path, change):
     assert sorted(line["name"] for line in lines(out)) == sorted(NAMES)
 
 
-def test_failures_of_before_are_not_forgotten(images, mask, tmp_path):
+def test_earlier_failures_are_counted_again(images, mask, tmp_path):
     broken = dataclasses.replace(PRIOR, params=PRIOR.params * np.nan)
     for _ in range(2):
         assert run(images, mask, tmp_path / "out", prior=broken).not_finite == 3
@@ -573,7 +452,7 @@ def test_failures_of_before_are_not_forgotten(images, mask, tmp_path):
 def test_lines_of_other_images_stay(images, mask, tmp_path):
     out = tmp_path / "out"
     run(images, mask, out)
-    # As several processes left them, with one line that is no longer true.
+    # The journals of two processes; one line has an outdated digest.
     written = (out / "results.jsonl").read_text().splitlines()
     (out / "results.jsonl").unlink()
     (out / "results-00000-of-00002.jsonl").write_text(f"{written[0]}\n{written[2]}\n")

@@ -1,5 +1,6 @@
-"""Generator and discriminator: shapes, counts, statistics and values."""
+"""Generator and discriminator: shapes, parameter counts, values, batch statistics and latents."""
 
+import dataclasses
 import itertools
 import re
 
@@ -11,10 +12,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.networks.dcgan import Discriminator, Generator
+from dcgan_jax.networks.dcgan import Discriminator, Generator, draw_latents, generator_statistics
 from dcgan_jax.networks.layers import STATISTICS_DECAY
+from dcgan_jax.training.config import TrainConfig
 
 TINY = ModelConfig(image_size=32, channels=3, base_width=4, latent_dim=6)
+GREY = dataclasses.replace(TINY, channels=1)
 
 
 def init(model, key):
@@ -28,7 +31,7 @@ def init(model, key):
 
 
 def far_from_init(variables, seed):
-    """The same structure with weights and statistics that are neither 0 nor 1 nor small."""
+    """The same variables with weights and statistics that are neither 0, nor 1, nor small."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(
@@ -52,7 +55,7 @@ def tiny():
     ("size", "widths"),
     [(32, [4, 8, 16]), (64, [4, 8, 16, 32]), (128, [4, 8, 16, 32, 32]), (256, [4, 8, 16, 32, 32, 32])],
 )
-def test_shapes_and_widths_of_every_size(size, widths, channels):
+def test_every_size_has_the_expected_shapes_and_widths(size, widths, channels):
     model = ModelConfig(image_size=size, channels=channels, base_width=4, latent_dim=10)
     generator, discriminator = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
     for train in (True, False):
@@ -86,7 +89,7 @@ def test_shapes_and_widths_of_every_size(size, widths, channels):
     assert found == expected
 
 
-def test_parameter_counts_of_the_published_network():
+def test_the_default_network_has_the_published_parameter_counts():
     generator, discriminator = jax.eval_shape(lambda key: init(ModelConfig(), key), jax.random.key(0))
     count = lambda variables: sum(x.size for x in jax.tree.leaves(variables["params"]))  # noqa: E731
     kernels = 25 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512)
@@ -94,7 +97,7 @@ def test_parameter_counts_of_the_published_network():
     assert count(discriminator) == kernels + 2 * (128 + 256 + 512) + 64 + 8192 + 1
 
 
-def test_weights_start_normal_with_deviation_0_02():
+def test_initial_weights_are_normal_with_deviation_0_02():
     model = ModelConfig(image_size=32, base_width=16)
     for variables in plain.quick_jit(lambda key: init(model, key))(jax.random.key(5)):
         for name, x in flatten_dict(variables["params"], sep="/").items():
@@ -109,7 +112,7 @@ def test_weights_start_normal_with_deviation_0_02():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_values_are_those_of_the_plain_networks(tiny, train):
+def test_outputs_agree_with_the_plain_networks(tiny, train):
     generator, discriminator, z, x = tiny
 
     @jax.jit
@@ -132,7 +135,7 @@ def test_values_are_those_of_the_plain_networks(tiny, train):
     np.testing.assert_allclose(images, expected_images, atol=2e-5)
     np.testing.assert_allclose(logits, expected_logits, rtol=2e-5, atol=2e-5)
     assert np.std(images) > 0.1 and np.abs(images).max() <= 1
-    if train:  # the generator stores the batch's statistics alone, the discriminator a running mean
+    if train:  # the generator stores the batch's statistics, the discriminator a running mean
         decay = STATISTICS_DECAY
         judged_seen = jax.tree.map(
             lambda old, new: decay * old + (1 - decay) * new, discriminator["batch_stats"], judged_seen
@@ -148,13 +151,13 @@ def test_batch_statistics_are_means_and_variances_over_batch_and_pixels(tiny):
     generator, _, z, _ = tiny
     _, after = jax.jit(lambda z: Generator(TINY).apply(generator, z, train=True, mutable=["batch_stats"]))(z)
     x = np.asarray(z, np.float64) @ np.asarray(generator["params"]["dense"]["kernel"], np.float64)
-    x = x.reshape(-1, TINY.widths[-1])  # one row a pixel
+    x = x.reshape(-1, TINY.widths[-1])  # one row for each pixel
     np.testing.assert_allclose(after["batch_stats"]["norm_0"]["mean"], x.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(after["batch_stats"]["norm_0"]["var"], x.var(0), rtol=1e-4)
 
 
 def test_leaky_relu_has_slope_0_2_below_zero():
-    """Where each kernel picks one pixel and batch norm does nothing, only the leaks are left."""
+    """Each kernel picks one pixel and batch norm does nothing, so only the leaky ReLUs act."""
     model = ModelConfig(image_size=32, channels=1, base_width=1)
     _, variables = jax.eval_shape(lambda key: init(model, key), jax.random.key(0))
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variables["params"])
@@ -170,7 +173,7 @@ def test_leaky_relu_has_slope_0_2_below_zero():
     np.testing.assert_allclose(logits, [16.0, -16.0 * 0.2**3], rtol=1e-5)
 
 
-def test_without_training_an_image_depends_on_nothing_else_in_the_batch(tiny):
+def test_at_inference_an_image_does_not_depend_on_its_batch(tiny):
     generator, discriminator, z, x = tiny
     generate = jax.jit(lambda z: Generator(TINY).apply(generator, z, train=False))
     judge = jax.jit(lambda x: Discriminator(TINY).apply(discriminator, x, train=False))
@@ -183,7 +186,7 @@ def test_without_training_an_image_depends_on_nothing_else_in_the_batch(tiny):
         assert not np.array_equal(alone[1], others[1])
 
 
-def test_bfloat16_is_arithmetic_only(tiny):
+def test_bfloat16_changes_the_arithmetic_and_no_stored_type(tiny):
     generator, discriminator, z, x = tiny
     half = jnp.dtype(jnp.bfloat16)
     weights = jax.eval_shape(lambda key: Generator(TINY, half).init(key, z, train=True), jax.random.key(0))
@@ -204,7 +207,7 @@ def test_bfloat16_is_arithmetic_only(tiny):
     assert 0 < np.abs(logits - exact_logits).mean() < 0.02 * np.abs(exact_logits).mean() + 0.02
 
 
-def test_shifts_are_added_to_the_features_in_front_of_each_relu(tiny):
+def test_shifts_are_added_to_the_features_before_each_relu(tiny):
     generator, _, z, _ = tiny
     rng = np.random.default_rng(0)
     shifts = [jnp.asarray(rng.standard_normal((5, 4 << i, 4 << i, 16 >> i)), jnp.float32) for i in range(3)]
@@ -217,3 +220,37 @@ def test_shifts_are_added_to_the_features_in_front_of_each_relu(tiny):
             x, params[f"up_{i}"], (2, 2), "SAME", dimension_numbers=plain.DIMENSIONS, transpose_kernel=True
         )
     np.testing.assert_allclose(found, jnp.tanh(x + params["bias"]), atol=1e-5)
+
+
+def test_latents_follow_the_model_prior():
+    uniform = np.asarray(draw_latents(GREY, jax.random.key(0), 5000))
+    assert uniform.shape == (5000, 6) and uniform.min() < -0.99 and 0.99 < uniform.max() <= 1 and uniform.min() >= -1
+    np.testing.assert_allclose(uniform.std(), 3**-0.5, rtol=0.02)
+    normal = np.asarray(draw_latents(dataclasses.replace(GREY, latent="normal"), jax.random.key(0), 5000))
+    assert np.abs(normal).max() > 3
+    np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
+
+
+def test_latents_of_a_conditional_model_end_in_a_label():
+    model = dataclasses.replace(GREY, num_classes=3)
+    latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
+    assert latents.shape == (3000, 9)
+    np.testing.assert_array_equal(latents[:, :6], draw_latents(GREY, jax.random.key(0), 3000))
+    assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
+    np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
+    given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
+    np.testing.assert_array_equal(given[:, 6:], np.eye(3)[[2, 0, 2]])
+    np.testing.assert_array_equal(draw_latents(model, jax.random.key(0), 3, 1)[:, 6:], np.eye(3)[[1, 1, 1]])
+
+
+def test_generator_statistics_are_the_mean_over_fresh_batches():
+    params = plain.some_state(TrainConfig(model=GREY)).average
+    found = jax.jit(lambda p: generator_statistics(GREY, p, jax.random.key(1), batches=3, size=8))(params)
+
+    @plain.quick_jit
+    def batch_statistics(params, key):
+        return plain.generator(params, draw_latents(GREY, key, 8))[1]
+
+    batches = [batch_statistics(params, key) for key in jax.random.split(jax.random.key(1), 3)]
+    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *batches)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)

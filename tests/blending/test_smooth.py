@@ -1,4 +1,4 @@
-"""Blends that expect images to be smooth, against dense float64 solves, and what they say of sharpness."""
+"""Smooth and sharp blends against dense solves in float64, and the cases that they are made for."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ STACK = np.stack(list(HOLES.values()))
 
 
 def in_rows(h, w, n):
-    """n pixels in a row, down or to the right."""
+    """All runs of n pixels, downwards or to the right."""
     for r, c in itertools.product(range(h), range(w)):
         for down, right in ((1, 0), (0, 1)):
             line = [(r + k * down, c + k * right) for k in range(n)]
@@ -29,7 +29,7 @@ def in_rows(h, w, n):
 
 
 def energies(x, hole, n):
-    """Mean squares of the n-th differences: of those between known pixels, and of those that a missing one is in."""
+    """Mean squares of the n-th differences: first between known pixels only, then with a missing pixel."""
     squares = {False: [0.0], True: [0.0]}
     for line in in_rows(*hole.shape, n + 1):
         difference = sum((-1) ** k * math.comb(n, k) * x[p] for k, p in enumerate(line))
@@ -81,11 +81,11 @@ def dense(completion, image, hole, sharp=False):
     if not sharp:
         return solve(0.0)
     goal = expected_energy(g, y, hole)
-    # Energy is a parabola in d: its coefficients from three of its values.
+    # The energy is a parabola in d; three values give its coefficients.
     at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
     parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
     roots = np.roots(parabola) if abs(parabola[0]) > 1e-12 else [0]
-    # Without a root the lowest point, which is the roots' real part.
+    # Without a real root, use the parabola's lowest point, the real part of its roots.
     return solve(np.clip(max(np.real(roots)), 0, MOST_DETAIL))
 
 
@@ -108,33 +108,33 @@ def blended(request):
     return request.param, completion, image, np.asarray(smooth_blend(completion, image, STACK, request.param))
 
 
-# Tests of derivatives use one shape, so that each of these compiles once for a smooth and once for a sharp blend.
+# All tests of derivatives use one shape, so that these compile only once for each blend.
 
 
 @functools.partial(jax.jit, static_argnames="sharp")
 def tangent(completion, image, hole, change, sharp):
-    """The change of the blend with a change of the completion, forward."""
+    """The derivative of the blend along a change of the completion, in forward mode."""
     return jax.jvp(lambda g: smooth_blend(g, image, hole, sharp), (completion,), (change,))[1]
 
 
 @functools.partial(jax.jit, static_argnames="sharp")
 def gradients(completion, image, hole, weights, sharp):
-    """The gradients of Σ weights · blend by completion and image, in reverse."""
+    """The gradients of Σ weights · blend by completion and image, in reverse mode."""
     return jax.vjp(lambda g, y: smooth_blend(g, y, hole, sharp), completion, image)[1](weights)
 
 
-def test_agrees_with_the_dense_solve(blended):
+def test_the_blend_agrees_with_the_dense_solve(blended):
     sharp, completion, image, result = blended
     exact = (completion.astype(float), image.astype(float), STACK)
     lengths = [length_squared(g, y, hole) for g, y, hole in zip(*exact, strict=True)]
-    assert 0.3 < min(lengths) < max(lengths) < LONGEST**2  # neither bound is what is tested
+    assert 0.3 < min(lengths) < max(lengths) < LONGEST**2  # the lengths reach neither bound
     for name, *one, x in zip(HOLES, completion, image, STACK, result, strict=True):
         np.testing.assert_allclose(x, dense(*one, sharp), atol=2e-4 if sharp else 2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("bound", ["least detail", "most detail", "longest"])
-def test_agrees_with_the_dense_solve_at_the_bounds(bound):
-    """Completions too rough where they are known, completions too soft, and images that are nearly flat."""
+def test_the_blend_agrees_with_the_dense_solve_at_the_bounds(bound):
+    """Completions that are too rough at known pixels, completions that are too soft, and nearly flat images."""
     (completion, image), hole = (x[:2] for x in pair()), STACK[[0, 3]]
     if bound == "least detail":
         rough = np.random.default_rng(1).normal(0, 0.5, image.shape)
@@ -155,11 +155,14 @@ def test_a_smooth_blend_has_less_error_than_poisson_s():
     assert errors[0] < 0.6 * errors[1]
 
 
-def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
+def test_sharp_holes_have_the_gradient_energy_expected_from_known_pixels():
     completion, image = pair(1, 32)
     hole = np.zeros((1, 32, 32), bool)
     hole[:, 8:24, 10:26] = True
-    for softness in (1.0, 0.6):  # of the completion; noisy as it is, its gradients have more energy than the image's
+    for softness in (
+        1.0,
+        0.6,
+    ):  # factors of the completion; it is noisy, so its gradients have more energy than the image's
         soft = (softness * completion).astype(np.float32)
         x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
         g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
@@ -169,17 +172,17 @@ def test_sharp_holes_have_the_gradients_that_the_known_pixels_speak_of():
         assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
 
 
-def test_a_completion_that_is_right_where_it_is_known_is_blended_by_poisson():
-    """Its gradients have no error there, and l is 0; a shift of all of it changes nothing."""
+def test_a_completion_that_fits_the_known_pixels_gets_the_poisson_blend():
+    """The gradients have no error at known pixels, so l is 0. A constant added to the completion changes nothing."""
     _, image = pair()
-    hidden = np.where(STACK[..., None], image[:, ::-1], image)  # something else in the hole
+    hidden = np.where(STACK[..., None], image[:, ::-1], image)  # other content in the hole
     for sharp in (False, True):
         result = smooth_blend(hidden + np.float32(0.25), image, STACK, sharp)
         np.testing.assert_allclose(result, poisson_blend(hidden, image, STACK), atol=1e-5)
 
 
 def test_a_plane_is_continued(blended):
-    """Neither term bends it, whatever flat completion is given; a membrane alone would sag."""
+    """Both terms keep a plane under any flat completion. A membrane alone would sag."""
     row, column = np.mgrid[:SIZE, :SIZE] / SIZE
     plane = np.stack([row, column, row - column], axis=-1).astype(np.float32)
     inside = np.zeros((SIZE, SIZE), bool)
@@ -189,8 +192,8 @@ def test_a_plane_is_continued(blended):
     np.testing.assert_allclose(smooth_blend(np.zeros_like(planes), given, holes, blended[0]), planes, atol=1e-4)
 
 
-def test_something_rough_on_plain_ground_is_not_smoothed_away():
-    """The known part is plain and says nothing of what is missing, of which the completion is nearly right."""
+def test_a_rough_object_on_flat_ground_is_not_smoothed_away():
+    """The known part is flat and tells nothing of the missing part, where the completion is nearly right."""
     row, column = np.mgrid[:32, :32]
     rough = np.where(
         np.hypot(row - 16, column - 16) < 6.5, 0.5 * np.sign(np.sin(0.9 * row) * np.sin(0.7 * column)), 0.9
@@ -207,8 +210,8 @@ def test_something_rough_on_plain_ground_is_not_smoothed_away():
 
 
 @pytest.mark.parametrize("sharp", [False, True])
-def test_slopes_go_on_to_the_border(sharp):
-    """Neither term has them flat there: with noise in the completion they come out better than by Poisson's."""
+def test_slopes_are_continued_to_the_border(sharp):
+    """Neither term flattens slopes at the border, so a noisy completion has less error than with Poisson's blend."""
     row, column = np.mgrid[:32, :32] / 32
     image = np.repeat(0.6 * np.sin(2.5 * row + 1.5 * column)[None, ..., None], 3, axis=-1).astype(np.float32)
     noise = np.random.default_rng(0).normal(0, 0.05, image.shape)
@@ -226,7 +229,7 @@ def test_slopes_go_on_to_the_border(sharp):
     ("shape", "sharp"),
     [((1, 1), True), ((1, 2), True), ((8, 1), True), ((2, 2), True), ((2, 5), True), ((1, 2), False), ((2, 5), False)],
 )
-def test_images_of_few_pixels(shape, sharp):
+def test_images_of_few_pixels_agree_with_the_dense_solve(shape, sharp):
     rng = np.random.default_rng(0)
     completion, image = rng.normal(0, 0.3, (2, *shape, 3)).astype(np.float32)
     hole = np.arange(math.prod(shape)).reshape(shape) == 0
@@ -235,13 +238,13 @@ def test_images_of_few_pixels(shape, sharp):
 
 
 @pytest.mark.parametrize("scale", [2.0**-20, 2.0**30, 2.0**45])
-def test_the_scale_does_not_matter(blended, scale):
+def test_the_blend_scales_with_the_image(blended, scale):
     sharp, completion, image, result = blended
     scaled = smooth_blend(np.float32(scale) * completion, np.float32(scale) * image, STACK, sharp)
     np.testing.assert_allclose(np.asarray(scaled) / scale, result, atol=1e-5)
 
 
-def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
+def test_known_pixels_keep_their_bits_and_hidden_pixels_are_not_read(blended):
     sharp, completion, image, result = blended
     assert (result.view(np.int32) == image.view(np.int32))[~STACK].all()
     for garbage in (np.nan, np.inf, 1e30):
@@ -250,14 +253,14 @@ def test_known_pixels_keep_their_bits_and_hidden_ones_are_not_read(blended):
         assert (again[STACK] == result[STACK]).all()
 
 
-def test_batch_mates_do_not_matter(blended):
+def test_other_images_of_the_batch_have_no_influence(blended):
     sharp, completion, image, result = blended
     others = [x.copy() for x in (completion, image, STACK)]
     others[0][1:], others[1][1:], others[2][1:] = np.nan, 1e6, True
     assert (np.asarray(smooth_blend(*others, sharp))[0] == result[0]).all()
 
 
-def test_a_lost_completion_is_seen(blended):
+def test_a_completion_of_nan_gives_nan(blended):
     sharp, completion, image, _ = blended
     completion = completion.copy()
     completion[..., 0] = np.nan
@@ -265,7 +268,7 @@ def test_a_lost_completion_is_seen(blended):
     assert np.isnan(result[STACK][:, 0]).all() and np.isfinite(result[~STACK]).all()
 
 
-def test_all_missing_gives_the_completion_and_none_the_image(blended):
+def test_all_missing_gives_the_completion_and_none_missing_gives_the_image(blended):
     sharp, completion, image, _ = blended
     hole = np.zeros_like(STACK)
     hole[::2] = True
@@ -273,7 +276,7 @@ def test_all_missing_gives_the_completion_and_none_the_image(blended):
     assert (result[::2] == completion[::2]).all() and (result[1::2] == image[1::2]).all()
 
 
-def test_leading_axes_and_one_hole_for_all():
+def test_leading_axes_and_a_shared_hole_are_accepted():
     completion, image = pair()
     shape = (2, 3, SIZE, SIZE, 3)
     nested = smooth_blend(completion.reshape(shape), image.reshape(shape), STACK[:1])
@@ -306,12 +309,12 @@ def test_derivatives_agree_with_finite_differences(blended):
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(blended, constant):
+def test_derivatives_are_finite_when_all_nothing_or_a_flat_part_is_known(blended, constant):
     completion, image = pair()
     hole = STACK.copy()
     hole[0], hole[1] = True, False
     image[3], completion[2] = 0.25, 0.5
-    if constant:  # both, with differences that are rounding alone
+    if constant:  # both are constant, up to rounding
         image[:], completion[:] = -0.64043623, -0.6478475
     image[hole] = np.nan
     grad = gradients(completion, image, hole, np.ones_like(image), blended[0])
@@ -319,8 +322,8 @@ def test_derivatives_are_finite_where_all_nothing_or_only_flat_ground_is_known(b
     np.testing.assert_allclose(grad[0][0], 1.0, atol=1e-5)
 
 
-def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(blended):
-    """Where it is right but for a constant the correction is constant too, up to rounding."""
+def test_derivatives_are_finite_when_the_completion_is_right_or_has_no_root(blended):
+    """If the completion is right up to a constant, the correction is constant up to rounding."""
     completion, image = pair()
     completion[0] = image[0] + np.float32(0.25)
     rough = np.random.default_rng(1).normal(0, 0.5, image[1].shape)
@@ -331,8 +334,8 @@ def test_derivatives_are_finite_where_the_completion_is_right_or_has_no_root(ble
     assert np.isfinite(moved).all() and (np.abs(moved)[:, STACK[0]] > 0).any(axis=(1, 2)).all()
 
 
-def test_reverse_derivatives_agree_with_forward_ones(blended):
-    """In every kind of hole, all of the image among them."""
+def test_reverse_and_forward_derivatives_agree(blended):
+    """For every kind of hole, and for a completely missing image."""
     sharp, completion, image, _ = blended
     holes = STACK | (np.array(list(HOLES)) == "half")[:, None, None]
     rng = np.random.default_rng(3)
@@ -345,7 +348,7 @@ def test_reverse_derivatives_agree_with_forward_ones(blended):
     np.testing.assert_allclose(*sums, rtol=1e-2, atol=1e-2)
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_refused_by_name():
     image, hole = np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8), bool)
     for arguments, name in [
         ((image, image, hole.astype(np.float32)), "`hole`"),

@@ -1,9 +1,6 @@
-"""Training runs on disk: what they write, resume, refuse and stop at."""
+"""Training runs: their files, resuming, refused settings, divergence, interruptions, damaged checkpoints."""
 
-import contextlib
 import dataclasses
-import errno
-import itertools
 import json
 import os
 import re
@@ -11,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +18,9 @@ from safetensors.numpy import save as serialize
 from trainings import (  # noqa: F401
     CONFIG,
     assert_same,
+    before_step,
     compiled_once,
+    full_disk,
     load_state,
     metrics_of,
     one_step_for_all,
@@ -47,18 +45,6 @@ def uninterrupted(digits, tmp_path_factory):
     """A run of six steps and the state it returned. Read only."""
     run = tmp_path_factory.mktemp("runs") / "uninterrupted"
     return run, train(CONFIG, digits, run)
-
-
-def before_step(patch, number, action):
-    """Does something between two steps of the loop."""
-    before = logbook.FolderLogbook.before
-
-    def act(book, step, previous):
-        if step == number:
-            action()
-        before(book, step, previous)
-
-    patch.setattr(logbook.FolderLogbook, "before", act)
 
 
 def contents(folder):
@@ -92,7 +78,7 @@ def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, 
     assert_same(restored, state)
 
 
-def test_the_step_is_told_how_its_batch_lies(digits, tmp_path, monkeypatch):
+def test_the_step_knows_the_sharding_of_its_batch(digits, tmp_path, monkeypatch):
     told = []
 
     def make(config, batch_sharding):
@@ -114,13 +100,13 @@ def test_samples_are_the_average_generator_at_fixed_latents(uninterrupted):
     np.testing.assert_array_equal(found.reshape(expected.shape), expected)
 
 
-def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
-    """Batches in the order of `batch_indices`, one key for the run: nothing else decides its result."""
+def test_a_run_equals_its_steps_in_a_loop(uninterrupted, digits):
+    """The order of `batch_indices` and one key for the run alone decide its result."""
     run, state = uninterrupted
     images = open_prepared(digits).split("train")
     init_key, step_key, _ = jax.random.split(jax.random.key(CONFIG.seed), 3)
     expected = jax.jit(lambda key: init_state(CONFIG, key))(init_key)
-    step = loop.jit_step(one_step_for_all, CONFIG, sharding.data_mesh())  # the run's own program: out of JAX's cache
+    step = loop.jit_step(one_step_for_all, CONFIG, sharding.data_mesh())  # the run's own program, from JAX's cache
     lines = iter(metrics_of(run))
     for t in range(6):
         expected, metrics = step(expected, images[batch_indices(t, 8, len(images), CONFIG.seed)], step_key)
@@ -131,16 +117,16 @@ def test_a_run_is_the_steps_in_a_loop(uninterrupted, digits):
     assert_same(state, expected)
 
 
-def test_resumed_is_uninterrupted_bit_for_bit(uninterrupted, digits, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(uninterrupted, digits, tmp_path):
     run, state = uninterrupted
     resumed = tmp_path / "resumed"
     train(dataclasses.replace(CONFIG, num_steps=3), digits, resumed)
-    with (resumed / "metrics.jsonl").open("a") as log:  # as if it had gone on, and been killed while it wrote
+    with (resumed / "metrics.jsonl").open("a") as log:  # as if the run had continued and been killed while writing
         log.write(json.dumps({**json.loads((run / "metrics.jsonl").read_text().splitlines()[1]), "step": 4}) + "\n")
         log.write('{"step": 6, "imag')
     assert_same(train(CONFIG, digits, resumed), state)
     assert_same(load_state(resumed)[0], state)
-    # The first part reported its last step, 3, as well.
+    # The first part also reported its last step, 3.
     assert [line for line in metrics_of(resumed) if line["step"] != 3] == metrics_of(run)
     assert [line["step"] for line in metrics_of(resumed)] == [2, 3, 4, 6]
     for name in ("0000004.png", "0000006.png"):
@@ -184,17 +170,17 @@ def test_another_split_in_the_same_folder_is_refused(uninterrupted, digits):
     assert contents(run) == before
 
 
-def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
+def test_the_record_names_the_part_of_the_set(uninterrupted, digits, tmp_path):
     run, _ = uninterrupted
     prepared = open_prepared(digits)
     part = dataclasses.replace(prepared, manifest={**prepared.manifest, "where": ["label=1"]})
-    for _ in range(2):  # new, and resumed
+    for _ in range(2):  # a new run, and the resumed one
         with logbook.open_logbook(
             tmp_path / "run", gan.RECIPE, CONFIG, logbook.describe_data("data", part, "train")
         ) as book:
             book.begin()
         assert runs.read_run(tmp_path / "run").data["where"] == ["label=1"]
-    # A run recorded without conditions goes on.
+    # A run whose record has no conditions can be resumed.
     shutil.copytree(run, tmp_path / "old")
     with logbook.open_logbook(
         tmp_path / "old", gan.RECIPE, CONFIG, logbook.describe_data("data", prepared, "train")
@@ -203,7 +189,7 @@ def test_the_record_says_which_part_of_the_set(uninterrupted, digits, tmp_path):
     assert "where" not in runs.read_run(tmp_path / "old").data
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(digits, tmp_path):
+def test_wrong_settings_are_refused_before_anything_is_written(digits, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match="too small for a batch of 2048"):
         train(dataclasses.replace(CONFIG, batch_size=2048), digits, run)
@@ -228,8 +214,8 @@ def test_a_folder_with_other_files_is_refused(digits, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["generator_loss", "generator", "discriminator_statistics"])
-def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_path, monkeypatch):
-    """Losses that are NaN, and weights or statistics that are while the losses are still finite."""
+def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(what, digits, tmp_path, monkeypatch):
+    """Losses that are NaN, and weights or statistics that are NaN while the losses are finite."""
     shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
 
     def make(config, batch_sharding):
@@ -257,7 +243,9 @@ def test_what_is_not_finite_stops_the_run_and_is_not_saved(what, digits, tmp_pat
 def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, checkpoint_every=100)
     before_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(Preempted, match="stopped by SIGTERM after step 5, which is saved: the same command continues"):
+    with pytest.raises(
+        Preempted, match="stopped by SIGTERM after step 5, which is saved: run the same command to continue"
+    ):
         train(config, digits, tmp_path / "run")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.undo()
@@ -267,7 +255,7 @@ def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
 
 
-def test_a_handler_of_the_programs_own_stays(digits, tmp_path):
+def test_the_program_s_own_signal_handler_stays(digits, tmp_path):
     came = []
     before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
     try:
@@ -281,7 +269,7 @@ def test_a_handler_of_the_programs_own_stays(digits, tmp_path):
 
 @pytest.fixture
 def bad_batches(monkeypatch, digits):
-    """Losses are NaN on the batches of the steps put into this set, in the order they first have."""
+    """The loss is NaN on the batches that the steps in this set have in the original order."""
     images, bad = open_prepared(digits).split("train"), set()
 
     def make(config, batch_sharding):
@@ -299,10 +287,10 @@ def bad_batches(monkeypatch, digits):
     return bad
 
 
-def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
+def test_a_diverged_run_goes_back_and_takes_another_order(bad_batches, digits, tmp_path):
     config = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=2, sample_every=100, rollbacks=2)
     bad_batches |= {1, 5}
-    with pytest.raises(DivergedError, match="not finite at step 2; there is no checkpoint before it"):
+    with pytest.raises(DivergedError, match="not finite at step 2; there is no earlier checkpoint"):
         train(config, digits, tmp_path / "early")
     bad_batches -= {1}
     run = tmp_path / "run"
@@ -310,7 +298,7 @@ def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digi
         state = train(config, digits, run)
     assert state.step == 9 and runs.read_run(run).rollbacks == (4,)
     assert [line["step"] for line in metrics_of(run)] == [*range(1, 10)]
-    # The order it went on with is the recorded one, whatever ends the run.
+    # A resumed run continues with the recorded order.
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
     for path in list(checkpoints.checkpoint_files(resumed).values())[1:]:
@@ -326,141 +314,17 @@ def test_a_run_that_diverges_goes_back_and_takes_another_order(bad_batches, digi
     assert not np.array_equal(seen[0], batch_indices(start, 8, count, CONFIG.seed))
 
 
-def test_a_run_goes_back_a_bounded_number_of_times(bad_batches, digits, tmp_path, monkeypatch):
+def test_a_run_goes_back_a_limited_number_of_times(bad_batches, digits, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, log_every=1, checkpoint_every=2, rollbacks=2)
     bad_batches |= {4}
     orders = batches.batch_indices
-    monkeypatch.setattr(batches, "batch_indices", lambda *args: orders(*args[:4]))  # it cannot get around it
+    monkeypatch.setattr(
+        batches, "batch_indices", lambda *args: orders(*args[:4])
+    )  # the order never changes, so the run cannot avoid the bad batch
     with pytest.warns(UserWarning, match="of 2"), pytest.raises(DivergedError, match=r"at step 5; .* of step 4"):
         train(config, digits, tmp_path / "run")
     assert runs.read_run(tmp_path / "run").rollbacks == (4, 4)
     assert load_state(tmp_path / "run")[0].step == 4
-
-
-# ------------------------------------------------------------------------------------------ batches made ahead
-
-
-@pytest.fixture
-def sums_of_batches(monkeypatch):
-    """Steps that report the sum of their batch as a loss, and that are NaN for the sums in this set."""
-    bad = set()
-
-    def make(config, batch_sharding):
-        def step(state, batch, key):
-            total = jnp.sum(batch.astype(jnp.float32))
-            loss = jnp.where(jnp.isin(total, jnp.array([*bad, -1.0])), jnp.nan, total)
-            return state._replace(step=state.step + 1), {"discriminator_loss": loss}
-
-        return step
-
-    shape = jax.eval_shape(lambda key: init_state(CONFIG, key), jax.random.key(0))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-    replace_recipe(monkeypatch, make_step=make, init=lambda *_: zeros)
-    return bad
-
-
-LOGGED = dataclasses.replace(CONFIG, num_steps=9, log_every=1, checkpoint_every=4, sample_every=100)
-
-
-def sum_of_batch(digits, step, order=0):
-    images = open_prepared(digits).split("train")
-    return int(images[batch_indices(step, 8, len(images), CONFIG.seed, order)].sum())
-
-
-def sums_of_run(run):
-    return [line["discriminator_loss"] for line in metrics_of(run)]
-
-
-def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path, monkeypatch):
-    """In a whole run, in one that goes on, and in one that goes back: there it is of the new order at once."""
-    expected = [sum_of_batch(digits, t) for t in range(9)]
-    train(LOGGED, digits, tmp_path / "whole")
-    assert sums_of_run(tmp_path / "whole") == expected
-    train(dataclasses.replace(LOGGED, num_steps=5), digits, tmp_path / "resumed")
-    train(LOGGED, digits, tmp_path / "resumed")
-    assert sums_of_run(tmp_path / "resumed") == expected
-    sums_of_batches |= {expected[6]}
-    with pytest.warns(UserWarning, match="going back to it, rollback 1 of 1"):
-        train(dataclasses.replace(LOGGED, rollbacks=1), digits, tmp_path / "back")
-    assert sums_of_run(tmp_path / "back") == expected[:4] + [sum_of_batch(digits, t, 1) for t in range(4, 9)]
-
-
-def test_the_next_batch_is_read_while_a_step_runs(sums_of_batches, digits, tmp_path, monkeypatch):
-    """Each step ends only when the reading of the next batch has begun."""
-    begun, put, late = [threading.Event() for _ in range(9)], batches.sharding.put_batch, []
-    reading = iter(begun)
-
-    def wait(step):
-        if step + 1 < 9 and not begun[step + 1].wait(60):
-            late.append(step)
-        return np.float32(0)
-
-    def make(config, batch_sharding):
-        def step(state, batch, key):
-            result = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32), state.step)
-            return state._replace(step=state.step + 1), {"discriminator_loss": result + jnp.sum(batch)}
-
-        return step
-
-    replace_recipe(monkeypatch, make_step=make)
-    monkeypatch.setattr(batches.sharding, "put_batch", lambda *args: (next(reading).set(), put(*args))[1])
-    train(LOGGED, digits, tmp_path / "run")
-    assert not late and all(event.is_set() for event in begun) and next(reading, None) is None
-
-
-def fail_to_read(patch, number, error):
-    """Reading the batch of a step fails."""
-    put, calls = batches.sharding.put_batch, itertools.count()
-
-    def read(*args):
-        if next(calls) == number:
-            raise error
-        return put(*args)
-
-    patch.setattr(batches.sharding, "put_batch", read)
-
-
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), UserError("bad file"), KeyError("x")])
-def test_a_batch_that_cannot_be_read_stops_the_run_at_its_step(error, sums_of_batches, digits, tmp_path, monkeypatch):
-    fail_to_read(monkeypatch, 5, error)
-    with pytest.raises(type(error)) as caught:
-        train(LOGGED, digits, tmp_path / "run")
-    assert caught.value is error
-    assert {"train", "read"} <= {entry.name for entry in caught.traceback}  # where it was needed and where it arose
-    assert sums_of_run(tmp_path / "run") == [sum_of_batch(digits, t) for t in range(5)]
-    monkeypatch.undo()
-
-
-def interrupt():
-    """Ctrl-C, also where these tests run in the background and ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.parametrize("end", ["the last step", "SIGTERM", "divergence", "Ctrl-C", "a bad file", "a full disk"])
-def test_no_thread_outlives_its_run(end, sums_of_batches, digits, tmp_path, monkeypatch):
-    threads, expected = set(threading.enumerate()), contextlib.nullcontext()
-    if end == "SIGTERM":
-        before_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        expected = pytest.raises(Preempted)
-    if end == "divergence":
-        sums_of_batches.add(sum_of_batch(digits, 3))
-        expected = pytest.raises(DivergedError)
-    if end == "Ctrl-C":
-        before_step(monkeypatch, 3, interrupt)
-        expected = pytest.raises(KeyboardInterrupt)
-    if end == "a bad file":
-        fail_to_read(monkeypatch, 3, UserError("bad file"))
-        expected = pytest.raises(UserError)
-    if end == "a full disk":
-        monkeypatch.setattr(checkpoints.CheckpointWriter, "save", full_disk)
-        expected = pytest.raises(OSError, match="No space left")
-    with expected:
-        train(LOGGED, digits, tmp_path / "run")
-    assert set(threading.enumerate()) == threads
 
 
 RESTORE = """
@@ -481,7 +345,7 @@ for i, source in enumerate(sources):
 
 @pytest.fixture(scope="module")
 def new_process(uninterrupted, tmp_path_factory):
-    """What a new process makes of the run and of its saved prior."""
+    """Images that a new process generates from the run and from its saved prior."""
     run, state = uninterrupted
     out = tmp_path_factory.mktemp("out")
     dj.save_prior(dj.prior_from_state(state, CONFIG), out / "prior.safetensors")
@@ -518,7 +382,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, uninterrupted, digits, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_earlier_one_is_used(damage, uninterrupted, digits, tmp_path):
     run, state = uninterrupted
     shutil.copytree(run, tmp_path / "run")
     *_, before, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
@@ -548,12 +412,8 @@ def test_a_checkpoint_of_another_run_is_refused(uninterrupted, digits, tmp_path)
             attempt()
 
 
-def full_disk(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_disk_that_is_full_leaves_the_checkpoint_before(uninterrupted, tmp_path, monkeypatch):
-    """Whatever else stands on it: the file that could not be written is not there, not even in part."""
+def test_a_full_disk_leaves_the_earlier_checkpoint(uninterrupted, tmp_path, monkeypatch):
+    """The file that could not be written does not exist, not even in part."""
     _, state = uninterrupted
     with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
         writer.save(state._replace(step=jnp.int32(3)))
@@ -575,7 +435,7 @@ def test_a_damaged_record_is_named(text, tmp_path):
         runs.read_run(tmp_path).settings(TrainConfig)
 
 
-def test_fewer_steps_than_done_are_refused(uninterrupted, digits):
+def test_fewer_steps_than_already_done_are_refused(uninterrupted, digits):
     run, _ = uninterrupted
     record = (run / runs.RECORD).read_bytes()
     with pytest.raises(UserError, match=r"has done \d+ steps already"):

@@ -1,4 +1,4 @@
-"""The training step against one written out plainly, in float64; losses, augmentation, statistics."""
+"""The training step of a DCGAN against one written plainly, in float64."""
 
 import dataclasses
 import functools
@@ -9,17 +9,15 @@ import numpy as np
 import plain
 import pytest
 
-from dcgan_jax.inpainting.objective import context_loss, prior_loss
 from dcgan_jax.networks.config import ModelConfig
-from dcgan_jax.networks.dcgan import draw_latents, generator_statistics
+from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.networks.layers import STATISTICS_DECAY
 from dcgan_jax.training.augmentation import augment
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
-from dcgan_jax.training.losses import discriminator_loss, generator_loss
 
 MODEL = ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
-# Each option of the step is in one of these; every loss, and R1 with labels and without.
+# These cover every option of the step: each loss, and R1 with and without labels.
 SINGLE = TrainConfig(model=MODEL, batch_size=4, learning_rate=1e-3)
 DOUBLE = TrainConfig(
     model=dataclasses.replace(MODEL, channels=3, latent="normal"),
@@ -108,7 +106,7 @@ def plain_generator_update(config, state, z, labels):
 
 @functools.partial(plain.quick_jit, static_argnums=0)
 def plain_inputs(config, step, batch, key):
-    """Augmented images, their labels, and the input of each pass of the generator, its own update's last."""
+    """Augmented images, their labels, and the latents of each pass of the generator (its own update is last)."""
     model, k = config.model, config.discriminator_steps
     keys = jax.random.split(jax.random.fold_in(key, step), k + 2)
     batch, labels = batch if model.num_classes else (batch, None)
@@ -125,7 +123,7 @@ def plain_inputs(config, step, batch, key):
 
 
 def plain_step(config, state, batch, key):
-    """One step of Goodfellow's algorithm 1, from plain networks, plain losses and plain Adam."""
+    """One step of Goodfellow's algorithm 1 with plain networks, losses and Adam."""
     k = config.discriminator_steps
     images, labels, latents = plain_inputs(config, state["step"], batch, key)
     parts = [None if labels is None else labels[i::k] for i in range(k)]
@@ -155,7 +153,7 @@ def as_plain(state):
     [SINGLE, DOUBLE, CONDITIONAL],
     ids=["non-saturating", "hinge, R1, k = 2", "conditional, saturating, R1, k = 2"],
 )
-def test_three_steps_are_those_of_the_plain_algorithm(config, float64):
+def test_three_steps_agree_with_the_plain_algorithm(config, float64):
     key = jax.random.key(4)
     state = plain.some_state(config)
     step = SINGLE_STEP if config is SINGLE else plain.quick_jit(make_train_step(config))
@@ -180,7 +178,7 @@ def test_a_step_is_a_pure_function_of_state_batch_and_key(float64):
         assert not np.array_equal(one.generator["up_0"], other.generator["up_0"])
 
 
-def test_metrics_are_those_of_the_losses(float64):
+def test_metrics_agree_with_the_losses(float64):
     state = plain.some_state(SINGLE)
     batch, key = draw_batch(SINGLE), jax.random.key(1)
     after, metrics = SINGLE_STEP(state, batch, key)
@@ -208,7 +206,7 @@ def test_metrics_are_those_of_the_losses(float64):
 
 
 @pytest.mark.parametrize(("t", "decay"), [(0, 0.1), (8, 0.5), (100_000, 0.999)])
-def test_the_average_moves_by_its_decay(t, decay, float64):
+def test_the_average_follows_its_decay(t, decay, float64):
     step, state = SINGLE_STEP, plain.some_state(SINGLE)
     state = state._replace(step=jnp.int32(t), average=jax.tree.map(lambda x: x + 1, state.average))
     after, _ = step(state, draw_batch(SINGLE), jax.random.key(1))
@@ -237,7 +235,7 @@ def test_a_batch_of_another_size_is_refused(config, n):
         jax.eval_shape(make_train_step(config), state, draw_batch(config, n=n), jax.random.key(0))
 
 
-def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
+def test_only_a_conditional_model_takes_labels():
     conditional, plain_state = (
         jax.eval_shape(lambda key, config=config: init_state(config, key), jax.random.key(0))
         for config in (CONDITIONAL, SINGLE)
@@ -250,8 +248,8 @@ def test_labels_are_given_with_the_images_of_a_conditional_model_alone():
         jax.eval_shape(make_train_step(SINGLE), plain_state, (images, labels), jax.random.key(0))
 
 
-def test_init_state_shares_no_array_and_starts_the_average_at_the_generator():
-    """An array that occurs twice could not be donated."""
+def test_the_initial_average_is_a_copy_of_the_generator():
+    """No array occurs twice, because it could not be donated then."""
 
     @plain.quick_jit
     def draw(key):
@@ -263,103 +261,3 @@ def test_init_state_shares_no_array_and_starts_the_average_at_the_generator():
     state = draw(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, state.generator, state.average)
     assert not np.array_equal(state.generator["up_0"], draw(jax.random.key(1)).generator["up_0"])
-
-
-def test_latents_follow_the_model_prior():
-    uniform = np.asarray(draw_latents(MODEL, jax.random.key(0), 5000))
-    assert uniform.shape == (5000, 6) and uniform.min() < -0.99 and 0.99 < uniform.max() <= 1 and uniform.min() >= -1
-    np.testing.assert_allclose(uniform.std(), 3**-0.5, rtol=0.02)
-    normal = np.asarray(draw_latents(DOUBLE.model, jax.random.key(0), 5000))
-    assert np.abs(normal).max() > 3
-    np.testing.assert_allclose(normal.std(), 1, rtol=0.02)
-
-
-def test_latents_of_a_conditional_model_end_in_a_label():
-    model = CONDITIONAL.model
-    latents = np.asarray(draw_latents(model, jax.random.key(0), 3000))
-    assert latents.shape == (3000, 9)
-    np.testing.assert_array_equal(latents[:, :6], draw_latents(MODEL, jax.random.key(0), 3000))
-    assert (np.sort(latents[:, 6:]) == [0, 0, 1]).all()
-    np.testing.assert_allclose(latents[:, 6:].mean(0), 1 / 3, atol=4 * 0.5 / np.sqrt(3000))
-    given = np.asarray(draw_latents(model, jax.random.key(0), 3, np.array([2, 0, 2])))
-    np.testing.assert_array_equal(given[:, 6:], np.eye(3)[[2, 0, 2]])
-    np.testing.assert_array_equal(draw_latents(model, jax.random.key(0), 3, 1)[:, 6:], np.eye(3)[[1, 1, 1]])
-
-
-def test_augmentation_scales_bytes_to_minus_one_to_one():
-    batch = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    images = augment(SINGLE, batch, jax.random.key(0))
-    assert images.dtype == jnp.float32
-    np.testing.assert_allclose(np.ravel(images), np.linspace(-1, 1, 256), atol=1e-6)
-    assert images.min() == -1 and images.max() == 1
-
-
-def test_augmentation_mirrors_half_of_the_images_left_to_right():
-    config = dataclasses.replace(SINGLE, flip=True)
-    batch = np.random.default_rng(0).integers(0, 256, (2000, 3, 4, 3), np.uint8)
-    images = np.asarray(augment(config, batch, jax.random.key(0)))
-    clean = np.asarray(augment(SINGLE, batch, jax.random.key(0)))
-    same = (images == clean).all(axis=(1, 2, 3))
-    mirrored = (images == clean[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (same ^ mirrored).all()
-    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(2000)
-
-
-def test_augmentation_adds_noise_of_the_given_deviation():
-    config = dataclasses.replace(SINGLE, noise=0.05)
-    batch = draw_batch(SINGLE, n=20)
-    noise = np.asarray(augment(config, batch, jax.random.key(0)) - augment(SINGLE, batch, jax.random.key(0)))
-    np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), 0.05, rtol=0.1)
-    assert abs(noise.mean()) < 4 * 0.05 / np.sqrt(noise.size)
-    assert abs(np.corrcoef(noise.reshape(20, -1)) - np.eye(20)).max() < 0.2  # its own for each image
-
-
-def test_generator_statistics_are_the_mean_over_fresh_batches():
-    params = plain.some_state(SINGLE).average
-    found = jax.jit(lambda p: generator_statistics(MODEL, p, jax.random.key(1), batches=3, size=8))(params)
-
-    @plain.quick_jit
-    def batch_statistics(params, key):
-        return plain.generator(params, draw_latents(MODEL, key, 8))[1]
-
-    batches = [batch_statistics(params, key) for key in jax.random.split(jax.random.key(1), 3)]
-    expected = jax.tree.map(lambda *x: np.mean(x, axis=0), *batches)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
-
-
-LOGITS = np.array([-3.0, 0.0, 0.5, 4.0])
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def test_losses_are_their_formulas(float64):
-    other = LOGITS[::-1] * 0.3 + 0.1
-    value = discriminator_loss(LOGITS, other)
-    np.testing.assert_allclose(value, -np.mean(np.log(sigmoid(LOGITS))) - np.mean(np.log(1 - sigmoid(other))))
-    np.testing.assert_allclose(generator_loss(LOGITS, "saturating"), np.mean(np.log(1 - sigmoid(LOGITS))))
-    np.testing.assert_allclose(generator_loss(LOGITS, "non_saturating"), -np.mean(np.log(sigmoid(LOGITS))))
-    hinge = np.mean([max(0, 1 - x) for x in LOGITS]) + np.mean([max(0, 1 + x) for x in np.asarray(other)])
-    np.testing.assert_allclose(discriminator_loss(LOGITS, other, "hinge"), hinge, rtol=1e-6)
-    np.testing.assert_allclose(generator_loss(LOGITS, "hinge"), -np.mean(LOGITS), rtol=1e-6)
-    np.testing.assert_allclose(prior_loss(LOGITS, 0.003), 0.003 * np.log(1 - sigmoid(LOGITS)))
-
-
-def test_losses_stay_finite_at_extreme_logits():
-    logits = jnp.array([-1e4, 1e4])
-    np.testing.assert_allclose(discriminator_loss(logits, logits), 1e4)
-    np.testing.assert_allclose(prior_loss(logits, 0.5), [0, -5e3])
-    for kind in ("saturating", "non_saturating"):
-        slope = jax.grad(lambda x, kind=kind: generator_loss(x, kind))(logits)
-        assert np.isfinite(slope).all() and (slope <= 0).all()  # both push the logits up
-
-
-def test_context_loss_is_the_weighted_sum_of_differences():
-    rng = np.random.default_rng(0)
-    completions, images = rng.uniform(-1, 1, (2, 3, 5, 4, 3)).astype(np.float32)
-    weights = rng.random((3, 5, 4)).astype(np.float32)
-    expected = np.zeros(3)
-    for n, i, j, c in np.ndindex(completions.shape):
-        expected[n] += weights[n, i, j] * abs(float(completions[n, i, j, c]) - float(images[n, i, j, c]))
-    np.testing.assert_allclose(context_loss(completions, images, weights), expected, rtol=1e-5)

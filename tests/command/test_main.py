@@ -1,4 +1,4 @@
-"""The command: the whole path on tiny digits, wrong input, options and presets."""
+"""The command `dcgan-jax`: training to evaluation on the digits, wrong input, options and presets."""
 
 import dataclasses
 import json
@@ -6,35 +6,37 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import jax
 import numpy as np
 import pytest
-import tiny
-from dcgan_jax.data.decoding import CROP_DESCRIPTIONS
+from command_line import main
 from PIL import Image
 
 import dcgan_jax as dj
 from dcgan_jax import config as config_module
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.command import inpaint as inpaint_module
-from dcgan_jax.command import main as main_module
-from dcgan_jax.command import sample
 from dcgan_jax.command.inpaint import Report
+from dcgan_jax.data import cropping
 from dcgan_jax.errors import DivergedError
-from dcgan_jax.images.figures import tile
-from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.storage.runs import read_run
 from dcgan_jax.training import loop
 
-COMMANDS = ("prepare", "train", "train-context-encoder", "plot", "sample", "export", "inpaint", "evaluate", "demo")
+COMMANDS = (
+    "prepare",
+    "train",
+    "train-context-encoder",
+    "plot",
+    "sample",
+    "export",
+    "inpaint",
+    "evaluate",
+    "serve",
+    "demo",
+)
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
-
-
-def main(*arguments):
-    return main_module.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,10 @@ def prior_file(digits_prior, tmp_path_factory):
     return path
 
 
-# ------------------------------------------------------------------------------------------ the path
+# ------------------------------------------------------------------------------------------ from training to evaluation
 
 
-def test_training_leaves_a_run(digits_run):
+def test_training_writes_a_run(digits_run):
     record = read_run(digits_run.run)
     config, images = record.settings(dj.TrainConfig), record.data
     assert config == dj.TrainConfig(
@@ -63,77 +65,7 @@ def test_training_leaves_a_run(digits_run):
     assert (digits_run.run / "samples" / "0000004.png").is_file()
 
 
-def test_sample(digits_run, digits_prior, tmp_path):
-    out = tmp_path / "new" / "a.png"
-    assert main("sample", "--prior", digits_run.run, "--out", out, "--count", 3, "--seed", 5) == 0
-    latents = dj.sample_latents(digits_prior, jax.random.key(5), 3)
-    expected = tile(np.asarray(dj.generate(digits_prior, latents)), columns=3)
-    with Image.open(out) as image:
-        assert (np.asarray(image) == expected).all()
-
-
-def test_sample_forms(digits_run, digits_prior, tmp_path, monkeypatch):
-    """The same grey images as a grid, as an array of three channels and one by one, whatever the batches."""
-    monkeypatch.setattr(sample, "_BATCH", 4)
-    prior = ("--prior", digits_run.run, "--count", 10, "--seed", 5, "--quiet")
-    (tmp_path / "empty").mkdir()
-    for out in ("grid.png", "array.npz", "new/folder", "empty"):
-        assert main("sample", *prior, "--out", tmp_path / out) == 0
-    expected = to_uint8(np.asarray(dj.generate(digits_prior, dj.sample_latents(digits_prior, jax.random.key(5), 10))))
-    with np.load(tmp_path / "array.npz") as file:
-        assert file.files == ["arr_0"]
-        array = file["arr_0"]
-    assert array.dtype == np.uint8 and array.shape == (10, 32, 32, 3) and array.flags.c_contiguous
-    # Batches of another size round differently, so a value half way between two levels may go to either.
-    assert np.abs(array.astype(int) - expected).max() <= 1 and np.std(array) > 1
-    for folder in ("new/folder", "empty"):
-        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [f"{i:06}.png" for i in range(10)]
-        for i in range(10):
-            with Image.open(tmp_path / folder / f"{i:06}.png") as image:
-                assert (np.asarray(image.convert("RGB")) == array[i]).all()
-    with Image.open(tmp_path / "grid.png") as image:
-        assert (np.asarray(image) == tile(array, columns=8)).all()
-    before = sorted(tmp_path.rglob("*"))
-    assert main("sample", *prior, "--out", tmp_path / "empty") == 2
-    # In colour, and what NumPy's own writer makes of the array.
-    sample.save_samples(tiny.tanh_prior((8, 8, 3)), tmp_path / "colour.npz", 6, progress=False)
-    with np.load(tmp_path / "colour.npz") as file:
-        colour = file["arr_0"]
-    assert colour.shape == (6, 8, 8, 3) and (colour[..., 0] != colour[..., 1]).any()
-    np.savez(tmp_path / "numpy.npz", colour)
-    with zipfile.ZipFile(tmp_path / "colour.npz") as ours, zipfile.ZipFile(tmp_path / "numpy.npz") as numpys:
-        assert ours.read("arr_0.npy") == numpys.read("arr_0.npy")
-    # What fails half way leaves nothing.
-    for name in ("colour.npz", "numpy.npz"):
-        (tmp_path / name).unlink()
-    monkeypatch.setattr(sample, "generate", lambda prior, z: dj.generate(prior, z) if len(z) == 4 else 1 / 0)
-    for out in ("other.png", "other.npz", "other"):
-        with pytest.raises(ZeroDivisionError):
-            sample.save_samples(digits_prior, tmp_path / out, 10, progress=False)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_export(digits_run, digits_prior, tmp_path, capsys):
-    out = tmp_path / "digits.safetensors"
-    assert main("export", "--run", digits_run.run, "--out", out) == 0
-    assert capsys.readouterr().out == f"{out}, {tmp_path / 'digits.md'}\n"
-    prior = dj.load_prior(out)
-    same = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), prior.params, digits_prior.params)
-    assert all(jax.tree.leaves(same)) and prior.crop == "center"
-    card = (tmp_path / "digits.md").read_text()
-    for said in (
-        "# `digits`",
-        "32×32 pixels in grey",
-        "8 uniform latents, base width 4",
-        "4 steps, 32 images seen",
-        "1438",
-    ):
-        assert said in card
-    assert main("export", "--run", digits_run.run, "--out", out, "--half") == 0
-    assert "float16" in (tmp_path / "digits.md").read_text()
-
-
-def test_as_a_module(prior_file, tmp_path):
+def test_the_module_runs_as_the_command_does(prior_file, tmp_path):
     command = ["sample", "--prior", prior_file, "--count", "3"]
     assert main(*command, "--out", tmp_path / "here.png") == 0
     there = [sys.executable, "-m", "dcgan_jax", *map(str, command), "--out", str(tmp_path / "there.png")]
@@ -143,7 +75,7 @@ def test_as_a_module(prior_file, tmp_path):
     assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
 
 
-def test_inpaint_and_evaluate(digits_run, prior_file, tmp_path, capsys):
+def test_inpaint_and_evaluate_write_their_results(digits_run, prior_file, tmp_path, capsys):
     out = tmp_path / "results"
     images = ("--images", digits_run.data, "--split", "test", "--count", 3, "--masks", tmp_path / "mask.png")
     Image.fromarray(np.asarray(dj.masks.center(32))).save(tmp_path / "mask.png")
@@ -169,7 +101,7 @@ def test_failed_searches_give_exit_status_1(digits_run, digits_prior, tmp_path, 
     out = ("--out", tmp_path / "results", *SEARCH)
     assert main("inpaint", "--prior", tmp_path / "broken.safetensors", *images, *out) == 1
     error = capsys.readouterr().err
-    assert "2 searches were not finite" in error and error.count("\n") == 1
+    assert "2 searches reached a loss that is not finite" in error and error.count("\n") == 1
 
 
 def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, capsys):
@@ -182,7 +114,7 @@ def test_skipped_images_are_named_and_give_exit_status_1(prior_file, tmp_path, c
     images = ("--images", tmp_path / "images", "--masks", tmp_path / "mask.png")
     assert main("inpaint", "--prior", prior_file, *images, "--out", out, *SEARCH) == 1
     first, *skipped, last = capsys.readouterr().err.splitlines()
-    assert first == ("dcgan-jax: good: transparent parts were laid on white; nothing is missing, it is left as it was")
+    assert first == ("dcgan-jax: good: transparent parts became white; no pixel is missing, so the image is unchanged")
     assert [line.split(" is skipped: ")[0] for line in skipped] == [f"dcgan-jax: {i:02d}" for i in range(10)]
     assert last == f"dcgan-jax: and 3 more such images, see {out / 'results.jsonl'}"
     assert (out / "good.png").is_file()
@@ -206,7 +138,7 @@ print({{"jax", "flax", "optax", "numpy", "scipy", "PIL", "fsspec", "orbax"}} & s
     assert done.stdout == "set()\n"
 
 
-def test_names_of_the_package():
+def test_the_package_offers_its_public_names():
     assert set(dj.__all__) <= set(dir(dj)) and {"inpaint", "masks", "load_prior", "TrainConfig"} <= set(dj.__all__)
     assert all(getattr(dj, name).__module__.startswith("dcgan_jax.") for name in set(dj.__all__) - {"masks"})
     assert dj.masks is sys.modules["dcgan_jax.masks"]
@@ -214,8 +146,8 @@ def test_names_of_the_package():
         dj.impaint  # noqa: B018
 
 
-def test_names_of_options_are_those_of_the_modules():
-    assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(CROP_DESCRIPTIONS)
+def test_choices_of_options_match_the_modules():
+    assert config_module.MASK_NAMES == dj.masks.NAMES and config_module.SET_CROPS == tuple(cropping.CROP_DESCRIPTIONS)
 
 
 # ------------------------------------------------------------------------------------------ wrong input
@@ -225,7 +157,7 @@ def test_names_of_options_are_those_of_the_modules():
     ("command", "message"),
     [
         ("prepare NOWHERE --out new", "NOWHERE does not exist"),
-        ("prepare here --out new", "here has no images in it"),
+        ("prepare here --out new", "here contains no images"),
         ("prepare text --out new", "more than 1 % of the images cannot be read"),
         ("prepare digits --out here/note.txt/new", "note.txt"),
         ("prepare digits --out DATA", "exists already"),
@@ -261,10 +193,13 @@ def test_names_of_options_are_those_of_the_modules():
         ("inpaint --prior PRIOR --images text --masks center --out new", "a.jpg cannot be read as an image"),
         ("inpaint --prior PRIOR --images small.png --masks center --out new --crop 0,0,9,9", "does not lie inside"),
         ("inpaint --prior PRIOR --images small.png --masks center --out new --crop oval", "`crop` is 'oval'"),
-        ("inpaint --prior PRIOR --images small.png --masks text --out new", "images have no mask in text, 'small'"),
+        (
+            "inpaint --prior PRIOR --images small.png --masks text --out new",
+            "images have no mask in text, such as 'small'",
+        ),
         ("inpaint --prior PRIOR --images twins --masks center --out new", "two images named 'a'"),
         ("inpaint --prior PRIOR --images twins/a.png --masks center --out twins", "would overwrite twins/a.png"),
-        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1 and the prior"),
+        ("inpaint --prior faces-64 --images DATA --masks center --out new", "holds images of 32x32x1, but the prior"),
         ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
         (
             "inpaint --prior TRUNCATED --images DATA --masks center --out new",
@@ -272,7 +207,7 @@ def test_names_of_options_are_those_of_the_modules():
         ),
         ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
         ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),
-        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8 and the image 32x32"),
+        ("inpaint --prior PRIOR --images DATA --masks small.png --out new", "is 8x8, but the image is 32x32"),
         ("inpaint --prior PRIOR --images DATA --masks center --out here/note.txt", "note.txt cannot be made"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),
@@ -318,14 +253,14 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
     "command",
     ["", "paint", "train --data a", "train --data a --run b --image-size 31", "sample --prior a --out b --count many"],
 )
-def test_what_cannot_be_parsed(capsys, command):
+def test_unparsable_commands_exit_with_2(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(*command.split())
     assert exit.value.code == 2 and "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "status"), [(DivergedError("loss is not finite"), 3), (KeyboardInterrupt(), 130)])
-def test_other_ends(monkeypatch, capsys, error, status):
+def test_divergence_and_ctrl_c_have_their_exit_status(monkeypatch, capsys, error, status):
     def fail(*_, **__):
         raise error
 
@@ -338,7 +273,7 @@ def test_other_ends(monkeypatch, capsys, error, status):
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_help(capsys, command):
+def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(*command, "--help")
     text = capsys.readouterr().out
@@ -382,7 +317,7 @@ def test_train_options_override_a_preset_field_by_field(monkeypatch):
     assert found == dataclasses.replace(he, flip=True, beta1=0.9, num_steps=3, model=model)
     assert found.model.latent == "normal" and found.batch_size == 128
     assert not trained_with(monkeypatch, "--preset", "yeh2017", "--no-flip").flip
-    # An option that says what the default says still overrides the preset.
+    # An option that repeats the default still overrides the preset.
     assert trained_with(monkeypatch, *given, "--latent", "uniform", "--noise", "0").model.latent == "uniform"
 
 

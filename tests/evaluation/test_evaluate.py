@@ -1,4 +1,4 @@
-"""Scores of held-out images: which images, which holes, what is kept, what is done again."""
+"""Evaluation on held-out images: holes, scores, resuming, tables and wrong input."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ from dcgan_jax.evaluation.methods import ImageSet, prepare_method
 from dcgan_jax.storage.files import locked
 
 SIZE, COUNT = 12, 5
-NUMBERS = [str(i) for i in range(COUNT)]  # the names of images without names
+NUMBERS = [str(i) for i in range(COUNT)]  # images without names are named by their number
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
 PRIOR, OTHER_PRIOR = (tanh_prior((SIZE, SIZE, 3), seed) for seed in range(2))
 MASKS = ("center", "half", "random", "pattern")
@@ -55,7 +55,7 @@ def of(lines, **names):
     return [line for line in lines if all(line[name] == value for name, value in names.items())]
 
 
-def test_there_is_a_line_for_each_image_in_order(lines):
+def test_each_image_has_a_line_in_order(lines):
     expected = [
         (mask, method, i)
         for mask in MASKS
@@ -67,8 +67,8 @@ def test_there_is_a_line_for_each_image_in_order(lines):
     assert all(line["seconds"] > 0 for line in lines)
 
 
-def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
-    """Of a baseline called by hand, scored by hand; and of the pictures."""
+def test_scores_agree_with_scores_by_hand(lines):
+    """Calls one baseline and scores its results by hand; also compares the stored pictures."""
     for mask in MASKS:
         holes = draw_holes(mask, NUMBERS, SIZE, 0)
         results = np.asarray(nearest(IMAGES, holes, TRAINING))
@@ -80,24 +80,24 @@ def test_scores_are_those_of_the_method_on_the_drawn_holes(lines):
             hole_ssim = dj.ssim(results[i : i + 1], IMAGES[i : i + 1], where=holes[i : i + 1])
             assert line["ssim_hole"] == pytest.approx(float(hole_ssim[0]), abs=1e-5)
             assert line["ssim"] == pytest.approx(float(dj.ssim(results[i : i + 1], IMAGES[i : i + 1])[0]), abs=1e-5)
-            assert ("picture" in line) == (i < evaluate_module.SHOWN)
+            assert ("picture" in line) == (i < evaluate_module.FIGURE_IMAGES)
             if "picture" in line:
                 assert (png_pixels(line["picture"]) == results[i]).all()
 
 
-def test_holes_are_those_of_the_masks_whatever_the_count():
+def test_holes_follow_the_mask_and_do_not_depend_on_the_count():
     holes = {mask: draw_holes(mask, NUMBERS, SIZE, 0) for mask in MASKS}
     assert (holes["center"] == np.asarray(dj.masks.center(SIZE))).all()
     assert (holes["half"].sum((1, 2)) == SIZE**2 // 2).all()
     assert (holes["pattern"].sum((1, 2)) == SIZE**2 // 4).all()
-    assert len({hole.tobytes() for hole in holes["random"]}) == COUNT  # a hole of its own for each image
+    assert len({hole.tobytes() for hole in holes["random"]}) == COUNT  # each image has its own hole
     for mask in MASKS:
         assert (draw_holes(mask, NUMBERS[:2], SIZE, 0) == holes[mask][:2]).all()
     assert (draw_holes("random", NUMBERS, SIZE, 1) != holes["random"]).any()
 
 
-def test_a_drawn_hole_is_the_same_in_inpaint(digits, tmp_path, monkeypatch):
-    """For the same image and seed, though it has another number in its split."""
+def test_inpaint_draws_the_same_hole(digits, tmp_path, monkeypatch):
+    """The hole depends on the image's name and the seed."""
     drawn = {}
 
     def record(mask, names, size, seed):
@@ -123,8 +123,8 @@ def strip_times(lines):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
-    """Also beside a method that is added; what an interruption cut off is."""
+def test_finished_work_is_not_repeated(lines, out, monkeypatch):
+    """Not when a method is added either. Only work that an interruption cut off is repeated."""
     calls = []
     complete = evaluate_module.score_unit
     monkeypatch.setattr(evaluate_module, "score_unit", lambda unit, seed: calls.append(unit) or complete(unit, seed))
@@ -133,7 +133,7 @@ def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
     more = evaluate([SET], {**methods, "navier-stokes": 1}, out, **OPTIONS)
     assert {unit.name for unit in calls} == {"navier-stokes"}
     assert [line for line in more if line["method"] != "navier-stokes"] == lines
-    # Fewer masks and methods are a part of it, and nothing is forgotten.
+    # A call with fewer masks and methods returns a part, and loses no result.
     calls.clear()
     assert (
         evaluate([SET], {"telea": 1}, out, mask_names=("half",), **OPTIONS)
@@ -152,12 +152,12 @@ def test_what_is_done_is_not_done_again(lines, out, monkeypatch):
     ("changed", "again"),
     [
         ({"set": dataclasses.replace(SET, prior=OTHER_PRIOR)}, {"search"}),
-        ({"set": dataclasses.replace(SET, identity="other")}, {"search", "nearest"}),
+        ({"set": dataclasses.replace(SET, version="other")}, {"search", "nearest"}),
         ({"search": dataclasses.replace(CONFIG, num_steps=2)}, {"search"}),
         ({"seed": 1}, {"search", "nearest"}),
     ],
 )
-def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkeypatch):
+def test_only_results_that_a_change_affects_are_computed_again(changed, again, tmp_path, monkeypatch):
     methods = {"search": 3, "nearest": 3}
     options = OPTIONS | {"mask_names": ("random",)}
     before = evaluate([SET], methods, tmp_path, **options)
@@ -168,29 +168,29 @@ def test_what_depends_on_a_change_is_done_again(changed, again, tmp_path, monkey
     images = changed.pop("set", SET)
     after = evaluate([images], methods, tmp_path, **options | changed)
     assert set(calls) == again
-    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6  # what no longer holds is gone
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 6  # outdated lines are removed
     for a, b in zip(before, after, strict=True):
         assert (a == b) == (a["method"] not in again)
 
 
-def test_a_method_that_does_not_apply_says_so(tmp_path):
+def test_a_method_that_does_not_apply_is_marked(tmp_path):
     lines = evaluate([SET], {"patch-match": 1}, tmp_path, mask_names=("random", "pattern"), **OPTIONS)
     assert lines[0]["applies"] is False and "psnr" not in lines[0]
     text = tables.table(tables.cells(lines), {"noise": None})
     assert "| patch-match | — | " in text and "no whole patch is known" in text
 
 
-def test_statistics_are_those_of_scipy_and_numpy():
+def test_statistics_agree_with_scipy_and_numpy():
     values = RNG.normal(20, 3, 17)
     mean, interval = tables.statistic(values.tolist())
     assert mean == pytest.approx(values.mean())
-    # Of a known table: Student's t for 16 degrees of freedom is 2.1199.
+    # From a published table: Student's t for 16 degrees of freedom is 2.1199.
     assert interval == pytest.approx(2.1199 * values.std(ddof=1) / 17**0.5, rel=1e-4)
     assert tables.statistic([1.0, None, 3.0]).mean == 2.0
     assert np.isnan(tables.statistic([None]).mean) and np.isnan(tables.statistic([1.0]).interval)
 
 
-def test_files(lines, tmp_path):
+def test_tables_figures_and_charts_are_written(lines, tmp_path):
     settings = {"seed": 0, "search": CONFIG.to_json()}
     text = tables.save(lines, [SET], settings, tmp_path)
     assert (tmp_path / "table.md").read_text() == text
@@ -209,7 +209,7 @@ def test_files(lines, tmp_path):
             assert mean == pytest.approx(np.mean(scores), abs=0.0051)
             (cell,) = (c for c in record["cells"] if (c["mask"], c["method"]) == (mask, row[0]))
             assert cell["psnr_hole"]["interval"] == pytest.approx(interval, abs=0.0051) and cell["count"] == len(scores)
-    # The published figures stand beside, in the order of the masks here.
+    # The published figures stand beside ours, in the order of our masks.
     assert body[-1] == ["*Yeh et al., published*", "*19.4*", "*13.7*", "*22.8*", "*17.4*"]
     with Image.open(tmp_path / "figure-noise.png") as figure, Image.open(tmp_path / "chart.png") as chart:
         pixels, size = np.asarray(figure), chart.size
@@ -233,8 +233,8 @@ def test_failed_searches_are_counted(tmp_path):
     assert cell.not_finite == 3 and np.isfinite(cell.scores["psnr"].mean)
 
 
-def test_every_method_is_given_the_images_and_holes(tmp_path):
-    """Under one mask: the pictures are what the methods make when they are called by hand."""
+def test_every_method_completes_the_images_under_the_holes(tmp_path):
+    """Under one mask: the stored pictures equal the results of the methods called by hand."""
     size = 20
     images = np.asarray(jax.image.resize(RNG.uniform(0, 255, (2, 5, 5, 3)), (2, size, size, 3), "cubic").clip(0, 255))
     images = images.astype(np.uint8)
@@ -261,7 +261,7 @@ def test_every_method_is_given_the_images_and_holes(tmp_path):
         assert 10 < line["psnr_hole"] < 60 and line["ssim_hole"] > 0
 
 
-def test_an_exact_completion_counts_as_one_within_rounding(tmp_path):
+def test_an_exact_completion_has_the_psnr_of_rounding(tmp_path):
     grey = dataclasses.replace(SET, images=np.full_like(IMAGES, 90))
     lines = evaluate([grey], {"total-variation": 1}, tmp_path, mask_names=("center",), **OPTIONS)
     assert lines[0]["psnr_hole"] == lines[0]["psnr"] == pytest.approx(58.92, abs=0.01)
@@ -278,7 +278,7 @@ def test_an_exact_completion_counts_as_one_within_rounding(tmp_path):
         lambda line: line.update(ssim="good"),
     ],
 )
-def test_a_damaged_line_is_done_again_and_other_files_stay(lines, out, damage, tmp_path):
+def test_a_damaged_line_is_computed_again_and_other_files_stay(lines, out, damage, tmp_path):
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "scores.jsonl"
     (tmp_path / "scores-notes.jsonl").write_text('{"note": "mine"}\n')
@@ -290,7 +290,7 @@ def test_a_damaged_line_is_done_again_and_other_files_stay(lines, out, damage, t
     assert (tmp_path / "scores-notes.jsonl").read_text() == '{"note": "mine"}\n'
 
 
-def test_two_at_once_are_refused(tmp_path):
+def test_two_evaluations_of_one_folder_are_refused(tmp_path):
     with locked(tmp_path / ".scores.jsonl.lock"), pytest.raises(UserError, match="another process uses"):
         evaluate([SET], {"telea": 1}, tmp_path, **OPTIONS)
 
@@ -314,7 +314,7 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
             [dataclasses.replace(SET, images=IMAGES[..., :1])],
             {"search": 1},
             ("half",),
-            "12x12x1 and the prior is for 12x12x3",
+            "12x12x1, but the prior is for 12x12x3",
         ),
         ([dataclasses.replace(SET, prior=None)], {"he2018": 1}, ("half",), "noise has no prior"),
         ([dataclasses.replace(SET, images=IMAGES[:0])], {"telea": None}, ("center",), "`images` of noise"),
@@ -325,13 +325,13 @@ def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
         ([dataclasses.replace(SET, name="a\udcff")], {"telea": None}, ("half",), "rename its folder"),
     ],
 )
-def test_wrong_input_is_named(sets, methods, masks, message, tmp_path):
+def test_wrong_input_is_refused_by_name(sets, methods, masks, message, tmp_path):
     with pytest.raises(UserError, match=message):
         evaluate(sets, methods, tmp_path / "out", mask_names=masks, **OPTIONS)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_search_s_result_does_not_depend_on_how_images_are_dealt_out():
+def test_a_search_does_not_depend_on_how_images_are_shared_out():
     holes, keys = draw_holes("half", NUMBERS, SIZE, 0), jax.random.split(jax.random.key(7), COUNT)
     method = prepare_method("search", SET, CONFIG, 3)
     whole, _ = method.complete(IMAGES[:3], holes[:3], keys[:3])
@@ -360,15 +360,15 @@ def command(data, prior, out, *more):
 
 
 @pytest.mark.long
-def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path):
+def test_one_process_and_two_find_the_same(digits_run, tmp_path):
     methods = ("--methods", "search", "nearest:4")
-    for count, name in ((1, "one"), (2, "two")):  # in processes of their own, which compile alike
+    for count, name in ((1, "one"), (2, "two")):  # in new processes, so that both compile in the same way
         arguments = ["-m", "dcgan_jax", *command(digits_run.data, digits_run.run, tmp_path / name, *methods)]
         statuses, outputs, errors = processes.finish(processes.start(count, arguments))
         assert statuses == [0] * count, errors
         table = (tmp_path / name / "table.md").read_text()
         assert outputs[0].endswith(table) and "Images: 6: search; 4: nearest." in table
-    assert "|" not in outputs[1]  # the first one alone prints the table
+    assert "|" not in outputs[1]  # only the first process prints the table
     scores = []
     for count in ("one", "two"):
         with (tmp_path / count / "scores.csv").open() as file:
@@ -385,13 +385,13 @@ def test_the_command_and_two_processes_find_the_same(digits_run, tmp_path):
         (("--methods", "nearest:0"), "`methods` has 'nearest:0'"),
         (("--methods", "magic"), "`methods` has 'magic'"),
         (("--prior", "faces-64", "digits-64"), "`prior` has 2 values for 1 sets"),
-        (("--prior", "faces-64"), "are 32x32x1 and the prior is for 64x64x3: give one that was trained at their size"),
-        (("--context-encoder", "faces-64", "--methods", "context-encoder"), "and the context encoder is for 64x64x3"),
+        (("--prior", "faces-64"), "are 32x32x1, but the prior is for 64x64x3: give one that was trained at their size"),
+        (("--context-encoder", "faces-64", "--methods", "context-encoder"), "but the context encoder is for 64x64x3"),
         (("--split", "nowhere"), "no split 'nowhere'"),
         (("--methods", "context-encoder"), "has no context encoder"),
         (("--methods", "nearest", "--training-split", "nowhere"), "no training images"),
     ],
 )
-def test_wrong_options_are_named(digits_run, tmp_path, capsys, more, message):
+def test_wrong_options_are_refused_by_name(digits_run, tmp_path, capsys, more, message):
     assert main.main(command(digits_run.data, digits_run.run, tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err
