@@ -97,8 +97,8 @@ def find_region(
             face = _find_face(image, hole)
             if face is None and hole.mean() > _MOSTLY_MISSING:
                 raise UserError(
-                    f"{hole.mean():.0%} of it is missing, and no face was found in the rest: white means missing in a "
-                    "mask; turn the mask around (`--invert-masks`), or pass `crop`"
+                    f"{hole.mean():.0%} of the image is missing, and the rest shows no face. White pixels of a mask "
+                    "are missing: invert the mask (`--invert-masks`) if its black pixels should be, or pass `crop`"
                 )
             crop = str(face or _surroundings(hole))
             note = None if face else "no face was found, so the surroundings of the hole were completed"

@@ -23,18 +23,7 @@ from dcgan_jax.errors import DivergedError
 from dcgan_jax.storage.runs import read_run
 from dcgan_jax.training import loop
 
-COMMANDS = (
-    "prepare",
-    "train",
-    "train-context-encoder",
-    "plot",
-    "sample",
-    "export",
-    "inpaint",
-    "evaluate",
-    "serve",
-    "demo",
-)
+COMMANDS = "prepare train train-context-encoder plot sample export inpaint evaluate serve demo".split()
 TINY = "--image-size 32 --channels 1 --base-width 4 --latent-dim 8 --batch-size 8 --num-steps 4 --log-every 2"
 SEARCH = ("--num-steps", "2", "--batch-size", "2", "--quiet")
 

@@ -90,6 +90,34 @@ def test_a_hole_at_the_region_s_edge_is_blended_with_the_pixels_beyond():
     assert (result.images == 90).all()  # a flat completion takes the level of its surroundings
 
 
+def test_missing_pixels_outside_the_region_are_filled_by_a_harmonic_function():
+    ramp = np.repeat(np.linspace(20, 220, 40).astype(np.uint8)[None, :, None], 20, axis=0).repeat(3, axis=2)
+    hole = np.zeros((20, 40), bool)
+    hole[5:12, 8:14] = True  # inside
+    hole[6:14, 26:34] = True  # outside
+    with pytest.warns(UserWarning, match="64 missing pixels outside the region were filled smoothly"):
+        result = dj.inpaint_photograph(PRIOR, ramp, hole, KEY, CONFIG, crop="0,0,20,20", elsewhere="smooth")
+    assert (result.images[~hole] == ramp[~hole]).all()
+    outside = hole & (np.arange(40) >= 20)
+    assert np.abs(result.images[outside].astype(int) - ramp[outside]).max() <= 2  # a ramp is harmonic
+    hole[:, :20] = False  # nothing is missing in the region
+    with pytest.warns(UserWarning, match="64 missing pixels"):
+        alone = dj.inpaint_photograph(PRIOR, ramp, hole, KEY, CONFIG, crop="0,0,20,20", elsewhere="smooth")
+    np.testing.assert_array_equal(alone.images[hole], result.images[hole])
+
+
+def test_a_hole_across_the_edge_of_the_region_is_filled_without_a_seam():
+    prior = constant_prior(np.zeros((SIZE, SIZE, 3), np.float32))
+    ramp = np.repeat(np.linspace(20, 220, 40).astype(np.uint8)[None, :, None], 20, axis=0).repeat(3, axis=2)
+    hole = np.zeros((20, 40), bool)
+    hole[5:14, 14:28] = True
+    with pytest.warns(UserWarning, match="72 missing pixels outside"):
+        result = dj.inpaint_photograph(prior, ramp, hole, KEY, CONFIG, crop="0,0,20,20", elsewhere="smooth")
+    assert (result.images[~hole] == ramp[~hole]).all()
+    across = result.images[..., 0].astype(int)
+    assert np.abs(np.diff(across, axis=1)).max() < 25 and np.abs(across - ramp[..., 0])[hole].mean() < 12
+
+
 @pytest.mark.parametrize(
     ("crop", "message"),
     [
