@@ -421,7 +421,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(uninterrupted, tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(
-        UserError, match=r"0000006.* \(No space left on device\); the last one is of step 3: free some space"
+        UserError, match=r"0000006.* \(No space left on device\); the last checkpoint is of step 3: free some space"
     ):
         with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
             writer.save(state)
