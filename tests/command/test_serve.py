@@ -220,10 +220,11 @@ def test_a_visitor_paints_completes_and_downloads(browser, address, tmp_path, di
     find("complete").click()
     wait(lambda: find("stage-name").text.startswith("Done in"))
     assert find("result").is_displayed() and not find("problem").text
-    for link in ("save-mask", "download"):
-        browser.execute_script("arguments[0].click()", find(link))
     downloads = tmp_path / "downloads"
-    wait(lambda: {"mask.png", "face.png"} <= {path.name for path in downloads.glob("*")})
+    for link, name in (("save-mask", "mask.png"), ("download", "face.png")):
+        browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", find(link))
+        find(link).click()
+        wait((downloads / name).is_file)
 
     hole = np.asarray(Image.open(downloads / "mask.png").convert("L")) >= 128
     rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
