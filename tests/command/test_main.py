@@ -310,12 +310,29 @@ def test_train_options_override_a_preset_field_by_field(monkeypatch):
     assert trained_with(monkeypatch, *given, "--latent", "uniform", "--noise", "0").model.latent == "uniform"
 
 
+def test_a_prior_with_an_encoder_is_searched_by_the_preset_best(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        inpaint_module, "inpaint_folder", lambda *args, **_: seen.append(args[4]) or Report(0, 0, 0, {}, {}, [])
+    )
+    given = ("inpaint", "--images", "a", "--masks", "b", "--out", "c")
+    for options in ([], ["--num-steps", 7], ["--preset", "fast"], ["--start", "prior"]):
+        assert main(*given, *options) == 0
+    best = dj.InpaintConfig.preset("best")
+    assert seen == [
+        best,
+        dataclasses.replace(best, num_steps=7),
+        dj.InpaintConfig.preset("fast"),
+        dj.InpaintConfig(start="prior"),
+    ]
+
+
 def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file):
     seen = []
 
     def record(prior, images, mask, out, config, **options):
         seen.append((config, options))
-        return Report(0, 0, 0, {}, {})
+        return Report(0, 0, 0, {}, {}, [])
 
     monkeypatch.setattr(inpaint_module, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
@@ -330,6 +347,8 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
     ]
     assert seen[2][1] == {
         "crop": None,
+        "elsewhere": None,
+        "invert_masks": False,
         "score": False,
         "gif": False,
         "label": None,
