@@ -358,3 +358,20 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         "batch_size": 64,
         "progress": True,
     }
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_command_keeps_compiled_programs(tmp_path, writable):
+    home = tmp_path if writable else tmp_path / "file"
+    (tmp_path / "file").write_text("no folder can be made here")
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "dcgan_jax", "sample", "--prior", "digits-64", "--count", "1"]
+    for name in "ab":
+        process = subprocess.run(
+            [*command, "--out", str(tmp_path / f"{name}.png")], env=environment, capture_output=True, text=True
+        )
+        assert (process.returncode, process.stderr) == (0, "")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert bool(list(tmp_path.glob("dcgan_jax/*/*-cache"))) == writable
