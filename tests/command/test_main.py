@@ -368,10 +368,10 @@ def test_the_command_keeps_compiled_programs(tmp_path, writable):
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "dcgan_jax", "sample", "--prior", "digits-64", "--count", "1"]
-    for name in "ab":
+    for name in "ab" if writable else "a":
         process = subprocess.run(
             [*command, "--out", str(tmp_path / f"{name}.png")], env=environment, capture_output=True, text=True
         )
         assert (process.returncode, process.stderr) == (0, "")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert not writable or (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert bool(list(tmp_path.glob("dcgan_jax/*/*-cache"))) == writable
