@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -128,6 +129,18 @@ def test_other_names_of_the_host_are_refused(post):
     page = post.client.get("/")
     assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
     assert "no-store" in page.headers["cache-control"]
+
+
+def test_wrong_options_are_named_before_the_page_opens(digits_run, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = taken.getsockname()[1]
+        for options, problem in [
+            (("--port", "70000"), "`port` is 70000; it takes 0 to 65535"),
+            (("--prior", "nowhere"), "there is no prior 'nowhere'"),
+            (("--prior", str(digits_run.run), "--port", str(used)), f"127.0.0.1:{used} cannot be used"),
+        ]:
+            assert main.main(["serve", *options]) == 2
+            assert problem in capsys.readouterr().err
 
 
 def test_two_visitors_are_served_in_turn(post, completer, monkeypatch):

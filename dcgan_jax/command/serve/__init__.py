@@ -1,6 +1,7 @@
 """The command `serve`: a page in the browser on which photographs are completed."""
 
 import argparse
+import socket
 import sys
 
 from dcgan_jax.errors import UserError
@@ -26,11 +27,13 @@ def run(options: argparse.Namespace) -> int:
     hosts = _LOCAL if options.host in _LOCAL else ("*",)
     if options.host not in _LOCAL:
         print(f"dcgan-jax: everybody who reaches {options.host} can use this page", file=sys.stderr)
-    config = uvicorn.Config(
-        application(completer, hosts), host=options.host, port=options.port, log_level="warning", lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    with config.bind_socket() as socket:
-        print(f"http://{options.host}:{socket.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
-        server.run(sockets=[socket])
+    try:
+        listener = socket.create_server((options.host, options.port))
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise UserError(f"{options.host}:{options.port} cannot be used ({problem}): give another `port`") from error
+    server = uvicorn.Server(uvicorn.Config(application(completer, hosts), log_level="warning", lifespan="off"))
+    with listener:
+        print(f"http://{options.host}:{listener.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
+        server.run(sockets=[listener])
     return 0
