@@ -11,7 +11,8 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax import masks
-from dcgan_jax.baselines.context_encoder import ContextEncoder, ContextEncoderConfig, Network, context_encoder
+from dcgan_jax.baselines.config import ContextEncoderConfig
+from dcgan_jax.baselines.context_encoder import ContextEncoder, Network, context_encoder
 from dcgan_jax.images.pixels import known_pixels
 from dcgan_jax.networks.dcgan import Discriminator
 from dcgan_jax.networks.normalization import in_turn

@@ -7,7 +7,8 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer, normal
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax.networks.convolution import conv_down, conv_up
+from dcgan_jax.networks.direct import KERNEL_SIZE
 from dcgan_jax.networks.normalization import BatchNorm
 
 LEAK = 0.2  # slope of LeakyReLU below zero, Radford et al. 2016

@@ -16,7 +16,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.training import encoder
 from dcgan_jax.training.augmentation import to_floats
-from dcgan_jax.training.encoder import EncoderConfig
+from dcgan_jax.training.config import EncoderConfig
 
 MODEL = dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
 CONFIG = EncoderConfig(batch_size=4, learning_rate=1e-2, num_steps=6, model=MODEL, latent_weight=0.3)
