@@ -20,6 +20,11 @@ def draw_scale(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp
     return 1.0 + normal(0.02)(key, shape, dtype)
 
 
+def arithmetic_dtype(name: str) -> jnp.dtype | None:
+    """Returns the `dtype` of a network by a name in `config.COMPUTE_DTYPES`. None stands for the weights' float32."""
+    return None if name == "float32" else jnp.dtype(name)
+
+
 batch_norm = functools.partial(BatchNorm, scale_init=draw_scale)
 
 

@@ -15,7 +15,7 @@ from dcgan_jax.command import main
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.training import encoder
-from dcgan_jax.training.augmentation import to_floats
+from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.config import EncoderConfig
 
 MODEL = dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
@@ -68,7 +68,7 @@ def test_a_step_follows_the_gradients_of_the_plain_losses(prior):
     batch = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
     flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, 0), 3)
-    real, z = to_floats(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
+    real, z = scale_and_flip(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
     holes = encoder.draw_holes(hole_key, 6, 32)
     generator = prior.params["generator"]
     real_ones, generated_ones = np.array([0, 1, 3, 4]), np.array([2, 5])
