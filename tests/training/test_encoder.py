@@ -150,7 +150,7 @@ def test_training_continues_from_the_prior_s_encoder(prior):
     jax.tree.map(np.testing.assert_array_equal, encoder.adopt(fresh, prior.params).encoder, fresh.encoder)
 
 
-def test_wrong_configurations_are_refused(prior):
+def test_wrong_configurations_are_refused():
     for changes, message in (
         ({"latent_weight": 0.0}, "`latent_weight` of EncoderConfig is 0.0"),
         ({"batch_size": 5}, "`batch_size` of EncoderConfig is 5; it takes an even number"),
