@@ -63,7 +63,7 @@ def train(
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise UserError(
-            f"`batch_size` is {config.batch_size}, which does not divide over {mesh.size} devices: use a multiple"
+            f"`batch_size` is {config.batch_size}, but there are {mesh.size} devices: use a multiple of {mesh.size}"
         )
     _check_window(profile_steps, 0, config.num_steps)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
