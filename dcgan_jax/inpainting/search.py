@@ -1,4 +1,4 @@
-"""The latent search of one image: descend to a latent, keep the best, refine it. `vmap` searches for a batch.
+"""The latent search of one image: it moves a latent, keeps the best one, and refines it. `vmap` searches a batch.
 
 Like every iterative method here, it consists of `init`, `step` and `finish`. `search` does all three.
 """

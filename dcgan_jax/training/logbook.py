@@ -31,7 +31,7 @@ SAMPLES = "samples"
 
 
 class Logbook:
-    """The interface through which the loop reports on a run.
+    """What the training loop tells about a run: its losses, pictures and states.
 
     The methods of this class write nothing. All processes but the first use it.
 
