@@ -1,6 +1,6 @@
 """The latent search of one image: it moves a latent, keeps the best one, and refines it. `vmap` searches a batch.
 
-Like every iterative method here, it consists of `init`, `step` and `finish`. `search` does all three.
+Like every iterative method here, it has `init` and `step`. `finish` makes the result, and `search` does all three.
 """
 
 from typing import Any, NamedTuple
