@@ -15,8 +15,8 @@ from dcgan_jax.blending import poisson, smooth
 from dcgan_jax.inpainting.inpaint import inpaint_batch
 from dcgan_jax.parallel import sharding
 from dcgan_jax.training import encoder
-from dcgan_jax.training.config import TrainConfig
-from dcgan_jax.training.encoder import EncoderConfig, encoder_prior
+from dcgan_jax.training.config import EncoderConfig, TrainConfig
+from dcgan_jax.training.encoder import encoder_prior
 from dcgan_jax.training.loop import jit_step
 
 WIDTH = 64

@@ -81,14 +81,14 @@ def load_state(run, recipe=gan.RECIPE):
 
 def before_step(patch, number, action):
     """Calls `action` before this step of the loop."""
-    before = logbook.FolderLogbook.before
+    before = logbook.FolderLogbook.before_step
 
     def act(book, step, previous):
         if step == number:
             action()
         before(book, step, previous)
 
-    patch.setattr(logbook.FolderLogbook, "before", act)
+    patch.setattr(logbook.FolderLogbook, "before_step", act)
 
 
 def full_disk(*_):

@@ -11,12 +11,14 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax import masks
-from dcgan_jax.baselines.context_encoder import ContextEncoder, ContextEncoderConfig, Network, context_encoder
+from dcgan_jax.baselines.config import ContextEncoderConfig
+from dcgan_jax.baselines.context_encoder import ContextEncoder, Network, context_encoder
 from dcgan_jax.images.pixels import known_pixels
 from dcgan_jax.networks.dcgan import Discriminator
+from dcgan_jax.networks.layers import arithmetic_dtype
 from dcgan_jax.networks.normalization import in_turn
 from dcgan_jax.parallel.sharding import constrain
-from dcgan_jax.training.augmentation import to_floats
+from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.losses import discriminator_loss, generator_loss
 from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
@@ -71,7 +73,7 @@ def make_train_step(
     Source:
         Pathak et al. 2016, equations 1 to 3. The adversary sees whole images, as in the paper for holes of any shape.
     """
-    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    dtype = arithmetic_dtype(config.compute_dtype)
     network, discriminator = Network(config, dtype), Discriminator(config.adversary, dtype)
     encoder_optimizer, adversary_optimizer = _optimizers(config)
 
@@ -91,7 +93,7 @@ def make_train_step(
         state: ContextEncoderState, batch: UInt8[Array, "b h w c"], key: PRNGKeyArray
     ) -> tuple[ContextEncoderState, Metrics]:
         flip_key, hole_key = jax.random.split(jax.random.fold_in(key, state.step))
-        images = to_floats(batch, config.flip, flip_key)
+        images = scale_and_flip(batch, config.flip, flip_key)
         hole = constrain(masks.mixed(hole_key, images.shape[0], config.image_size), batch_sharding)
 
         def encoder_objective(params: Any) -> tuple[Array, tuple[Metrics, Any, Array]]:

@@ -1,6 +1,6 @@
 """Completion by patches of the same image, found by PatchMatch (Barnes et al. 2009; Wexler et al. 2007).
 
-`complete` completes one image by `init_field`, `field_step`, `search` and `vote`.
+`complete_one` completes one image by `init_field`, `field_step`, `search` and `vote`.
 """
 
 from functools import partial
@@ -123,7 +123,7 @@ def patch_match(
         return images
     # One after the other, so that one program serves batches of every size, and no image changes the bits of another.
     completed = [
-        _complete_one(image, hole, own_key, settings)
+        _complete_image(image, hole, own_key, settings)
         for image, hole, own_key in zip(images, holes, image_keys(key, len(images)), strict=True)
     ]
     return jnp.stack(completed)
@@ -157,7 +157,7 @@ def applicable(hole: Bool[Array | np.ndarray, "b h w"], *, patch_size: int = 5) 
     return np.any(~np.any(windows, axis=(3, 4)), axis=(1, 2))
 
 
-def complete(
+def complete_one(
     image: Float[Array, "h w c"], hole: Bool[Array, "h w"], key: Key[Array, ""], settings: Settings
 ) -> Float[Array, "h w c"]:
     """Completes one image.
@@ -365,12 +365,12 @@ def _depth(hole: Bool[Array, "h w"]) -> Int[Array, "h w"]:
 
 
 @partial(jax.jit, static_argnames="settings")
-def _complete_one(
+def _complete_image(
     image: Shaped[Array, "h w c"], hole: Bool[Array, "h w"], key: Key[Array, ""], settings: Settings
 ) -> Shaped[Array, "h w c"]:
     known = known_pixels(image[None], hole[None])[0].astype(jnp.float32)
     filled = poisson_blend(jnp.zeros_like(known), known, hole)
-    return composite(image[None], hole[None], complete(filled, hole, key, settings)[None])[0]
+    return composite(image[None], hole[None], complete_one(filled, hole, key, settings)[None])[0]
 
 
 def _check(images: Array, hole: np.ndarray, settings: Settings) -> None:

@@ -182,7 +182,7 @@ def step(problem: Problem, state: State) -> State:
     return state._replace(point=new, average=average, num_averaged=num_averaged, num_steps=state.num_steps + 1)
 
 
-def look(problem: Problem, state: State) -> State:
+def check_gap(problem: Problem, state: State) -> State:
     """Keeps the image with the least gap, and restarts if the gap has fallen enough."""
     # In a wide hole the iterates circle around the solution. Their average is much closer to it.
     points = jax.tree.map(lambda *both: jnp.stack(both), state.average, state.point)
@@ -212,7 +212,7 @@ def run(problem: Problem, state: State, tolerance: float, max_steps: int) -> Sta
 
     def steps(state: State) -> State:
         count = jnp.minimum(_CHECK_EVERY, max_steps - state.num_steps)
-        return look(problem, jax.lax.fori_loop(0, count, lambda _, state: step(problem, state), state))
+        return check_gap(problem, jax.lax.fori_loop(0, count, lambda _, state: step(problem, state), state))
 
     return jax.lax.while_loop(unfinished, steps, state)
 

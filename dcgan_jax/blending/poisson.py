@@ -1,4 +1,4 @@
-"""Poisson blending: gradients from the completion, values at the hole's boundary from the image (Perez et al. 2003)."""
+"""Poisson blending: gradients from the completion, values at the hole's boundary from the image (Pérez et al. 2003)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -39,7 +39,7 @@ def poisson_blend(
         >>> bool(jnp.allclose(poisson_blend(completion, completion + 0.5, hole), 0.5, atol=1e-5))
         True
 
-    Source: Perez, Gangnet, Blake, "Poisson image editing", SIGGRAPH 2003, eq. 7, 8. Used by Yeh et al., CVPR 2017,
+    Source: Pérez, Gangnet, Blake, "Poisson image editing", SIGGRAPH 2003, eq. 7, 8. Used by Yeh et al., CVPR 2017,
     eq. 6, 7.
     """
     check_blend(completion, image, hole)

@@ -23,9 +23,7 @@ from dcgan_jax.blending.solver import blend_each, check_blend, laplacian, solve_
 LONGEST = 4.0  # largest l in pixels; a larger l takes the solver more steps
 MOST_DETAIL = 3.0  # largest d
 SHARPNESS = 0.8  # target fraction of the expected gradient energy; each 0.1 more costs 0.1 dB on faces
-ROUGHNESS = (
-    0.25  # least roughness of the image in the hole, as a fraction of the completion's roughness beyond its noise
-)
+ROUGHNESS = 0.25  # least roughness in the hole, as a fraction of the completion's roughness beyond its noise
 _TINY = 1e-18  # least divisor of mean squares; its square is still above float32's smallest number
 
 

@@ -37,7 +37,7 @@ def poisson_blend_sparse(
         >>> bool(np.allclose(poisson_blend_sparse(completion, completion + 0.5, hole), 0.5))
         True
 
-    Source: Perez et al., SIGGRAPH 2003, eq. 7, 8.
+    Source: Pérez et al., SIGGRAPH 2003, eq. 7, 8.
     """
     completion, image, hole = np.asarray(completion), np.asarray(image), np.asarray(hole)
     check_blend(completion, image, hole)

@@ -60,7 +60,8 @@ def cars(path: Path) -> Iterator[Source]:
                 box, label = annotation
                 if label is not None and not 0 <= label < len(class_names):
                     raise UserError(
-                        f"{item.name} of {images} has class {label + 1} of {len(class_names)}: get the right {_CLASSES}"
+                        f"{item.name} of {images} has class {label + 1} of {len(class_names)}: "
+                        f"use the {_CLASSES} of this set"
                     )
                 cut = functools.partial(cut_box, box=box)
                 position = (order, *item.position)
@@ -115,7 +116,7 @@ def _read_annotations(images: Path, split: str) -> dict[str, tuple[tuple[int, in
             annotations[str(entry["fname"])] = ((x1 - 1, y1 - 1, x2, y2), label)
     except (ValueError, TypeError, IndexError) as error:
         raise UserError(
-            f"the annotations of {images} lack a field or a number ({error}): get {names[0]} again"
+            f"the annotations of {images} lack a field or a number ({error}): download {names[0]} again"
         ) from error
     return annotations
 
@@ -133,4 +134,6 @@ def read_variable(content: bytes, file: str, variable: str) -> np.ndarray[Any, A
     try:
         return np.atleast_1d(read_mat(content, squeeze_me=True)[variable])
     except Exception as error:  # SciPy raises almost any error on another format
-        raise UserError(f"{file} is not a readable MATLAB file with `{variable}`: {error}") from error
+        raise UserError(
+            f"{file} is not a readable MATLAB file with `{variable}` ({error}): download it again"
+        ) from error

@@ -58,7 +58,9 @@ def svhn(path: Path) -> Iterator[Source]:
         return
     photographs = split_places(path, _PHOTOGRAPHS)
     if not photographs:
-        raise UserError(f"{path} has neither train_32x32.mat, test_32x32.mat or extra_32x32.mat nor train.tar.gz")
+        raise UserError(
+            f"{path} has none of SVHN's files, such as train_32x32.mat or train.tar.gz: give the folder that holds them"
+        )
     with contextlib.ExitStack() as stack:
         items, forward_only = [], False
         for order, (split, place) in enumerate(photographs.items()):
@@ -110,15 +112,15 @@ def cropped_items(file: Path) -> list[Item]:
         content = read_mat(file, variable_names=["X", "y"])
         pixels, labels = content["X"], content["y"].ravel().astype(np.int64)
     except Exception as error:  # SciPy raises almost any error on another format
-        raise UserError(f"{file} is not a readable SVHN file with `X` and `y`: {error}") from error
+        raise UserError(f"{file} is not a readable SVHN file with `X` and `y` ({error}): download it again") from error
     if pixels.ndim != 4 or pixels.shape != (32, 32, 3, len(labels)) or pixels.dtype != np.uint8:
         raise UserError(
             f"{file}: `X` is {pixels.dtype} {pixels.shape} with {len(labels)} labels; "
-            "SVHN has uint8 (32, 32, 3, N) with N labels: get it again"
+            "SVHN has uint8 (32, 32, 3, N) with N labels: download it again"
         )
     if labels.size and not (labels.min() >= 0 and labels.max() <= 10):
         raise UserError(
-            f"{file} has labels from {labels.min()} to {labels.max()}; SVHN's labels are 1 to 10: get it again"
+            f"{file} has labels from {labels.min()} to {labels.max()}; SVHN's labels are 1 to 10: download it again"
         )
     split = file.name.split("_")[0]
     split = split if split in _SPLITS else None
@@ -151,7 +153,7 @@ def _photographed_items(place: Path, split: str, files: list[Item]) -> list[Item
     """Returns one item for each digit in the photographs of a folder or archive of format 1."""
     annotations = next((file for file in files if _annotates(file.name)), None)
     if annotations is None:
-        raise UserError(f"{place} has no {_ANNOTATIONS} in it: get SVHN's {split}.tar.gz again")
+        raise UserError(f"{place} has no {_ANNOTATIONS} in it: download SVHN's {split}.tar.gz again")
     with damage_named(place):
         content = annotations.read()
     digits = read_digits(content, f"{_ANNOTATIONS} of {place}")
@@ -218,8 +220,8 @@ def read_digits(content: Any, file: str) -> dict[str, list[Digit]]:
                 columns = [numbers(group[field]) for field in Digit._fields]
                 digits["".join(map(chr, deref(name).ravel()))] = [Digit(*digit) for digit in zip(*columns, strict=True)]
     except Exception as error:  # h5py raises almost any error on another format
-        raise UserError(f"{file} is not a readable SVHN annotation ({error}): get it again") from error
+        raise UserError(f"{file} is not a readable SVHN annotation ({error}): download it again") from error
     wrong = {digit.label for those in digits.values() for digit in those} - set(range(11))
     if wrong:
-        raise UserError(f"{file} has a label {min(wrong)}; SVHN's labels are 1 to 10: get it again")
+        raise UserError(f"{file} has a label {min(wrong)}; SVHN's labels are 1 to 10: download it again")
     return digits

@@ -38,7 +38,7 @@ FIGURE_IMAGES = 2  # images per mask in the figures
 SCORES = ("psnr", "psnr_hole", "ssim", "ssim_hole")
 # Upper limit of PSNR in dB: the PSNR of an error with the variance of rounding to whole levels (1/12). Without it, an
 # exact completion would have an infinite PSNR, and so would every mean that includes it.
-_EXACT = 10 * math.log10(12 * 255**2)
+_HIGHEST_PSNR = 10 * math.log10(12 * 255**2)
 
 Identity = tuple[str, str, str, int]  # what a line is about: set, mask, method, number of the image
 
@@ -222,7 +222,7 @@ def score_unit(unit: Unit, seed: int) -> list[Line]:
     seconds = (time.perf_counter() - start) / len(able)
     scores = composite_scores(completed, images[able], holes[able])
     for j, i in enumerate(able):
-        lines[i] |= {name: finite_or_none(min(scores[name][j], _EXACT)) for name in SCORES}
+        lines[i] |= {name: finite_or_none(min(scores[name][j], _HIGHEST_PSNR)) for name in SCORES}
         lines[i] |= {"seconds": round(seconds, 5), **notes[j]}
         if numbers[i] < FIGURE_IMAGES:
             lines[i]["picture"] = png_text(completed[j])

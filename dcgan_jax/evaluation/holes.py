@@ -35,7 +35,7 @@ def draw_holes(mask: str, names: Sequence[str], size: int, seed: int) -> Bool[np
 
 def image_key(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
     """Derives the random key of an image from its name."""
-    # CRC-32, because Python's hash differs between processes. File names may hold bytes that are no UTF-8.
+    # CRC-32, because Python's hash differs between processes. File names may hold bytes that are not UTF-8.
     return jax.random.fold_in(key, zlib.crc32(name.encode(errors="surrogateescape")))
 
 

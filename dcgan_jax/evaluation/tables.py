@@ -12,11 +12,12 @@ import scipy.stats
 from jaxtyping import Float, UInt8
 
 from dcgan_jax.evaluation import evaluate
-from dcgan_jax.evaluation.evaluate import SCORES, Line
+from dcgan_jax.evaluation.evaluate import SCORES
 from dcgan_jax.evaluation.holes import draw_holes
 from dcgan_jax.evaluation.methods import ImageSet
 from dcgan_jax.images import figures
 from dcgan_jax.storage.files import whole_file
+from dcgan_jax.storage.journal import Line
 
 # PSNR in dB, Yeh et al. 2017, table 1. The paper does not say whether this is the PSNR of the whole image or the hole.
 PUBLISHED_MASKS: tuple[str, ...] = ("center", "pattern", "random", "half")

@@ -15,7 +15,7 @@ def check_images(
     shape: Sequence[int | str] = ("b", "h", "w", "c"),
     *,
     name: str = "`images`",
-    taker: str = "it",
+    taker: str | None = None,
     only_uint8: bool = False,
 ) -> None:
     """Checks type, shape and dtype of one image or a batch.
@@ -24,7 +24,7 @@ def check_images(
         images: the caller's argument.
         shape: the length of each axis, or a letter for an axis of any length.
         name: the name of the argument, for the message.
-        taker: the object or function that takes the images, for the message, such as "this prior".
+        taker: the object or function that takes the images, for the message, such as "this prior"; None names none.
         only_uint8: allow no floats.
 
     Raises:
@@ -40,7 +40,8 @@ def check_images(
             remedy = ", for one image x[None]"
         elif images.ndim == len(shape) and images.shape[-1] == shape[-1]:
             remedy = ": resize the images"
-        raise ValueError(f"{name} has shape {list(images.shape)}; {taker} takes [{', '.join(map(str, shape))}]{remedy}")
+        verb = "pass" if taker is None else f"{taker} takes"
+        raise ValueError(f"{name} has shape {list(images.shape)}; {verb} [{', '.join(map(str, shape))}]{remedy}")
     # Known pixels must be returned bit for bit, but JAX converts float64 to float32 by default.
     held = jax.dtypes.canonicalize_dtype(images.dtype)
     is_float = held == images.dtype and jnp.issubdtype(held, jnp.floating)

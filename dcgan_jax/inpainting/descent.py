@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dcgan_jax.inpainting import trace as traces
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.objective import Losses, Point, Problem, distance, losses
+from dcgan_jax.inpainting.objective import Losses, Point, Problem, distance, losses_at
 from dcgan_jax.inpainting.trace import Trace
 from dcgan_jax.priors.labels import keep_label, project_onto_simplex, with_label
 from dcgan_jax.priors.prior import Prior
@@ -23,7 +23,7 @@ class Phase(NamedTuple):
 
     optimizer: optax.GradientTransformationExtraArgs
     moves_shifts: bool  # True: moves latent and feature shifts; False: moves the latent only
-    prior_loss: bool  # whether the loss includes the prior loss
+    with_prior_loss: bool  # whether the loss includes the prior loss
 
 
 class Descent(NamedTuple):
@@ -39,7 +39,7 @@ def latent_phase(config: InpaintConfig, optimizer: optax.GradientTransformation 
     """Returns the first phase, which moves the latent by Adam or another optimiser of optax."""
     if optimizer is None:
         optimizer = optax.adam(config.learning_rate, eps_root=_EPSILON_IN_ROOT)
-    return Phase(optax.with_extra_args_support(optimizer), moves_shifts=False, prior_loss=True)
+    return Phase(optax.with_extra_args_support(optimizer), moves_shifts=False, with_prior_loss=True)
 
 
 def refinement_phase(config: InpaintConfig) -> Phase:
@@ -49,7 +49,7 @@ def refinement_phase(config: InpaintConfig) -> Phase:
     to one size, so these features would learn to exploit the discriminator's weaknesses.
     """
     adam = optax.adam(config.refine_learning_rate, eps_root=_EPSILON_IN_ROOT)
-    return Phase(optax.with_extra_args_support(adam), moves_shifts=True, prior_loss=False)
+    return Phase(optax.with_extra_args_support(adam), moves_shifts=True, with_prior_loss=False)
 
 
 def begin(phase: Phase, point: Point, num_steps: Int[Array, ""], trace: Trace | None) -> Descent:
@@ -70,12 +70,12 @@ def step(
 
     def objective(variables: Any) -> tuple[Float[Array, ""], Losses]:
         at = Point(*variables) if phase.moves_shifts else Point(variables, point.shifts)
-        found = losses(prior, config, problem, at)
-        total = found.context + found.prior if phase.prior_loss else found.context
-        return total + distance(config, problem, at.latent), found
+        losses = losses_at(prior, config, problem, at)
+        total = losses.context + losses.prior if phase.with_prior_loss else losses.context
+        return total + distance(config, problem, at.latent), losses
 
     variables = _variables(phase, point)
-    (loss, found), gradient = jax.value_and_grad(objective, has_aux=True)(variables)
+    (loss, losses), gradient = jax.value_and_grad(objective, has_aux=True)(variables)
     labelled = problem.labelled
     if labelled is not None:
         gradient = _without_label(prior, labelled, gradient, phase)
@@ -92,8 +92,8 @@ def step(
     latent = clip(prior, config, jnp.asarray(latent))
     if labelled is not None:
         latent = jnp.where(labelled, keep_label(prior.num_classes, latent, point.latent), latent)
-    trace = traces.record(config, descent.trace, descent.num_steps, found, point.latent)
-    return Descent(Point(latent, shifts), state, descent.num_steps + 1, trace), found, loss
+    trace = traces.record(config, descent.trace, descent.num_steps, losses, point.latent)
+    return Descent(Point(latent, shifts), state, descent.num_steps + 1, trace), losses, loss
 
 
 def clip(prior: Prior, config: InpaintConfig, latent: Float[Array, "*b latent"]) -> Float[Array, "*b latent"]:
@@ -112,6 +112,6 @@ def _variables(phase: Phase, point: Point) -> Any:
 def _without_label(prior: Prior, labelled: Bool[Array, ""], gradient: Any, phase: Phase) -> Any:
     """Returns the gradient with zeros for a label that must not change."""
     of_latent = gradient[0] if phase.moves_shifts else gradient
-    still = keep_label(prior.num_classes, of_latent, jnp.zeros_like(of_latent))
-    of_latent = jnp.where(labelled, still, of_latent)
+    unlabelled = keep_label(prior.num_classes, of_latent, jnp.zeros_like(of_latent))
+    of_latent = jnp.where(labelled, unlabelled, of_latent)
     return (of_latent, gradient[1]) if phase.moves_shifts else of_latent

@@ -52,7 +52,7 @@ def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Arr
     return -weight * jax.nn.softplus(generated_logits)
 
 
-def losses(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) -> Losses:
+def losses_at(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) -> Losses:
     """Returns the losses of one image at a point. The prior loss is 0 if there is no discriminator or no weight."""
     completion = generate_one(prior, point)[None]
     context = context_loss(completion, problem.image[None], problem.weights[None])[0]

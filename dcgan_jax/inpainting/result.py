@@ -108,8 +108,8 @@ def assemble(
     return best._replace(alternatives=several, mean=mean)
 
 
-def _total(found: Losses) -> Float[Array, "b r"]:
-    return found.context + found.prior
+def _total(losses: Losses) -> Float[Array, "b r"]:
+    return losses.context + losses.prior
 
 
 def _status(hole: Bool[Array, "b h w"], finite: Bool[Array, "b k"]) -> Int[Array, "b k"]:

@@ -1,6 +1,6 @@
-"""The latent search of one image: descend to a latent, keep the best, refine it. `vmap` searches for a batch.
+"""The latent search of one image: it moves a latent, keeps the best one, and refines it. `vmap` searches a batch.
 
-Like every iterative method here, it consists of `init`, `step` and `finish`. `search` does all three.
+Like every iterative method here, it has `init` and `step`. `finish` makes the result, and `search` does all three.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dcgan_jax.inpainting import descent, trace
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.descent import Descent
-from dcgan_jax.inpainting.objective import Losses, Point, Problem, distance, losses
+from dcgan_jax.inpainting.objective import Losses, Point, Problem, distance, losses_at
 from dcgan_jax.inpainting.trace import Trace
 from dcgan_jax.priors.prior import Prior
 
@@ -81,46 +81,48 @@ def init(config: InpaintConfig, start: Point, optimizer: Optimizer = None) -> Se
     )
 
 
-def step(prior: Prior, config: InpaintConfig, problem: Problem, search: Search, optimizer: Optimizer = None) -> Search:
+def step(prior: Prior, config: InpaintConfig, problem: Problem, state: Search, optimizer: Optimizer = None) -> Search:
     """Evaluates the latent, keeps it if it is the best so far, and moves it. A stopped search does not change."""
     phase = descent.latent_phase(config, optimizer)
-    moved, found, loss = descent.step(prior, config, phase, problem, search.descent)
-    best = _better(search.best, search.descent.point.latent, found, loss)
-    running, earlier_loss = moved.num_steps < config.num_steps, search.earlier_loss
+    moved, losses, loss = descent.step(prior, config, phase, problem, state.descent)
+    best = _better(state.best, state.descent.point.latent, losses, loss)
+    running, earlier_loss = moved.num_steps < config.num_steps, state.earlier_loss
     if config.tolerance:
-        look = moved.num_steps % config.patience == 0
+        is_check = moved.num_steps % config.patience == 0
         improves = earlier_loss - best.loss > config.tolerance * jnp.abs(best.loss)
-        running &= improves | ~look
-        earlier_loss = jnp.where(look, best.loss, earlier_loss)
+        running &= improves | ~is_check
+        earlier_loss = jnp.where(is_check, best.loss, earlier_loss)
     after = Search(moved, best, running, earlier_loss)
-    return _where(search.running, after, search) if config.tolerance else after
+    return _where(state.running, after, state) if config.tolerance else after
 
 
-def finish(prior: Prior, config: InpaintConfig, problem: Problem, search: Search) -> Found:
+def finish(prior: Prior, config: InpaintConfig, problem: Problem, state: Search) -> Found:
     """Chooses the best or the last latent of the first phase, refines it, and closes the trace."""
-    state = search.descent
-    last = losses(prior, config, problem, state.point)
-    total = last.context + last.prior + distance(config, problem, state.point.latent)
-    best = _better(search.best, state.point.latent, last, total)
-    kept, kept_losses = (best.latent, best.losses) if config.keep_best else (state.point.latent, last)
+    point, num_steps = state.descent.point, state.descent.num_steps
+    last = losses_at(prior, config, problem, point)
+    total = last.context + last.prior + distance(config, problem, point.latent)
+    best = _better(state.best, point.latent, last, total)
+    kept, kept_losses = (best.latent, best.losses) if config.keep_best else (point.latent, last)
     if not config.refine_steps:
-        points = trace.close(config, state.trace, state.num_steps, last, state.point.latent)
-        return Found(Point(kept, state.point.shifts), kept_losses, state.num_steps, points)
+        points = trace.close(config, state.descent.trace, num_steps, last, point.latent)
+        return Found(Point(kept, point.shifts), kept_losses, num_steps, points)
     phase = descent.refinement_phase(config)
-    shifts = state.point.shifts or tuple(jnp.zeros(shape, kept.dtype) for shape in prior.feature_shapes)
-    state = descent.begin(phase, Point(kept, shifts), state.num_steps, state.trace)
-    state = jax.lax.fori_loop(
-        0, config.refine_steps, lambda _, state: descent.step(prior, config, phase, problem, state)[0], state
+    shifts = point.shifts or tuple(jnp.zeros(shape, kept.dtype) for shape in prior.feature_shapes)
+    refined = jax.lax.fori_loop(
+        0,
+        config.refine_steps,
+        lambda _, refined: descent.step(prior, config, phase, problem, refined)[0],
+        descent.begin(phase, Point(kept, shifts), num_steps, state.descent.trace),
     )
-    last = losses(prior, config, problem, state.point)
-    points = trace.close(config, state.trace, state.num_steps, last, state.point.latent)
-    return Found(state.point, last, state.num_steps, points)
+    last = losses_at(prior, config, problem, refined.point)
+    points = trace.close(config, refined.trace, refined.num_steps, last, refined.point.latent)
+    return Found(refined.point, last, refined.num_steps, points)
 
 
-def _better(best: Best, latent: Float[Array, " latent"], found: Losses, loss: Float[Array, ""]) -> Best:
+def _better(best: Best, latent: Float[Array, " latent"], losses: Losses, loss: Float[Array, ""]) -> Best:
     """Returns the better of two latents. A latent whose loss is NaN is never better."""
     dtype = best.loss.dtype  # a loop keeps its types
-    other = Best(latent, Losses(*(x.astype(dtype) for x in found)), loss.astype(dtype))
+    other = Best(latent, Losses(*(x.astype(dtype) for x in losses)), loss.astype(dtype))
     return _where(loss < best.loss, other, best)
 
 

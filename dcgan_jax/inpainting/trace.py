@@ -41,7 +41,7 @@ def record(
     config: InpaintConfig,
     trace: Trace | None,
     num_steps: Int[Array, ""],
-    found: Losses,
+    losses: Losses,
     latent: Float[Array, " latent"],
 ) -> Trace | None:
     """Returns the trace with this point added, if a point is due after `num_steps` updates."""
@@ -49,7 +49,7 @@ def record(
         return None
     place, rest = jnp.divmod(num_steps, config.trace_every)
     place = jnp.where(rest == 0, place, len(_steps(config)))  # beyond the end: dropped
-    point = Trace(num_steps, found.context, found.prior, latent)
+    point = Trace(num_steps, losses.context, losses.prior, latent)
     return jax.tree.map(lambda points, one: points.at[place].set(one, mode="drop"), trace, point)
 
 
@@ -57,7 +57,7 @@ def close(
     config: InpaintConfig,
     trace: Trace | None,
     num_steps: Int[Array, ""],
-    found: Losses,
+    losses: Losses,
     latent: Float[Array, " latent"],
 ) -> Trace | None:
     """Returns the trace with the last point in all remaining places."""
@@ -68,7 +68,7 @@ def close(
     def fill(points: Array, last: Array) -> Array:
         return jnp.where(recorded.reshape(-1, *[1] * (points.ndim - 1)), points, last)
 
-    return jax.tree.map(fill, trace, Trace(num_steps, found.context, found.prior, latent))
+    return jax.tree.map(fill, trace, Trace(num_steps, losses.context, losses.prior, latent))
 
 
 def _steps(config: InpaintConfig) -> list[int]:

@@ -7,7 +7,8 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer, normal
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from dcgan_jax.networks.convolution import KERNEL_SIZE, conv_down, conv_up
+from dcgan_jax.networks.convolution import conv_down, conv_up
+from dcgan_jax.networks.direct import KERNEL_SIZE
 from dcgan_jax.networks.normalization import BatchNorm
 
 LEAK = 0.2  # slope of LeakyReLU below zero, Radford et al. 2016
@@ -17,6 +18,11 @@ STATISTICS_DECAY = 0.99  # decay per pass of the running batch statistics
 def draw_scale(key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Draws the scales of batch norm from a normal distribution with mean 1 and standard deviation 0.02."""
     return 1.0 + normal(0.02)(key, shape, dtype)
+
+
+def arithmetic_dtype(name: str) -> jnp.dtype | None:
+    """Returns the `dtype` of a network by a name in `config.COMPUTE_DTYPES`. None stands for the weights' float32."""
+    return None if name == "float32" else jnp.dtype(name)
 
 
 batch_norm = functools.partial(BatchNorm, scale_init=draw_scale)

@@ -33,8 +33,7 @@ def join(training: bool) -> None:
     others.
 
     Args:
-        training: True if SIGTERM shall stop all processes after the same step. If False, SIGTERM ends each process at
-            once.
+        training: True lets SIGTERM stop all processes after the same step. With False, SIGTERM ends a process at once.
 
     Raises:
         UserError: the processes cannot be found or joined.

@@ -57,7 +57,7 @@ def put_batch(mesh: Mesh, images: np.ndarray, indices: np.ndarray) -> jax.Array:
     """
     if len(indices) % mesh.size:
         raise UserError(
-            f"a batch of {len(indices)} images does not divide over {mesh.size} devices: "
+            f"a batch of {len(indices)} images cannot be split evenly over {mesh.size} devices: "
             f"make `batch_size` a multiple of {mesh.size}"
         )
 

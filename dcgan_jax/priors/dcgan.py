@@ -17,6 +17,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Discriminator, Generator, draw_latents, generator_statistics
 from dcgan_jax.networks.encoder import Encoder
+from dcgan_jax.networks.layers import arithmetic_dtype
 from dcgan_jax.priors.prior import Prior
 
 
@@ -108,7 +109,7 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
         raise UserError("`prior` has your own decoder: compute in another type inside its functions")
     if dtype not in COMPUTE_DTYPES:
         raise UserError(f"`dtype` is {dtype!r}; it takes {' or '.join(COMPUTE_DTYPES)}")
-    dcgan = _dcgan(prior.model, None if dtype == "float32" else jnp.dtype(dtype))
+    dcgan = _dcgan(prior.model, arithmetic_dtype(dtype))
     encode = None if prior.encode is None else dcgan.encode
     return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate, encode=encode)
 

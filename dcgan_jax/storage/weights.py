@@ -42,13 +42,13 @@ def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, hal
 
 
 def read_weights(
-    path: Path, kind: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
+    path: Path, file_format: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
 ) -> tuple[Any, Any, dict[str, str]]:
     """Reads a file that `save_weights` wrote.
 
     Args:
         path: the file.
-        kind: the required `format` of the file.
+        file_format: the required `format` of the file.
         what: this kind of file in words, for messages, such as "a prior".
         parse: the class of the configuration, which the metadata hold as `model`.
         init: (configuration, metadata) -> weights of the right shapes. Only the shapes are computed.
@@ -63,8 +63,8 @@ def read_weights(
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get("format") != kind:
-            raise UserError(f"its format is {metadata.get('format')!r}, not {kind!r}")
+        if metadata.get("format") != file_format:
+            raise UserError(f"its format is {metadata.get('format')!r}, not {file_format!r}")
         config = parse.from_json(json.loads(metadata["model"]))
         params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -92,5 +92,6 @@ def check_shapes(path: Path, params: Any, init: Callable[[], Any]) -> None:
 
     expected, found = shapes(jax.eval_shape(init)), shapes(params)
     for name in sorted({*expected, *found}):
-        if expected.get(name) != found.get(name):
-            raise UserError(f"{path} is damaged: {name} is {found.get(name)}, but the model has {expected.get(name)}")
+        here, there = expected.get(name), found.get(name)
+        if here != there:
+            raise UserError(f"{path} is damaged ({name} is {there}, but the model has {here}): give another file")

@@ -21,11 +21,12 @@ from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.networks.dcgan import Generator, draw_latents, init_gan
 from dcgan_jax.networks.encoder import Encoder, init_params
+from dcgan_jax.networks.layers import arithmetic_dtype
 from dcgan_jax.parallel.sharding import constrain
 from dcgan_jax.priors.dcgan import prior_from_params
 from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.prior import Prior
-from dcgan_jax.training.augmentation import to_floats
+from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.config import EncoderConfig
 from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
@@ -87,13 +88,13 @@ def make_train_step(
         t uses fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `hole_error` and `known_error`
         of G(m, shifts), `latent_hole_error` and `latent_known_error` of G(m); and `latent_loss`.
     """
-    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    dtype = arithmetic_dtype(config.compute_dtype)
     encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
 
     def step(state: EncoderState, batch: Array, key: PRNGKeyArray) -> tuple[EncoderState, Metrics]:
         n = batch.shape[0]
         flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        real = to_floats(batch, config.flip, flip_key)
+        real = scale_and_flip(batch, config.flip, flip_key)
         z = constrain(draw_latents(config.model, latent_key, n // 2), batch_sharding)
         generated: Any = generator.apply(state.prior["generator"], z, train=False)
         # One generated image after every two real ones, so that each device keeps its part of the batch.

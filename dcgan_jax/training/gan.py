@@ -15,6 +15,7 @@ from dcgan_jax.images import figures
 from dcgan_jax.images.figures import COLUMNS
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Discriminator, Generator, draw_latents
+from dcgan_jax.networks.layers import arithmetic_dtype
 from dcgan_jax.networks.normalization import in_turn
 from dcgan_jax.parallel.sharding import constrain
 from dcgan_jax.priors.dcgan import averaged_params, prior_from_params
@@ -101,11 +102,11 @@ def make_train_step(
         Goodfellow et al. 2014, algorithm 1, as He et al. print it.
     """
     model, k = config.model, config.discriminator_steps
-    dtype = None if config.compute_dtype == "float32" else jnp.dtype(config.compute_dtype)
+    dtype = arithmetic_dtype(config.compute_dtype)
     generator, discriminator = Generator(model, dtype), Discriminator(model, dtype)
     optimizer = _optimizer(config)
 
-    def generate(params: Any, z: Array) -> Any:
+    def make_images(params: Any, z: Array) -> Any:
         return generator.apply({"params": params}, z, train=True, mutable=["batch_stats"])[0]
 
     def judge(params: Any, statistics: Any, x: Any, labels: Array | None, groups: int = 1) -> tuple[Any, Any]:
@@ -127,7 +128,7 @@ def make_train_step(
     def update_discriminator(
         state: GANState, real: Array, labels: Array | None, key: PRNGKeyArray, penalise: Array
     ) -> tuple[GANState, Metrics]:
-        generated = generate(state.generator, latents(key, labels))
+        generated = make_images(state.generator, latents(key, labels))
         both = in_turn(real, generated)
         both_labels = None if labels is None else jnp.repeat(labels, 2)
 
@@ -164,7 +165,7 @@ def make_train_step(
         z = latents(key, labels)
 
         def objective(params: Any) -> Array:
-            generated = generate(params, z)
+            generated = make_images(params, z)
             logits, _ = judge(state.discriminator, state.discriminator_statistics, generated, labels)
             return generator_loss(logits, config.loss)
 

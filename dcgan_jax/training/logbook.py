@@ -31,9 +31,9 @@ SAMPLES = "samples"
 
 
 class Logbook:
-    """The interface through which the loop reports on a run.
+    """What the training loop tells about a run: its losses, pictures and states.
 
-    The methods of this class do nothing. All processes but the first use it.
+    The methods of this class write nothing. All processes but the first use it.
 
     Attributes:
         rollbacks: the steps to which the run went back so far; the same on every process.
@@ -44,7 +44,14 @@ class Logbook:
     restored: Any = None
 
     def begin(self) -> None:
-        """Writes the run's record, and drops metrics of steps after the restored state."""
+        """Writes the run's record, and drops metrics of steps after the restored state.
+
+        Every process calls this. An error of the first process is raised on all.
+        """
+        distributed.on_first(self._write_record)
+
+    def _write_record(self) -> None:
+        """Does the work of `begin`."""
 
     @contextlib.contextmanager
     def open(self, window: range | None, progress: bool) -> Iterator[None]:
@@ -54,10 +61,10 @@ class Logbook:
     def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
         """Makes the function that measures states, if the recipe has measures."""
 
-    def before(self, step: int, previous: Any) -> None:
+    def before_step(self, step: int, previous: Any) -> None:
         """The loop calls this before each step. `previous` is an output of the step before, for the profiler."""
 
-    def after(self) -> None:
+    def after_step(self) -> None:
         """The loop calls this after each step."""
 
     @contextlib.contextmanager
@@ -109,7 +116,7 @@ class FolderLogbook(Logbook):
                 f"{name} has done {start} steps already, but `num_steps` is {config.num_steps}: raise `num_steps`"
             )
 
-    def begin(self) -> None:
+    def _write_record(self) -> None:
         for unfinished in self._folder.rglob(".*.partial"):  # left behind by a killed process
             unfinished.unlink()
         write_run(self._record)
@@ -135,10 +142,10 @@ class FolderLogbook(Logbook):
         if self._recipe.measures:
             self._measure = self._recipe.measures(self._config, prepared, split, key)
 
-    def before(self, step: int, previous: Any) -> None:
-        self._profiler.before(step, previous)
+    def before_step(self, step: int, previous: Any) -> None:
+        self._profiler.before_step(step, previous)
 
-    def after(self) -> None:
+    def after_step(self) -> None:
         self._bar.update()
 
     @contextlib.contextmanager
@@ -214,8 +221,6 @@ def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[
 
         book = distributed.on_first(open_folder) or Logbook()
         book.rollbacks = tuple(json.loads(distributed.from_first_text(json.dumps(book.rollbacks))))
-        begin = book.begin
-        book.begin = lambda: distributed.on_first(begin)  # an error there ends every process
         yield book
 
 

@@ -63,7 +63,7 @@ def train(
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise UserError(
-            f"`batch_size` is {config.batch_size}, which does not divide over {mesh.size} devices: use a multiple"
+            f"`batch_size` is {config.batch_size}, but there are {mesh.size} devices: use a multiple of {mesh.size}"
         )
     _check_window(profile_steps, 0, config.num_steps)
     init_key, step_key, sample_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -71,8 +71,8 @@ def train(
     with contextlib.ExitStack() as stack:
         # ------------------------------------------------------------ state, new or restored
         stop = stack.enter_context(distributed.stop_signal())
-        record = logbook.describe_data(data, prepared, split)
-        book = stack.enter_context(logbook.open_logbook(run, recipe, config, record))
+        images_record = logbook.describe_data(data, prepared, split)
+        book = stack.enter_context(logbook.open_logbook(run, recipe, config, images_record))
         state = book.restored
         if state is None:
             state = _first_state(recipe, config, init_key)
@@ -93,7 +93,7 @@ def train(
 
         # ------------------------------------------------------------ the loop
         while t < config.num_steps:
-            book.before(t, previous)
+            book.before_step(t, previous)
             order = order_of(t, rollbacks)
             key = jax.random.fold_in(step_key, order) if order else step_key
             state, metrics = step(state, next(feed), key)
@@ -103,7 +103,7 @@ def train(
             t += 1
             stopping = stop(t)
             now = due(config, t, stopping)
-            book.after()
+            book.after_step()
             try:
                 if any(now):
                     losses = divergence.fetch_metrics(metrics, t, saved)

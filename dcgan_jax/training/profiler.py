@@ -21,7 +21,7 @@ class Profiler:
         if self._tracing:
             jax.profiler.stop_trace()
 
-    def before(self, step: int, done: Any) -> None:
+    def before_step(self, step: int, done: Any) -> None:
         """Starts or stops the profile at the ends of the window. First waits for `done`, an output of the last step."""
         if step == self._window.start != self._window.stop:
             jax.block_until_ready(done)

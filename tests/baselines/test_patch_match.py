@@ -13,7 +13,7 @@ from dcgan_jax.baselines.patch_match import (
     Field,
     Settings,
     applicable,
-    complete,
+    complete_one,
     field_step,
     init_field,
     make_level,
@@ -241,8 +241,8 @@ def test_vmap_agrees_with_the_batch(completed):
     images, _ = completed
     settings = Settings(5, 1, 1, 1, 0.5, 1.3)
     keys = jax.random.split(KEY, 2)
-    batch = jax.jit(jax.vmap(lambda image, hole, key: complete(image, hole, key, settings)))
-    one = jax.jit(lambda image, hole, key: complete(image, hole, key, settings))
+    batch = jax.jit(jax.vmap(lambda image, hole, key: complete_one(image, hole, key, settings)))
+    one = jax.jit(lambda image, hole, key: complete_one(image, hole, key, settings))
     result = batch(images[:2], HOLES[:2], keys)
     for i in range(2):
         np.testing.assert_allclose(result[i], one(images[i], HOLES[i], keys[i]), atol=1e-5)

@@ -22,8 +22,8 @@ from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.networks.dcgan import Discriminator
 from dcgan_jax.priors.labels import check_label, project_onto_simplex
 from dcgan_jax.training import encoder, gan
-from dcgan_jax.training.config import TrainConfig
-from dcgan_jax.training.encoder import EncoderConfig, encoder_prior
+from dcgan_jax.training.config import EncoderConfig, TrainConfig
+from dcgan_jax.training.encoder import encoder_prior
 from dcgan_jax.training.loop import train
 from dcgan_jax.training.measures import inversion_psnr
 

@@ -85,7 +85,7 @@ def test_a_result_does_not_depend_on_its_batch(prior):
 
 
 @pytest.mark.parametrize(("latent", "bounds"), [("uniform", (-1.0, 1.0)), ("normal", None)])
-def test_latents_and_their_bounds_follow_the_model(latent, bounds, state):
+def test_latents_and_their_bounds_follow_the_model(latent, bounds):
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, latent=latent))
     prior = dcgan.prior_from_params({}, config.model)
     assert prior.latent_bounds == bounds and prior.model == config.model

@@ -106,7 +106,7 @@ def test_a_killed_first_upload_leaves_no_checkpoint(bucket, monkeypatch):
         assert ("config.json" in found) == (kill_after > 0)
 
 
-def test_other_files_are_refused_as_a_run(bucket, tmp_path):
+def test_other_files_are_refused_as_a_run(bucket):
     bucket.pipe("/b/run/letter.txt", b"dear")
     with pytest.raises(UserError, match="memory://b/run is not empty and not a run's folder"):
         with mirror.open_run("memory://b/run"):

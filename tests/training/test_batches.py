@@ -59,7 +59,7 @@ def sums_of_run(run):
     return [line["discriminator_loss"] for line in metrics_of(run)]
 
 
-def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path, monkeypatch):
+def test_each_step_gets_its_own_batch(sums_of_batches, digits, tmp_path):
     """In a whole run, in a resumed run, and in a run that goes back, which uses the new order at once."""
     expected = [sum_of_batch(digits, t) for t in range(9)]
     train(LOGGED, digits, tmp_path / "whole")

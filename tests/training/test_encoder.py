@@ -15,8 +15,8 @@ from dcgan_jax.command import main
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.training import encoder
-from dcgan_jax.training.augmentation import to_floats
-from dcgan_jax.training.encoder import EncoderConfig
+from dcgan_jax.training.augmentation import scale_and_flip
+from dcgan_jax.training.config import EncoderConfig
 
 MODEL = dj.ModelConfig(image_size=32, channels=1, base_width=4, latent_dim=6)
 CONFIG = EncoderConfig(batch_size=4, learning_rate=1e-2, num_steps=6, model=MODEL, latent_weight=0.3)
@@ -68,7 +68,7 @@ def test_a_step_follows_the_gradients_of_the_plain_losses(prior):
     batch = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 1), np.uint8)
     after, metrics = plain.quick_jit(encoder.make_train_step(CONFIG))(state, batch, key)
     flip_key, hole_key, latent_key = jax.random.split(jax.random.fold_in(key, 0), 3)
-    real, z = to_floats(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
+    real, z = scale_and_flip(batch, False, flip_key), draw_latents(MODEL, latent_key, 2)
     holes = encoder.draw_holes(hole_key, 6, 32)
     generator = prior.params["generator"]
     real_ones, generated_ones = np.array([0, 1, 3, 4]), np.array([2, 5])
@@ -150,7 +150,7 @@ def test_training_continues_from_the_prior_s_encoder(prior):
     jax.tree.map(np.testing.assert_array_equal, encoder.adopt(fresh, prior.params).encoder, fresh.encoder)
 
 
-def test_wrong_configurations_are_refused(prior):
+def test_wrong_configurations_are_refused():
     for changes, message in (
         ({"latent_weight": 0.0}, "`latent_weight` of EncoderConfig is 0.0"),
         ({"batch_size": 5}, "`batch_size` of EncoderConfig is 5; it takes an even number"),

@@ -255,7 +255,7 @@ def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
 
 
-def test_the_program_s_own_signal_handler_stays(digits, tmp_path):
+def test_the_program_s_own_signal_handler_stays():
     came = []
     before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
     try:

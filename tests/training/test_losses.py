@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dcgan_jax.inpainting.objective import prior_loss
 from dcgan_jax.training.losses import discriminator_loss, generator_loss
 
 LOGITS = np.array([-3.0, 0.0, 0.5, 4.0])
@@ -23,13 +22,11 @@ def test_losses_agree_with_their_formulas(float64):
     hinge = np.mean([max(0, 1 - x) for x in LOGITS]) + np.mean([max(0, 1 + x) for x in np.asarray(other)])
     np.testing.assert_allclose(discriminator_loss(LOGITS, other, "hinge"), hinge, rtol=1e-6)
     np.testing.assert_allclose(generator_loss(LOGITS, "hinge"), -np.mean(LOGITS), rtol=1e-6)
-    np.testing.assert_allclose(prior_loss(LOGITS, 0.003), 0.003 * np.log(1 - sigmoid(LOGITS)))
 
 
 def test_losses_stay_finite_at_extreme_logits():
     logits = jnp.array([-1e4, 1e4])
     np.testing.assert_allclose(discriminator_loss(logits, logits), 1e4)
-    np.testing.assert_allclose(prior_loss(logits, 0.5), [0, -5e3])
     for kind in ("saturating", "non_saturating"):
         slope = jax.grad(lambda x, kind=kind: generator_loss(x, kind))(logits)
         assert np.isfinite(slope).all() and (slope <= 0).all()  # both losses push the logits up

@@ -23,10 +23,10 @@ def test_malformed_windows_are_refused(text):
 def test_only_the_window_s_steps_are_traced(digits_run, tmp_path, monkeypatch):
     """The trace covers exactly the chosen steps, and does not change the result of the run."""
     run, calls = tmp_path / "run", []
-    start, stop, after = jax.profiler.start_trace, jax.profiler.stop_trace, logbook.FolderLogbook.after
+    start, stop, after = jax.profiler.start_trace, jax.profiler.stop_trace, logbook.FolderLogbook.after_step
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: (calls.append("start"), start(folder)))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: (calls.append("stop"), stop()))
-    monkeypatch.setattr(logbook.FolderLogbook, "after", lambda book: (calls.append("step"), after(book)))
+    monkeypatch.setattr(logbook.FolderLogbook, "after_step", lambda book: (calls.append("step"), after(book)))
     config = trainings.config_of(digits_run.run)
     state = loop.train(
         gan.RECIPE, config, digits_run.data, run, profile_steps=options_module.parse_window("1:3"), progress=False
