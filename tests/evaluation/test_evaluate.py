@@ -296,9 +296,9 @@ def test_two_evaluations_of_one_folder_are_refused(tmp_path):
 
 
 def test_a_missing_library_is_named_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match=r"need OpenCV: pip install 'dcgan-jax\[baselines\]'"):
-        evaluate([SET], {"search": 1, "telea": 1}, tmp_path / "out", **OPTIONS)
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    with pytest.raises(UserError, match=r"needs scikit-image: pip install 'dcgan-jax\[baselines\]'"):
+        evaluate([SET], {"search": 1, "biharmonic": 1}, tmp_path / "out", **OPTIONS)
     assert not list(tmp_path.glob("out/scores*"))
 
 

@@ -162,7 +162,7 @@ def test_the_command_works_on_buckets(bucket, digits, tmp_path, monkeypatch):
     assert record["data"]["path"] == "memory://b/set"
 
     seen = []
-    monkeypatch.setattr(inpaint, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}))
+    monkeypatch.setattr(inpaint, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}, []))
     given = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
     assert main.main([*given, "memory://b/mask.png", "--out", "out"]) == 0
     assert main.main([*given, "center", "--out", "out"]) == 0
