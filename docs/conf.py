@@ -13,7 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
 project = "dcgan_jax"
 author = "the dcgan_jax developers"
 copyright = author
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_copybutton", "options"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_copybutton", "floors", "options"]
 exclude_patterns = ["_build"]
 nitpicky = True
 

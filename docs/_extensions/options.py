@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 from dcgan_jax.config import Config
 
 
-class _Table(Directive):
+class Table(Directive):
     """A table of Markdown or reStructuredText cells."""
 
     has_content = True
@@ -42,7 +42,7 @@ class _Table(Directive):
         return row
 
 
-class Options(_Table):
+class Options(Table):
     """Every field of a configuration."""
 
     def run(self) -> list[nodes.Node]:
@@ -56,7 +56,7 @@ class Options(_Table):
         return self.table(head, [18, 10, 14, 18, 40], rows)
 
 
-class Presets(_Table):
+class Presets(Table):
     """The fields in which presets differ from the defaults."""
 
     def run(self) -> list[nodes.Node]:
