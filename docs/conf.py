@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +23,7 @@ html_title = "dcgan_jax"
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 html_show_sourcelink = False
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -39,14 +40,42 @@ napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
+maximum_signature_line_length = 90
 # Types of other libraries, and array types, have no page here.
 nitpick_ignore_regex = [(r"py:.*", r"(?!dcgan_jax\.).*")]
 
 
 def _plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Escapes |x| and [n, *shape], which reStructuredText would take for markup."""
-    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else re.sub(r"\||(?<=, )\*(?=\w+\])", r"\\\g<0>", line) for line in lines]
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"\||(?<=, )\*(?=\w+\])", r"\\\g<0>", line)
+
+
+def _short(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, result: str | None) -> Any:
+    """Shortens the types of a signature to those that the source has."""
+    keys = "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']"  # what jaxtyping calls PRNGKeyArray
+
+    def short(text: str | None) -> str | None:
+        return text and text.replace("jaxlib._jax.Array", "Array").replace(keys, "PRNGKeyArray")
+
+    return short(signature), short(result)
+
+
+def _link(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+    """Leads a link to a file outside this folder to the page that holds the file's text."""
+    content[0] = content[0].replace("(../benchmarks/README.md)", "(programs.md)")
+
+
+def _mark_numbers(app: Sphinx, doctree: nodes.document) -> None:
+    """Gives table cells of numbers a class, so that they stay on one line."""
+    for entry in doctree.findall(nodes.entry):
+        if re.fullmatch(r"[\d.,/±()\s−—%]+", entry.astext()):
+            entry["classes"].append("number")
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _plain)
+    app.connect("autodoc-process-signature", _short)
+    app.connect("include-read", _link)
+    app.connect("doctree-read", _mark_numbers)
