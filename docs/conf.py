@@ -1,5 +1,6 @@
 """Settings of the documents: `sphinx-build -W --keep-going -b html docs docs/_build/html` (extra `docs`)."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # for the notebooks
 
 project = "dcgan_jax"
 author = "the dcgan_jax developers"
