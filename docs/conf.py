@@ -54,12 +54,14 @@ def _plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: l
             lines[i] = re.sub(r"\||(?<=, )\*(?=\w+\])", r"\\\g<0>", line)
 
 
-def _short(app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, result: str | None) -> Any:
+def _short(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, result: str | None
+) -> Any:
     """Shortens the types of a signature to those that the source has."""
-    keys = "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']"  # what jaxtyping calls PRNGKeyArray
+    keys = "Key[Array, ''] | UInt32[Array, '2'] | UInt32[Array, '4']"  # how jaxtyping writes PRNGKeyArray
 
     def short(text: str | None) -> str | None:
-        return text and text.replace("jaxlib._jax.Array", "Array").replace(keys, "PRNGKeyArray")
+        return text and re.sub(r"~?(jaxtyping\.|jaxlib\._jax\.)", "", text).replace(keys, "PRNGKeyArray")
 
     return short(signature), short(result)
 

@@ -1,4 +1,4 @@
-"""The directives `floors` and `forbidden`: the contracts of import-linter in `pyproject.toml`, as a table and a list."""
+"""The directives `floors` and `forbidden`: the contracts of import-linter in `pyproject.toml`, as tables."""
 
 import ast
 import tomllib

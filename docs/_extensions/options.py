@@ -66,7 +66,11 @@ class Presets(Table):
         values = {preset: _flat(config.preset(preset)) for preset in presets}
         fields = [field for field in default if any(preset[field] != default[field] for preset in values.values())]
         rows = [
-            [f"`{field}`", f"`{default[field]}`", *(_value(preset[field], default[field]) for preset in values.values())]
+            [
+                f"`{field}`",
+                f"`{default[field]}`",
+                *(_value(preset[field], default[field]) for preset in values.values()),
+            ]
             for field in fields
         ]
         head = ["option", "default", *(f"`{preset}`" for preset in presets)]
