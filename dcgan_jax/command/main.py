@@ -1,10 +1,14 @@
 """The command `dcgan-jax`: parses the arguments, runs one subcommand and reports errors in one line."""
 
+import contextlib
 import os
 import pkgutil
+import platform
+import re
 import sys
 import traceback
 import warnings
+import zlib
 from pathlib import Path
 
 from dcgan_jax.command.parser import make_parser
@@ -56,12 +60,24 @@ def _keep_programs() -> None:
 
     JAX and XLA read these variables when they are imported.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # On CPUs XLA takes its own settings, such as +prefer-no-gather, for features that this machine lacks, and logs
-    # twenty lines for each program that it reads.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / _processor()
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        with contextlib.suppress(OSError):  # without such a folder nothing is kept
+            cache.mkdir(parents=True, exist_ok=True)
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # On CPUs, XLA mistakes its own settings, such as +prefer-no-gather, for features that this machine lacks. It logs
+    # that for each program that it reads.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _processor() -> str:
+    """Returns a name for the kind of CPU: a program that was compiled for another kind may crash."""
+    features = platform.machine()
+    with contextlib.suppress(OSError):
+        found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        features += found[0] if found else ""
+    return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
 def _in_a_job() -> bool:

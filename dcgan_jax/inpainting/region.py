@@ -15,6 +15,10 @@ _DEFAULT_CROPS = {"celeba": "face", "stretch": "stretch"}  # crop of the trainin
 # box, both in sides of the box. These are medians over 382 faces found in 400 training images (standard deviations 0.10
 # and 0.035).
 _FACE_SIDE, _FACE_RISE = 1.03, 0.137
+# Cascades of OpenCV, how many detections must overlap, and the fraction of the hole that a face must hold. Later ones
+# find faces whose eyes are hidden, but also places without a face. So their face must hold the whole hole. On 30
+# held-out faces with a hole over both eyes, the first finds 60 % in the right place and the second 73 %.
+_DETECTORS = (("frontalface_default", 5, 0.0), ("frontalface_default", 1, 1.0), ("frontalface_alt2", 1, 1.0))
 _MOSTLY_MISSING = 0.7  # fraction; if more is missing and no face is found, the mask is probably inverted
 _DETECTION_SIDE = 1024  # pixels; larger photographs are scaled down to this side before the search for faces
 
@@ -210,15 +214,19 @@ def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"])
     grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     missing = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     grey = cv2.inpaint(grey, missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    detector = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-    faces = sorted(detector.detectMultiScale(grey, 1.1, 5), key=lambda face: -face[2])
-    regions = []
-    for left, top, width, height in faces:
-        x, y = (left + width / 2) / scale, (top + height / 2 - _FACE_RISE * height) / scale
-        side = min(round(_FACE_SIDE * width / scale), *hole.shape)
-        regions.append(_place((y, x), (side, side), hole.shape))
-    # The first of equals is the largest face.
-    return max(regions, key=lambda region: hole[region.rows, region.columns].sum(), default=None)
+    missing_count = hole.sum()
+    for cascade, neighbours, holds in _DETECTORS:
+        detector = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{cascade}.xml")
+        regions = []
+        for left, top, width, height in sorted(detector.detectMultiScale(grey, 1.1, neighbours), key=lambda f: -f[2]):
+            x, y = (left + width / 2) / scale, (top + height / 2 - _FACE_RISE * height) / scale
+            side = min(round(_FACE_SIDE * width / scale), *hole.shape)
+            regions.append(_place((y, x), (side, side), hole.shape))
+        # The first of equals is the largest face.
+        held = [hole[region.rows, region.columns].sum() for region in regions]
+        if regions and max(held) >= holds * missing_count:
+            return regions[int(np.argmax(held))]
+    return None
 
 
 def _resize(channel: np.ndarray, shape: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:

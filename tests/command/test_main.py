@@ -310,12 +310,29 @@ def test_train_options_override_a_preset_field_by_field(monkeypatch):
     assert trained_with(monkeypatch, *given, "--latent", "uniform", "--noise", "0").model.latent == "uniform"
 
 
+def test_a_prior_with_an_encoder_is_searched_by_the_preset_best(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        inpaint_module, "inpaint_folder", lambda *args, **_: seen.append(args[4]) or Report(0, 0, 0, {}, {}, [])
+    )
+    given = ("inpaint", "--images", "a", "--masks", "b", "--out", "c")
+    for options in ([], ["--num-steps", 7], ["--preset", "fast"], ["--start", "prior"]):
+        assert main(*given, *options) == 0
+    best = dj.InpaintConfig.preset("best")
+    assert seen == [
+        best,
+        dataclasses.replace(best, num_steps=7),
+        dj.InpaintConfig.preset("fast"),
+        dj.InpaintConfig(start="prior"),
+    ]
+
+
 def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file):
     seen = []
 
     def record(prior, images, mask, out, config, **options):
         seen.append((config, options))
-        return Report(0, 0, 0, {}, {})
+        return Report(0, 0, 0, {}, {}, [])
 
     monkeypatch.setattr(inpaint_module, "inpaint_folder", record)
     given = ("inpaint", "--prior", prior_file, "--images", "a", "--masks", "b", "--out", "c")
@@ -330,6 +347,8 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
     ]
     assert seen[2][1] == {
         "crop": None,
+        "elsewhere": None,
+        "invert_masks": False,
         "score": False,
         "gif": False,
         "label": None,
@@ -339,3 +358,20 @@ def test_search_options_override_a_preset_field_by_field(monkeypatch, prior_file
         "batch_size": 64,
         "progress": True,
     }
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_command_keeps_compiled_programs(tmp_path, writable):
+    home = tmp_path if writable else tmp_path / "file"
+    (tmp_path / "file").write_text("no folder can be made here")
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {"XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "dcgan_jax", "sample", "--prior", "digits-64", "--count", "1"]
+    for name in "ab" if writable else "a":
+        process = subprocess.run(
+            [*command, "--out", str(tmp_path / f"{name}.png")], env=environment, capture_output=True, text=True
+        )
+        assert (process.returncode, process.stderr) == (0, "")
+    assert not writable or (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert bool(list(tmp_path.glob("dcgan_jax/*/*-cache"))) == writable

@@ -23,7 +23,7 @@ from dcgan_jax.command.serve.completing import Completer
 PHOTO = encode(photo(3, 48, 40))
 HOLE = np.zeros((40, 48), bool)
 HOLE[10:20, 14:30] = True
-NOTE = "colours were made grey, because the prior's images are"
+NOTE = "colours became grey, because the prior makes grey images"
 MASK = encode(Image.fromarray(HOLE))
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -104,7 +104,7 @@ def test_the_region_is_found_before_anything_is_painted(post):
 @pytest.mark.parametrize(
     ("path", "change", "problem"),
     [
-        ("/photograph", {"photograph": b"text"}, "face.png cannot be read as an image: not of an image format"),
+        ("/photograph", {"photograph": b"text"}, "face.png cannot be read as an image: its image format is unknown"),
         ("/photograph", {"photograph": None}, "there is no photograph: choose a file"),
         ("/mask", {"mask": b"text"}, "mask.png cannot be read as an image"),
         ("/region", {"crop": "40,0,20,20"}, "does not lie inside an image of 48x40"),
@@ -112,7 +112,7 @@ def test_the_region_is_found_before_anything_is_painted(post):
         ("/region", {"preset": "bestest"}, "unknown preset 'bestest'"),
         ("/region", {"preset": "best"}, "this prior has no encoder"),
         ("/region", {"seed": "x"}, "`seed` is 'x'; it takes a whole number"),
-        ("/region", {"mask": encode(Image.new("L", (3, 3)))}, "the mask of 'face' is 3x3 and the image 40x48"),
+        ("/region", {"mask": encode(Image.new("L", (3, 3)))}, "the mask of 'face' is 3x3, but the image is 40x48"),
         ("/complete", {"mask": None}, "nothing is missing: paint over what should be replaced"),
         ("/complete", {"crop": "0,0,12,12"}, "missing pixels lie outside the region"),
     ],

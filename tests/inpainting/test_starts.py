@@ -10,6 +10,7 @@ import pytest
 
 import dcgan_jax as dj
 from dcgan_jax import masks
+from dcgan_jax.inpainting.config import default_config
 
 H, W, C, LATENT, FEATURES = 4, 3, 2, 3, 5
 KEY = jax.random.key(4)
@@ -248,6 +249,16 @@ def test_hidden_pixels_have_no_influence():
     spoilt = np.where(HOLES[..., None], np.nan, IMAGES)
     one, other = (dj.inpaint(PRIOR, images, HOLES, KEY, EARLY) for images in (IMAGES, spoilt))
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_default_search_is_the_best_that_the_prior_allows():
+    best = dj.InpaintConfig.preset("best")
+    assert default_config(PRIOR) == best
+    assert default_config(PLAIN) == dj.InpaintConfig()
+    without_features = dataclasses.replace(PRIOR, feature_shapes=())
+    assert default_config(without_features) == dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
+    found, expected = (dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config) for config in (None, best))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_shifts_are_refused_when_decoder_or_encoder_has_none():

@@ -302,7 +302,7 @@ def test_images_of_absurd_sizes_are_refused(tmp_path, size):
         prepare(images, out, image_size=32, progress=False)
     assert not out.exists()
     with pytest.raises(UserError, match=r"bomb\.png.* cannot be read as an image"):
-        pairing.find_images(images, None, (32, 32, 3))["bomb"]()
+        pairing.find_images(images, None, (32, 32, 3))[0]["bomb"]()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

@@ -41,7 +41,7 @@ def place(tmp_path, digits_run, monkeypatch):
     for name in ("masks/b.png", "narrow.png"):
         Image.new("L", (6, 12)).save(tmp_path / name)
     Image.new("LA", (12, 12)).save(tmp_path / "clear.png")
-    Image.fromarray(np.zeros((12, 12), np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((12, 12), np.float32)).save(tmp_path / "deep.tiff")
     shutil.copy(digits_run.run / "config.json", tmp_path / "no_checkpoint")
     shutil.copytree(digits_run.run, tmp_path / "truncated")
     for path in (tmp_path / "truncated" / "checkpoints").iterdir():
@@ -137,7 +137,7 @@ CASES = {
     "missing images": (lambda p, r: complete(p, "nowhere", "center"), "nowhere does not exist"),
     "empty images": (lambda p, r: complete(p, "empty", "center"), "empty holds no image"),
     "no image readable": (lambda p, r: complete(p, "text", "center"), r"a\.jpg cannot be read as an image"),
-    "16 bits": (lambda p, r: complete(p, "deep.png", "center"), r"deep\.png cannot be read .* 8 or 16 bits"),
+    "floats": (lambda p, r: complete(p, "deep.tiff", "center"), r"deep\.tiff cannot be read .* 8 or 16 bits"),
     "unknown mask": (lambda p, r: complete(p, "good", "circle"), "`masks` is 'circle'"),
     "narrow mask": (
         lambda p, r: complete(p, "good", p / "narrow.png"),

@@ -6,7 +6,7 @@ import sys
 from dcgan_jax.errors import UserError
 from dcgan_jax.priors.files import packaged_priors
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+_LOCAL = ("127.0.0.1", "localhost")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     completer = Completer(list(dict.fromkeys([options.prior, *packaged_priors()])))
     completer.prior(options.prior)  # a wrong one is named before the page opens
-    hosts = [options.host] if options.host not in _LOCAL else list(_LOCAL)
+    hosts = _LOCAL if options.host in _LOCAL else ("*",)
     if options.host not in _LOCAL:
         print(f"dcgan-jax: everybody who reaches {options.host} can use this page", file=sys.stderr)
     config = uvicorn.Config(

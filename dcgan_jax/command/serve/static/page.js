@@ -7,7 +7,8 @@ const HOLE = "rgb(224, 36, 94)";
 let file = null; // the photograph as it was opened
 let mask = { drawn: [], first: null }; // strokes and changes; `first` is a mask that was opened
 let region = null; // left, top, width, height in pixels of the photograph
-let moved = false; // whether the visitor has placed the region
+let moved = false; // whether the region is placed, by the visitor or where the face was before it was painted over
+let face = null; // the region of the face that was seen before anything was painted
 let presets = {};
 let busy = false;
 let asked = 0; // counts the requests for a region; only the latest answer counts
@@ -63,7 +64,7 @@ async function openPhotograph(chosen) {
     canvas.width = image.naturalWidth;
     canvas.height = image.naturalHeight;
     mask = { drawn: [], first: shown.mask ? await load(shown.mask) : null };
-    region = null;
+    region = face = null;
     moved = false;
     for (const id of ["stage", "tools"]) at(id).hidden = false;
     at("drop").hidden = true;
@@ -223,8 +224,11 @@ async function findRegion() {
   try {
     const found = await ask("/region", await order());
     if (mine !== asked) return;
-    region = found.region;
-    say(found.note);
+    const hidden = found.note.includes("no face was found");
+    if (!hidden && !isMissing()) face = found.region;
+    moved = hidden && face !== null;
+    region = moved ? face : found.region;
+    say(moved ? "The face is hidden now: its region from before is kept." : found.note);
   } catch (error) {
     if (mine !== asked) return;
     region = null;
@@ -235,6 +239,7 @@ async function findRegion() {
 
 function showRegion() {
   const frame = at("region");
+  showCommand();
   frame.hidden = !region;
   if (!region) return;
   const [left, top, width, height] = region;
@@ -243,6 +248,18 @@ function showRegion() {
   frame.style.width = `${(100 * width) / canvas.width}%`;
   frame.style.height = `${(100 * height) / canvas.height}%`;
 }
+
+// The same completion by the command, with the mask as it is saved.
+function showCommand() {
+  if (!file || !region) return at("command").replaceChildren();
+  const options = ["--images", file.name, "--masks", "mask.png", "--prior", at("prior").value];
+  if (at("preset").value !== "default") options.push("--preset", at("preset").value);
+  options.push("--seed", at("seed").value, "--crop", region.join(","));
+  if (at("smooth").checked) options.push("--elsewhere", "smooth");
+  const words = options.map((word) => (/^[\w./:,+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
+  at("command").textContent = `dcgan-jax inpaint ${words.join(" ")} --out out/`;
+}
+for (const id of ["prior", "preset", "seed", "smooth"]) at(id).addEventListener("change", showCommand);
 
 const limit = (value, most) => Math.round(Math.min(Math.max(value, 0), most));
 let grip = null;
@@ -330,6 +347,8 @@ async function detail(source, [left, top, width, height]) {
 async function show(line) {
   at("result").hidden = false;
   at("before").src = at("photograph").src;
+  at("slider").value = 100;
+  compare();
   const several = line.images.length > 1;
   const choices = line.images.map((source, i) => [`Choice ${i + 1}`, source]);
   if (line.mean) choices.push(["Mean of all", line.mean]);
@@ -354,9 +373,10 @@ function choose(source, button) {
   for (const one of at("choices").children) one.setAttribute("aria-pressed", one === button);
 }
 
-at("slider").addEventListener("input", (event) => {
-  at("before").style.clipPath = `inset(0 ${event.target.value}% 0 0)`;
-});
+function compare() {
+  at("before").style.clipPath = `inset(0 ${at("slider").value}% 0 0)`;
+}
+at("slider").addEventListener("input", compare);
 at("back").addEventListener("click", () => (at("result").hidden = true));
 at("complete").addEventListener("click", complete);
 
