@@ -179,6 +179,6 @@ _TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     },
     # Yeh et al. 2017, section 4: the published DCGAN, with flips. Batch size and number of steps are ours.
     "yeh2017": {"flip": True},
-    # Hinge loss (Lim, Ye 2017) and R1 (Mescheder et al. 2018). RESULTS.md compares it with other settings.
+    # Hinge loss (Lim, Ye 2017) and R1 (Mescheder et al. 2018). docs/results.md compares it with other settings.
     "modern": {"loss": "hinge", "r1": 1.0},
 }
