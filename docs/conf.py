@@ -23,7 +23,7 @@ nitpicky = True
 html_theme = "sphinx_book_theme"
 html_title = "dcgan_jax"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 html_show_sourcelink = False
 html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True, "navbar_persistent": []}
 
