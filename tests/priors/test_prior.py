@@ -172,7 +172,7 @@ BIAS = "generator/params/bias"
         (lambda path: tampered(path, metadata={"format": files.FORMAT, "model": "3"}), "is not a prior"),
         (lambda path: tampered(path, metadata=model_json(depth=3)), "no field 'depth'"),
         (lambda path: tampered(path, metadata=model_json(image_size=48)), "`image_size`"),
-        (lambda path: tampered(path, metadata=model_json(image_size=64)), "damaged: "),
+        (lambda path: tampered(path, metadata=model_json(image_size=64)), r"is damaged \(.* but the model has"),
         (lambda path: tampered(path, metadata=model_json(latent_dim=7)), "generator/params/dense/kernel is "),
         (lambda path: tampered(path, change=lambda t: t.pop(BIAS)), f"{BIAS} is None"),
         (
