@@ -131,7 +131,10 @@ def read_mask(data: bytes) -> Mask:
             if len(colours) <= _STROKE_COLOURS:
                 return Mask(strokes, "the mask has transparent parts: its opaque strokes were taken as missing")
             return Mask(alpha < 255, "the mask is a picture: its transparent parts were taken as missing")
-    return Mask(np.asarray(image.convert("L")) >= 128)
+    levels = np.asarray(image.convert("L"))
+    if levels.max() == 1:
+        return Mask(levels == 1, "the mask has only the values 0 and 1: 1 was taken as missing")
+    return Mask(levels >= 128)
 
 
 def _with_channels(image: Image.Image, channels: int) -> UInt8[np.ndarray, "h w c"]:

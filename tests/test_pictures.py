@@ -161,5 +161,11 @@ def test_transparent_parts_of_a_picture_are_missing():
     assert mask.note == "the mask is a picture: its transparent parts were taken as missing"
 
 
+def test_ones_of_a_mask_of_zeros_and_ones_are_missing():
+    mask = read_mask(encode(Image.fromarray(HOLE.astype(np.uint8))))
+    np.testing.assert_array_equal(mask.hole, HOLE)
+    assert mask.note == "the mask has only the values 0 and 1: 1 was taken as missing"
+
+
 def test_an_empty_layer_has_no_hole():
     assert not read_mask(encode(Image.new("RGBA", (8, 8)))).hole.any()

@@ -99,13 +99,18 @@ def find_region(
         crop = "stretch" if image.shape == prior.image_shape else _DEFAULT_CROPS.get(prior.crop or "", "center")
         if crop == "face":
             face = _find_face(image, hole)
-            if face is None and hole.mean() > _MOSTLY_MISSING:
+            holds_all = face is not None and not _outside(hole, face)
+            if not holds_all and elsewhere is None and hole.mean() > _MOSTLY_MISSING:
                 raise UserError(
-                    f"{hole.mean():.0%} of the image is missing, and the rest shows no face. White pixels of a mask "
-                    "are missing: invert the mask (`--invert-masks`) if its black pixels should be, or pass `crop`"
+                    f"{hole.mean():.0%} of the image is missing, and the rest shows no face around it. White pixels "
+                    "of a mask are missing: invert it (`--invert-masks`) if its black pixels should be, or pass `crop`"
                 )
             crop = str(face or _surroundings(hole))
-            note = None if face else "no face was found, so the surroundings of the hole were completed"
+            note = (
+                None
+                if face
+                else "no face was found, so the surroundings of the hole were completed, by a prior for faces"
+            )
     if crop == "stretch":
         return Found(Region(0, 0, width, height))
     if crop == "center":
@@ -129,7 +134,7 @@ def find_region(
             and 0 <= region.top < region.top + region.height <= height
         ):
             raise UserError(f"`crop` {crop} does not lie inside an image of {width}x{height} (width, height)")
-    outside = int(hole.sum() - hole[region.rows, region.columns].sum())
+    outside = _outside(hole, region)
     if outside and elsewhere is None:
         raise UserError(
             f"{outside} missing pixels lie outside the region {region} (left, top, width, height): pass a larger "
@@ -187,6 +192,11 @@ def _place(
             start = min(max(start, inside[axis].stop - size[axis]), inside[axis].start)
         starts.append(min(max(start, 0), shape[axis] - size[axis]))
     return Region(starts[1], starts[0], size[1], size[0])
+
+
+def _outside(hole: Bool[np.ndarray, "h w"], region: Region) -> int:
+    """Returns the number of missing pixels outside a region."""
+    return int(hole.sum() - hole[region.rows, region.columns].sum())
 
 
 def _surroundings(hole: Bool[np.ndarray, "h w"]) -> Region:

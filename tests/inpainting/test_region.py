@@ -114,7 +114,7 @@ def test_without_a_face_the_surroundings_of_the_hole_are_completed():
     hole[60:80, 200:240] = True
     region, outside, note = find_region(FACES, noise, hole, None)
     assert region == (180, 30, 80, 80) and outside == 0
-    assert note == "no face was found, so the surroundings of the hole were completed"
+    assert note == "no face was found, so the surroundings of the hole were completed, by a prior for faces"
     hole[150:, 290:] = True  # twice its length is more than there is
     assert find_region(FACES, noise, hole, None).region == (100, 0, 200, 200)
     assert find_region(FACES, ASTRONAUT, NOSE, None).note is None
@@ -123,6 +123,10 @@ def test_without_a_face_the_surroundings_of_the_hole_are_completed():
 def test_a_mask_that_seems_inverted_is_named():
     with pytest.raises(UserError, match=r"95% of the image is missing, .*White pixels of a mask are missing.*invert"):
         find_region(FACES, PHOTO, np.broadcast_to(np.arange(37) >= 2, PHOTO.shape[:2]), None)
+    around = np.ones((512, 512), bool)
+    around[40:160, 160:290] = False  # the face is all that is known
+    with pytest.raises(UserError, match=r"94% of the image is missing, .*invert"):
+        find_region(FACES, ASTRONAUT, around, None)
 
 
 def test_missing_pixels_outside_the_region_are_counted_and_noted_where_they_are_filled():

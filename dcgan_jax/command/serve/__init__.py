@@ -31,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
         listener = socket.create_server((options.host, options.port))
     except OSError as error:
         problem = error.strerror or str(error)
-        raise UserError(f"{options.host}:{options.port} cannot be used ({problem}): give another `port`") from error
+        raise UserError(
+            f"{options.host}:{options.port} cannot be used ({problem}): give another `host` or `port`"
+        ) from error
     server = uvicorn.Server(uvicorn.Config(application(completer, hosts), log_level="warning", lifespan="off"))
     with listener:
         print(f"http://{options.host}:{listener.getsockname()[1]}  (Ctrl+C ends it)", flush=True)
