@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import tanh_prior
 
 import dcgan_jax as dj
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 
 SIZE, BATCH = 12, 2
 CONFIG = dj.InpaintConfig(num_steps=3, learning_rate=0.1)
@@ -45,7 +45,7 @@ def mask(tmp_path):
 
 def run(images, mask, out, prior=PRIOR, config=CONFIG, **options):
     options = {"batch_size": BATCH, "progress": False} | options
-    return inpaint_folder(prior, images, str(mask), out, config, **options)
+    return inpaint_folder(prior, Job(images, str(mask), out, config, **options))
 
 
 def read(path):

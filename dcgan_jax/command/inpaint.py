@@ -47,6 +47,49 @@ _MOST_PRINTED = 10  # lines about single images on standard error
 
 
 @dataclass(frozen=True)
+class Job:
+    """What `inpaint_folder` completes, and how.
+
+    Attributes:
+        images: a folder, a file, or a prepared set of the prior's size.
+        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. A mask has
+            the size of its image; `masks.read_hole` says what is missing. "alpha" takes the transparent parts of each
+            image as missing. The images themselves as masks mean the same.
+        out: the folder of the results.
+        config: the configuration of the search.
+        crop: the region of each image to complete, see `inpaint_photograph`.
+        elsewhere: see `inpaint_photograph`.
+        invert_masks: black pixels of mask files are missing, instead of white ones.
+        score: compare the results with the original pixels in the holes. Set it only if the images have these pixels.
+            Results for drawn masks are always compared.
+        gif: write a GIF of each search. It has a frame for each point of the trace; without `trace_every` there are
+            about 50 frames.
+        label: the class of all images, for a conditional prior; by default each search finds it.
+        split: the split of a prepared set; by default all splits.
+        count: number of images to complete, from the first; by default all.
+        seed: the seed of holes and searches.
+        batch_size: number of searches at a time.
+        progress: show a progress bar on standard error.
+    """
+
+    images: Path
+    mask: str
+    out: Path
+    config: InpaintConfig
+    crop: str | None = None
+    elsewhere: str | None = None
+    invert_masks: bool = False
+    score: bool = False
+    gif: bool = False
+    label: int | None = None
+    split: str | None = None
+    count: int | None = None
+    seed: int = 0
+    batch_size: int = 64
+    progress: bool = True
+
+
+@dataclass(frozen=True)
 class Report:
     """A summary of one call of `inpaint_folder`.
 
@@ -72,12 +115,11 @@ def run(options: argparse.Namespace) -> int:
     check_counts(options)
     distributed.join(training=False)
     prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
-    report = inpaint_folder(
-        prior,
-        Path(remote.fetch(options.images)),
-        str(remote.fetch(options.masks)),
-        options.out,
-        search_config(options, default_config(prior)),
+    job = Job(
+        images=Path(remote.fetch(options.images)),
+        mask=str(remote.fetch(options.masks)),
+        out=options.out,
+        config=search_config(options, default_config(prior)),
         crop=options.crop,
         elsewhere=options.elsewhere,
         invert_masks=options.invert_masks,
@@ -90,6 +132,7 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         progress=not options.quiet,
     )
+    report = inpaint_folder(prior, job)
     where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
     print(f"{options.out}: {report.completed} image{'' if report.completed == 1 else 's'} completed")
     if report.before:
@@ -103,25 +146,7 @@ def run(options: argparse.Namespace) -> int:
     return report_failed(report.not_finite, where) or int(bool(report.skipped))
 
 
-def inpaint_folder(
-    prior: Prior,
-    images: Path,
-    mask: str,
-    out: Path,
-    config: InpaintConfig,
-    *,
-    crop: str | None = None,
-    elsewhere: str | None = None,
-    invert_masks: bool = False,
-    score: bool = False,
-    gif: bool = False,
-    label: int | None = None,
-    split: str | None = None,
-    count: int | None = None,
-    seed: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
-) -> Report:
+def inpaint_folder(prior: Prior, job: Job) -> Report:
     """Completes images from disk, of any size.
 
     | file in `out` | content |
@@ -141,46 +166,31 @@ def inpaint_folder(
 
     Args:
         prior: see `inpaint`.
-        images: a folder, a file, or a prepared set of the prior's size.
-        mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. A mask has
-            the size of its image; `masks.read_hole` says what is missing. "alpha" takes the transparent parts of each
-            image as missing. The images themselves as masks mean the same.
-        out: the folder of the results.
-        config: the configuration of the search.
-        crop: the region of each image to complete, see `inpaint_photograph`.
-        elsewhere: see `inpaint_photograph`.
-        invert_masks: black pixels of mask files are missing, instead of white ones.
-        score: compare the results with the original pixels in the holes. Set it only if the images have these pixels.
-            Results for drawn masks are always compared.
-        gif: write a GIF of each search. It has a frame for each point of the trace; without `trace_every` there are
-            about 50 frames.
-        label: the class of all images, for a conditional prior; by default each search finds it.
-        split: the split of a prepared set; by default all splits.
-        count: number of images to complete, from the first; by default all.
-        seed: the seed of holes and searches.
-        batch_size: number of searches at a time.
-        progress: show a progress bar on standard error.
+        job: what to complete, and how.
 
     Raises:
         UserError: images, masks, prior and folder do not fit together. Nothing was written.
     """
-    if crop is not None and crop not in PHOTO_CROPS:
-        Region.parse(crop)
-    check_label(prior.num_classes, label)
+    config, mask, out = job.config, job.mask, job.out
+    if job.crop is not None and job.crop not in PHOTO_CROPS:
+        Region.parse(job.crop)
+    check_label(prior.num_classes, job.label)
     check_config(prior, config)
-    if gif and not config.trace_every:
+    if job.gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // GIF_FRAMES) or 1)
     drawn = mask in masks.NAMES
-    if Path(mask).resolve() == images.resolve():
+    if Path(mask).resolve() == job.images.resolve():
         mask = ALPHA
-    settings = Settings(config, mask if drawn else None, crop, elsewhere, score or drawn, gif, label, seed)
+    settings = Settings(
+        config, mask if drawn else None, job.crop, job.elsewhere, job.score or drawn, job.gif, job.label, job.seed
+    )
     leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
-    pictures, others = find_images(images, split, prior.image_shape, leave_out)
-    found = dict(list(pictures.items())[:count])
-    read_mask = None if drawn else find_masks(mask, list(found), invert_masks)
+    pictures, others = find_images(job.images, job.split, prior.image_shape, leave_out)
+    found = dict(list(pictures.items())[: job.count])
+    read_mask = None if drawn else find_masks(mask, list(found), job.invert_masks)
     number, processes = jax.process_index(), jax.process_count()
     plan = make_plan(prior, dict(list(found.items())[number::processes]), read_mask, settings)
-    refuse_overwriting(out, settings, list(found), (images, Path(mask)))
+    refuse_overwriting(out, settings, list(found), (job.images, Path(job.mask)))
     make_folder(out)
     log = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
     before = resume(out, log, plan)
@@ -188,8 +198,8 @@ def inpaint_folder(
     journal.append(log, *(skipped_line(name, reason) for name, reason in plan.skipped.items()))
     not_finite, notes = sum(status == Status.NOT_FINITE.words for status in before.values()), {}
     # The number of slots does not depend on the remaining tasks. Results have the same bits only in equal batch shapes.
-    slots = min(batch_size, len(found))
-    with tqdm(total=len(tasks), unit="image", disable=not (progress and tasks), dynamic_ncols=True) as bar:
+    slots = min(job.batch_size, len(found))
+    with tqdm(total=len(tasks), unit="image", disable=not (job.progress and tasks), dynamic_ncols=True) as bar:
         for task, result in search_tasks(prior, plan, tasks, slots):
             journal.append(log, write_result(prior, plan, task, result, out))
             plan.inputs.drop(task.name)

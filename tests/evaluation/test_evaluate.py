@@ -20,7 +20,7 @@ from dcgan_jax.baselines.nearest import nearest
 from dcgan_jax.baselines.patch_match import patch_match
 from dcgan_jax.baselines.total_variation import total_variation
 from dcgan_jax.command import main
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation import evaluate as evaluate_module
 from dcgan_jax.evaluation import tables
@@ -111,7 +111,7 @@ def test_inpaint_draws_the_same_hole(digits, tmp_path, monkeypatch):
     assert main.main(["evaluate", *given, *shared, "--quiet"]) == 0
     options = {"split": "test", "count": 3, "seed": 4, "batch_size": 3, "progress": False}
     config = dj.InpaintConfig(num_steps=1)
-    inpaint_folder(tanh_prior((32, 32, 1)), digits, "pattern", tmp_path / "out", config, **options)
+    inpaint_folder(tanh_prior((32, 32, 1)), Job(digits, "pattern", tmp_path / "out", config, **options))
     assert len(drawn) == 3
     for name, hole in drawn.items():
         with Image.open(tmp_path / "out" / "strips" / f"{name}.png") as file:

@@ -14,7 +14,7 @@ from tiny import arrays, tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax.command import main
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures, pixels
 from dcgan_jax.inpainting.starts import set_up
@@ -273,8 +273,8 @@ def test_the_commands_take_a_label(weights, digits, tmp_path):
     assert main.main([*command, "--label=3"]) == 0
     lines = list(map(json.loads, (out / "results.jsonl").read_text().splitlines()))
     assert [line["label"] for line in lines] == [3, 3]
-    again = (prior, digits, "center", out, dj.InpaintConfig(num_steps=2))
-    before = [inpaint_folder(*again, label=label, count=2, progress=False).before for label in (3, None)]
+    again = Job(digits, "center", out, dj.InpaintConfig(num_steps=2), count=2, progress=False)
+    before = [inpaint_folder(prior, dataclasses.replace(again, label=label)).before for label in (3, None)]
     assert before == [2, 0]  # without a label the images are completed again
     assert len((out / "results.jsonl").read_text().splitlines()) == 2
 

@@ -25,7 +25,7 @@ from tiny import tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax.command import pairing
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 from dcgan_jax.data import archives, open_prepared, prepare
 from dcgan_jax.data.cars import devkit_file, read_variable
 from dcgan_jax.data.celeba import read_attributes, read_partition
@@ -376,7 +376,9 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     prepare(tmp_path / "images", tmp_path / "set", image_size=32, progress=False)
     (tmp_path / "set" / "names.txt").write_text(f"b.png\n{name}\n")
     with pytest.raises(UserError, match="leads out of its folder"):
-        inpaint_folder(tanh_prior((32, 32, 3)), tmp_path / "set", "center", out, dj.InpaintConfig(), progress=False)
+        inpaint_folder(
+            tanh_prior((32, 32, 3)), Job(tmp_path / "set", "center", out, dj.InpaintConfig(), progress=False)
+        )
     assert not out.exists()
 
 
@@ -387,7 +389,7 @@ def test_links_that_lead_out_of_the_folder_are_refused(tmp_path):
     (images / "a.png").symlink_to(secret)
     for use in (
         lambda: prepare(images, tmp_path / "set", image_size=32, progress=False),
-        lambda: inpaint_folder(tanh_prior((32, 32, 3)), images, "center", out, dj.InpaintConfig(), progress=False),
+        lambda: inpaint_folder(tanh_prior((32, 32, 3)), Job(images, "center", out, dj.InpaintConfig(), progress=False)),
     ):
         with pytest.raises(
             UserError, match=r"a\.png is a symbolic link out of .*images: replace it by the file itself"

@@ -13,7 +13,7 @@ from plain import quick_jit
 from tiny import LATENT, arrays, constant_prior, draw_latents
 
 import dcgan_jax as dj
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 
 SIZE, BATCH = 32, 5
 # All tests with a DCGAN use this search and batch, so that they share two programs, for float and uint8 images.
@@ -156,7 +156,7 @@ def test_8_every_image_has_its_own_mask_from_a_file(digits_prior, tmp_path):
         Image.fromarray(levels[i]).save(tmp_path / "images" / f"{i}.png")
         Image.fromarray(np.where(holes[i], 255, 0).astype(np.uint8)).save(tmp_path / "masks" / f"{i}.png")
     paths = tmp_path / "images", str(tmp_path / "masks"), tmp_path / "out"
-    assert inpaint_folder(digits_prior, *paths, SEARCH, batch_size=BATCH, progress=False).not_finite == 0
+    assert inpaint_folder(digits_prior, Job(*paths, SEARCH, batch_size=BATCH, progress=False)).not_finite == 0
     for i in range(BATCH):
         with Image.open(tmp_path / "out" / f"{i}.png") as file:
             changed = np.asarray(file) != levels[i]

@@ -14,7 +14,7 @@ from tiny import tanh_prior
 import dcgan_jax as dj
 from dcgan_jax.command import export
 from dcgan_jax.command import options as options_module
-from dcgan_jax.command.inpaint import inpaint_folder
+from dcgan_jax.command.inpaint import Job, inpaint_folder
 from dcgan_jax.data import open_prepared, prepare, verify
 from dcgan_jax.evaluation import evaluate
 from dcgan_jax.evaluation.methods import ImageSet
@@ -59,7 +59,7 @@ def train(place, run, data, split="train", **changes):
 
 
 def complete(place, images, mask, out="out", **options):
-    inpaint_folder(PRIOR, place / images, str(mask), place / out, SEARCH, progress=False, **options)
+    inpaint_folder(PRIOR, Job(place / images, str(mask), place / out, SEARCH, progress=False, **options))
 
 
 def digits_under_another_prior(run):

@@ -162,13 +162,13 @@ def test_the_command_works_on_buckets(bucket, digits, tmp_path, monkeypatch):
     assert record["data"]["path"] == "memory://b/set"
 
     seen = []
-    monkeypatch.setattr(inpaint, "inpaint_folder", lambda *args, **_: seen.append(args) or Report(0, 0, 0, {}, {}, []))
+    monkeypatch.setattr(inpaint, "inpaint_folder", lambda *args: seen.append(args) or Report(0, 0, 0, {}, {}, []))
     given = ["inpaint", "--prior", "memory://b/run", "--images", "memory://b/set", "--masks"]
     assert main.main([*given, "memory://b/mask.png", "--out", "out"]) == 0
     assert main.main([*given, "center", "--out", "out"]) == 0
-    (prior, images, mask, *_), (_, _, name, *_) = seen
-    assert prior.model.latent_dim == 7 and local_content(images) == local_content(digits)
-    assert Path(mask).read_bytes() == picture(255) and name == "center"
+    (prior, job), (_, drawn) = seen
+    assert prior.model.latent_dim == 7 and local_content(job.images) == local_content(digits)
+    assert Path(job.mask).read_bytes() == picture(255) and drawn.mask == "center"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main.main([*given, "center", "--out", "memory://b/out"])
