@@ -14,6 +14,7 @@ from PIL.ImageFile import ImageFile
 # Formats that Pillow lists but cannot decode by itself: their plugins need other programs or another system.
 _NEED_MORE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _LOST_ROWS = 32  # at most, of a JPEG whose end is missing: two rows of its largest blocks
+_CUT = 32  # bytes cut off a JPEG to see where its data end
 _STROKE_COLOURS = 8  # at most, of 512, in a layer that holds nothing but strokes
 
 
@@ -185,7 +186,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 def _mend_jpeg(data: bytes) -> Image.Image:
     """Decodes a JPEG whose last bytes are missing. The data end where a further cut changes the picture."""
-    image, shorter = (_decode(part + b"\xff\xd9") for part in (data, data[:-_LOST_ROWS]))
+    image, shorter = (_decode(part + b"\xff\xd9") for part in (data, data[:-_CUT]))
     changed = (np.asarray(image) != np.asarray(shorter)).reshape(image.height, -1).any(axis=1)
     last = int(changed.argmax()) if changed.any() else image.height
     if last < image.height - _LOST_ROWS:

@@ -60,9 +60,9 @@ def _keep_programs() -> None:
 
     JAX and XLA read these variables when they are imported.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / _processor()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with contextlib.suppress(OSError):  # without such a folder nothing is kept
+        with contextlib.suppress(OSError, RuntimeError):  # without a home or such a folder, nothing is kept
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / _processor()
             cache.mkdir(parents=True, exist_ok=True)
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
             os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -225,7 +225,7 @@ def _find_face(image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"])
     missing = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     grey = cv2.inpaint(grey, missing.astype(np.uint8), 3, cv2.INPAINT_TELEA)
     missing_count = hole.sum()
-    for cascade, neighbours, holds in _DETECTORS:
+    for cascade, neighbours, holds in _DETECTORS if missing_count else _DETECTORS[:1]:
         detector = cv2.CascadeClassifier(f"{cv2.data.haarcascades}haarcascade_{cascade}.xml")
         regions = []
         for left, top, width, height in sorted(detector.detectMultiScale(grey, 1.1, neighbours), key=lambda f: -f[2]):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +119,23 @@ def test_without_a_face_the_surroundings_of_the_hole_are_completed():
     hole[150:, 290:] = True  # twice its length is more than there is
     assert find_region(FACES, noise, hole, None).region == (100, 0, 200, 200)
     assert find_region(FACES, ASTRONAUT, NOSE, None).note is None
+
+
+def test_weak_detections_count_only_as_faces_around_a_hole(monkeypatch):
+    hidden, hole = ASTRONAUT.copy(), np.zeros((512, 512), bool)
+    hole[75:115, 190:265] = True
+    hidden[hole] = 128  # both eyes
+    assert find_region(FACES, hidden, hole, None).note is None
+    asked = []
+    monkeypatch.setattr(cv2, "CascadeClassifier", lambda path: asked.append(path) or NoFaces())
+    for one, detectors in ((hole, 3), (np.zeros_like(hole), 1)):
+        asked.clear()
+        assert "no face was found" in find_region(FACES, hidden, one, None).note and len(asked) == detectors
+
+
+class NoFaces:
+    def detectMultiScale(self, *_):
+        return []
 
 
 def test_a_mask_that_seems_inverted_is_named():
