@@ -19,6 +19,7 @@ from dcgan_jax import masks
 from dcgan_jax.command.options import check_counts, search_config
 from dcgan_jax.command.pairing import ALPHA, find_images, find_masks
 from dcgan_jax.command.plan import Plan, Settings, Task, make_plan
+from dcgan_jax.command.programs import programs_folder
 from dcgan_jax.command.results import (
     GIF_FRAMES,
     note_of,
@@ -232,7 +233,7 @@ def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) ->
         nothing = np.zeros(shape, np.uint8), np.zeros(shape[:2], bool)
         yield from [nothing] * (slots - len(tasks) if tasks else 0)
 
-    results = inpaint_stream(prior, pairs(), key, settings.config, slots)
+    results = inpaint_stream(prior, pairs(), key, settings.config, slots, programs=programs_folder())
     for _, result in zip(range(len(tasks)), results, strict=False):
         yield pending.popleft(), result
 

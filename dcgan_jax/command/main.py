@@ -1,17 +1,12 @@
 """The command `dcgan-jax`: parses the arguments, runs one subcommand and reports errors in one line."""
 
-import contextlib
-import os
 import pkgutil
-import platform
-import re
 import sys
 import traceback
 import warnings
-import zlib
-from pathlib import Path
 
 from dcgan_jax.command.parser import make_parser
+from dcgan_jax.command.programs import keep_programs
 from dcgan_jax.errors import DivergedError, Preempted, UserError
 
 
@@ -30,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
-    _keep_programs()
+    keep_programs()
     try:
         # The subcommand's module imports JAX, which is slow, so it is imported only here.
         status = pkgutil.resolve_name(f"dcgan_jax.command.{options.command}")(options)
@@ -53,31 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
 
         return distributed.leave(status)
     return status
-
-
-def _keep_programs() -> None:
-    """Lets JAX keep compiled programs between calls of the command, unless the environment says otherwise.
-
-    JAX and XLA read these variables when they are imported.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        with contextlib.suppress(OSError, RuntimeError):  # without a home or such a folder, nothing is kept
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dcgan_jax" / _processor()
-            cache.mkdir(parents=True, exist_ok=True)
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # On CPUs, XLA mistakes its own settings, such as +prefer-no-gather, for features that this machine lacks. It logs
-    # that for each program that it reads.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-def _processor() -> str:
-    """Returns a name for the kind of CPU: a program that was compiled for another kind may crash."""
-    features = platform.machine()
-    with contextlib.suppress(OSError):
-        found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        features += found[0] if found else ""
-    return f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
 
 
 def _in_a_job() -> bool:

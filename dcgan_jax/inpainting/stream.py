@@ -6,6 +6,7 @@ A slot is a place in a batch. A slot whose search has stopped takes the next ima
 import functools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt32
 
 from dcgan_jax.images.inputs import check_hole_fits, check_images, check_known_values, single_key
+from dcgan_jax.inpainting import kept
 from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config, inpaint_batch
 from dcgan_jax.inpainting.objective import Problem
@@ -32,6 +34,7 @@ def inpaint_stream(
     config: InpaintConfig | None = None,
     batch_size: int = 64,
     optimizer: Optimizer = None,
+    programs: Path | None = None,
 ) -> Iterator[InpaintResult]:
     """Completes any number of images, `batch_size` at a time, and yields one result for each, in order.
 
@@ -49,6 +52,8 @@ def inpaint_stream(
         batch_size: number of slots. It is rounded up to a multiple of the number of local devices. Fewer images take
             fewer slots.
         optimizer: see `inpaint`.
+        programs: a folder that keeps compiled programs for later processes, see `kept.call`. It is not used with a
+            tolerance or an optimiser.
 
     Yields:
         The `InpaintResult` of one image: NumPy arrays without the batch axis.
@@ -69,9 +74,12 @@ def inpaint_stream(
     ahead = _Ahead(pairs, prior, key)
     devices = len(jax.local_devices())
     ahead.read(_multiple(batch_size, devices))
-    if ahead.waiting:
-        search_all = _search_slots if config.tolerance else _search_batches
-        yield from search_all(prior, config, optimizer, key, ahead, _multiple(len(ahead.waiting), devices))
+    count = _multiple(len(ahead.waiting), devices)
+    if ahead.waiting and config.tolerance:
+        yield from _search_slots(prior, config, optimizer, key, ahead, count)
+    elif ahead.waiting:
+        folder = programs if optimizer is None else None
+        yield from _search_batches(prior, config, optimizer, key, ahead, count, folder)
     if ahead.failure is not None:
         raise ahead.failure
 
@@ -147,7 +155,13 @@ class _Stopped(NamedTuple):
 
 
 def _search_batches(
-    prior: Prior, config: InpaintConfig, optimizer: Optimizer, key: PRNGKeyArray, ahead: _Ahead, count: int
+    prior: Prior,
+    config: InpaintConfig,
+    optimizer: Optimizer,
+    key: PRNGKeyArray,
+    ahead: _Ahead,
+    count: int,
+    programs: Path | None,
 ) -> Iterator[InpaintResult]:
     """Searches one batch after the other. All searches take the same number of steps."""
     last: list[InpaintResult] = []
@@ -156,7 +170,11 @@ def _search_batches(
         slots = _stack([ahead.waiting.popleft() for _ in range(images)], count)
         prior, slots = spread(prior, slots)
         labels = slots.label if prior.num_classes else None
-        output = inpaint_batch(prior, slots.image, slots.hole, _slot_keys(key, slots), config, optimizer, labels)
+        arguments = prior, slots.image, slots.hole, _slot_keys(key, slots), config
+        if programs is None:
+            output = inpaint_batch(*arguments, optimizer, labels)
+        else:
+            output = kept.call(programs, *arguments, labels)
         yield from last  # while the device is at work
         ahead.read(count)
         last = _rows(output, images)

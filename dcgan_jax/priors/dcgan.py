@@ -114,6 +114,12 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
     return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate, encode=encode)
 
 
+def is_dcgan(prior: Prior) -> bool:
+    """Tells whether all functions of a prior are those of its DCGAN, so that `prior.model` says what they compute."""
+    functions = (prior.generate, prior.sample_latents, prior.discriminate, prior.encode)
+    return all(x is None or isinstance(getattr(x, "__self__", None), _DCGAN) for x in functions)
+
+
 def fingerprint(prior: Prior) -> str:
     """Returns a hash of a prior, 64 hex digits. It covers the parameters, and a DCGAN's configuration and dtype."""
     dcgan = getattr(prior.generate, "__self__", None)

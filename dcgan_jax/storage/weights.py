@@ -66,7 +66,7 @@ def read_weights(
         if metadata.get("format") != file_format:
             raise UserError(f"its format is {metadata.get('format')!r}, not {file_format!r}")
         config = parse.from_json(json.loads(metadata["model"]))
-        params = unflatten_dict({name: jnp.asarray(x, jnp.float32) for name, x in tensors.items()}, sep="/")
+        params = unflatten_dict({name: jnp.asarray(x.astype(np.float32)) for name, x in tensors.items()}, sep="/")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not {what} ({error}): give another file, or a run's folder") from error
 
