@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from jaxtyping import PRNGKeyArray
 
 from dcgan_jax.errors import UserError
-from dcgan_jax.parallel import distributed
+from dcgan_jax.parallel import distributed, sharding
 from dcgan_jax.storage import old_checkpoints
 from dcgan_jax.storage.files import make_folder
 from dcgan_jax.storage.runs import RunSettings, S, differences
@@ -87,9 +86,8 @@ class CheckpointWriter:
             return
         import orbax.checkpoint as ocp
 
-        # Orbax copies NumPy arrays at once. Of JAX arrays each process writes a share; on a CPU Orbax would write from
-        # buffers that the next step may reuse, so these are copies.
-        copy = jax.tree.map(jnp.copy, state) if self._divided else jax.device_get(state)
+        # Both are copies, because the next step may reuse the state's buffers: Orbax copies NumPy arrays at once.
+        copy = sharding.in_shares(sharding.data_mesh(), state) if self._divided else jax.device_get(state)
         items = {"state": ocp.args.PyTreeSave(copy), "config": ocp.args.JsonSave(self._config.to_json())}
         step = self._saved = int(state.step)
         self._attempt(self._manager.reload)  # a rollback may have discarded checkpoints
@@ -321,9 +319,17 @@ def _manager(folder: Path, divided: bool, seal: Callable[[], None]) -> "ocp.Chec
         def reached_preemption(self, step: int) -> bool:
             return False  # JAX takes one question a step, and the training loop asks it
 
-    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    class Shares(ocp.type_handlers.ArrayHandler):
+        def typestr(self) -> str:
+            return ocp.type_handlers.NumpyHandler().typestr()  # the devices that hold the shares do not matter
+
+    types = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, Shares(enable_write_sharding_file=False)), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
     # Without compression, which saves 7% on weights, an array cannot be larger than its file.
-    handlers.add("state", ocp.args.PyTreeSave, ocp.PyTreeCheckpointHandler(use_compression=False))
+    state = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=types)
+    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    handlers.add("state", ocp.args.PyTreeSave, state)
     options = ocp.CheckpointManagerOptions(
         create=False,
         preservation_policy=ocp.checkpoint_managers.LatestN(KEPT),
