@@ -6,6 +6,7 @@ a checkpoint only if they match. Reading runs no code from it.
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import logging
@@ -127,10 +128,11 @@ class CheckpointWriter:
             return
         except (OSError, ValueError, RuntimeError) as error:
             reason = _reason(error)
-        # Outside of `except`, so that nothing refers to Orbax's coroutines any more.
         path, self._saved = self._run / FOLDER / str(self._saved), None
-        del self._manager
-        self._open.close()
+        with _hidden():
+            del self._manager
+            self._open.close()
+            _discard_leftovers()
         discard_unfinished(self._run)
         kept = list(checkpoint_paths(self._run))
         safe = f"the last checkpoint is of step {kept[-1]}" if kept else "there is no earlier checkpoint"
@@ -259,10 +261,9 @@ def _read(path: Path, parts: Collection[str] | None) -> tuple[Arrays, dict[str, 
     import orbax.checkpoint as ocp
     from etils import epath
 
-    folder = epath.Path(path.resolve())
+    size, folder = _check_files(path), epath.Path(path.resolve())
     with _hidden():
         try:
-            size = _check_files(path)
             handler = ocp.PyTreeCheckpointHandler()
             tree = handler.metadata(folder / "state").tree
             for x in jax.tree.leaves(tree):
@@ -275,6 +276,7 @@ def _read(path: Path, parts: Collection[str] | None) -> tuple[Arrays, dict[str, 
             return arrays, dict(ocp.JsonCheckpointHandler().restore(folder / "config"))
         except Exception as error:  # Orbax and TensorStore have many
             problem = _reason(error)
+        _discard_leftovers()
     raise ValueError(problem)
 
 
@@ -284,14 +286,18 @@ def _check_files(path: Path) -> int:
     Raises:
         ValueError: a file is missing, added or altered.
     """
-    expected = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text(encoding="utf-8").splitlines())
-    files = {file.relative_to(path).as_posix(): file for file in _item_files(path)}
-    for name in sorted(expected.keys() | files.keys()):
-        if name not in files or files[name].is_symlink() or not files[name].is_file():
-            raise ValueError(f"{name} is missing")
-        if _sha256(files[name]) != expected.get(name):
-            raise ValueError(f"{name} does not match its SHA-256")
-    return sum(file.stat().st_size for file in files.values())
+    try:
+        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        files = {file.relative_to(path).as_posix(): file for file in _item_files(path)}
+        for name in sorted(expected.keys() | files.keys()):
+            if name not in files or files[name].is_symlink() or not files[name].is_file():
+                raise ValueError(f"{name} is missing")
+            if _sha256(files[name]) != expected.get(name):
+                raise ValueError(f"{name} does not match its SHA-256")
+        return sum(file.stat().st_size for file in files.values())
+    except OSError as error:
+        raise ValueError(_reason(error)) from error
 
 
 def _item_files(folder: Path) -> list[Path]:
@@ -343,28 +349,39 @@ def _manager(folder: Path, divided: bool, seal: Callable[[], None]) -> "ocp.Chec
 
 @contextlib.contextmanager
 def _hidden() -> Iterator[None]:
-    """Hides what Orbax logs, and what it leaves behind after an error: writes and coroutines that nothing awaits.
-
-    All that the user must know of an error is in its exception.
-    """
+    """Hides what Orbax logs. All that the user must know of an error is in its exception."""
 
     def is_shown(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname
+        return "orbax" not in record.pathname and not record.getMessage().startswith("Task exception was never")
 
-    def show(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":  # an abandoned write has ended
-            before(unraisable)
-
-    before, sys.unraisablehook = sys.unraisablehook, show
-    logging.getLogger("absl").addFilter(is_shown)
+    _hide_late_reports()
+    loggers = logging.getLogger("absl"), logging.getLogger("asyncio")
+    for logger in loggers:
+        logger.addFilter(is_shown)
     try:
         yield
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            gc.collect()
-        logging.getLogger("absl").removeFilter(is_shown)
-        sys.unraisablehook = before
+        for logger in loggers:
+            logger.removeFilter(is_shown)
+
+
+def _discard_leftovers() -> None:
+    """Discards the coroutines and tasks that Orbax leaves behind after an error, when nothing refers to the error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
+@functools.cache
+def _hide_late_reports() -> None:
+    """Hides that a read or write of TensorStore ended after Orbax closed its event loop. That may be at any time."""
+    before = sys.unraisablehook
+
+    def show(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = show
 
 
 def _reason(error: Exception) -> str:

@@ -138,7 +138,7 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     assert statuses == [75, 75], errors
     assert all("stopped by SIGTERM after step" in text for text in errors)
     (saved,) = (run / "checkpoints").iterdir()
-    step = int(saved.stem)
+    step = int(saved.name)
     assert errors[0].count(f"step {step}, which is saved") == 1
     end = step + 4 - step % 4
     last = "--num-steps", end, "--measure-every", end
