@@ -27,7 +27,7 @@ def write_old(run, state, config):
     arrays, text = named(state), json.dumps(config.to_json())
     digest = hashlib.sha256(text.encode())
     for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape or (1,)}".encode())
         digest.update(arrays[name].tobytes())
     path = run / "checkpoints" / f"{int(state.step):07d}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,11 +26,12 @@ def read(path: Path, parts: Collection[str] | None) -> tuple[dict[str, np.ndarra
                 raise ValueError("it was not written by a training run")
             digest = hashlib.sha256(metadata["config"].encode())
             for name in sorted(file.keys()):
-                x = np.ascontiguousarray(file.get_tensor(name))
+                array = file.get_tensor(name)
+                x = np.ascontiguousarray(array)  # of one dimension at least
                 digest.update(f"{name} {x.dtype} {x.shape}".encode())
                 digest.update(x.data)
                 if parts is None or name.partition("/")[0] in parts:
-                    kept[name] = x
+                    kept[name] = array
             if metadata["sha256"] != digest.hexdigest():
                 raise ValueError("its content does not match its SHA-256")
             return kept, json.loads(metadata["config"])

@@ -1,5 +1,6 @@
 """Several devices and several processes give the results of one, and processes stop together."""
 
+import dataclasses
 import json
 import signal
 import sys
@@ -11,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
+import saved
+import trainings
 from PIL import Image
 
 from dcgan_jax.data import feeding
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
+from dcgan_jax.training import logbook
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
 
@@ -137,8 +141,8 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     statuses, _, errors = processes.finish(job, timeout=60)
     assert statuses == [75, 75], errors
     assert all("stopped by SIGTERM after step" in text for text in errors)
-    (saved,) = (run / "checkpoints").iterdir()
-    step = int(saved.name)
+    (newest,) = (run / "checkpoints").iterdir()
+    step = int(newest.name)
     assert errors[0].count(f"step {step}, which is saved") == 1
     end = step + 4 - step % 4
     last = "--num-steps", end, "--measure-every", end
@@ -157,6 +161,81 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end, "--seed", "5")))
     assert statuses == [2, 2] and all("differs in seed (0 there, 5 here)" in text for text in errors)
     assert time.monotonic() - start < 60
+
+
+@LONG
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_a_run_resumes_on_other_processes(place, digits, tmp_path):
+    """Two processes with four devices each, then one with one, then four with one each."""
+    folder = tmp_path / "run"
+    run = f"file://{folder}" if place == "bucket" else folder
+    environment = {"FSSPEC_FILE_AUTO_MKDIR": "true", "DCGAN_JAX_CACHE": str(tmp_path / "cache")}
+    for steps, (count, devices) in zip((2, 4, 6), ((2, 4), (1, 1), (4, 1)), strict=True):
+        job = processes.start(count, train(digits, run, "--num-steps", steps), devices, **environment)
+        statuses, _, errors = processes.finish(job)
+        assert statuses == [0] * count, errors
+        parts = sorted(path.name for path in (folder / "checkpoints" / str(steps) / "state").glob("ocdbt.process_*"))
+        assert parts == [f"ocdbt.process_{i}" for i in range(count if place == "folder" else 1)]
+        arrays, _ = saved.by_orbax(folder / "checkpoints" / str(steps))
+        assert arrays["step"] == (np.int32, (), np.int32(steps).tobytes())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "4", "6"]
+    (alone,) = processes.start(1, train(digits, tmp_path / "alone", "--num-steps", 6), DCGAN_JAX_DISTRIBUTED="")
+    assert processes.finish([alone])[0] == [0]
+    one, many = metrics(tmp_path / "alone"), metrics(folder)
+    assert one.keys() == many.keys() == {2, 4, 6}
+    for step, values in one.items():
+        assert many[step]["discriminator_loss"] == pytest.approx(values["discriminator_loss"], abs=2e-3)
+
+
+def resume_on_other_devices(folder):
+    """Trains one run on eight, one and four devices in turn, and another on one device."""
+    mesh = sharding.data_mesh
+    config = dataclasses.replace(trainings.CONFIG, log_every=1)
+    for run, devices in (("changing", (8, 1, 4)), ("alone", (1, 1, 1))):
+        for steps, count in zip((2, 4, 6), devices, strict=True):
+            sharding.data_mesh = lambda devices=jax.devices()[:count]: mesh(devices)
+            data = folder.parent / "digits"
+            state = trainings.train(dataclasses.replace(config, num_steps=steps), data, folder / run)
+            assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {count}
+            arrays, _ = saved.by_orbax(folder / run / "checkpoints" / str(steps))
+            assert arrays == {name: (x.dtype, x.shape, x.tobytes()) for name, x in saved.named(state).items()}
+
+
+def test_a_run_resumes_on_other_devices(digits, tmp_path):
+    (tmp_path / "digits").symlink_to(digits)
+    (tmp_path / "runs").mkdir()
+    (job,) = processes.start(1, [__file__, tmp_path / "runs", "devices"], 8, DCGAN_JAX_DISTRIBUTED="")
+    statuses, _, errors = processes.finish([job])
+    assert statuses == [0], errors
+    one, changing = (metrics(tmp_path / "runs" / name) for name in ("alone", "changing"))
+    assert one.keys() == changing.keys() == set(range(1, 7))
+    for step, values in one.items():
+        assert changing[step]["discriminator_loss"] == pytest.approx(values["discriminator_loss"], abs=2e-3)
+
+
+def test_a_share_of_each_array_is_copied():
+    statuses, outputs, errors = processes.finish(processes.start(1, [__file__, "", "shares"], 4))
+    assert statuses == [0] and outputs == ["shared\n"], errors
+
+
+def copy_shares():
+    mesh = sharding.data_mesh()
+    arrays = {"a": np.arange(24.0).reshape(3, 8), "b": np.arange(6.0), "c": np.float32(3), "d": np.zeros((0, 3))}
+    whole = sharding.put_everywhere(mesh, jax.tree.map(np.asarray, arrays))
+    shares = sharding.in_shares(mesh, whole)
+    jax.tree.map(np.testing.assert_array_equal, shares, arrays)
+    shapes = jax.tree.map(lambda x: {shard.data.shape for shard in x.addressable_shards}, shares)
+    assert shapes == {"a": {(3, 2)}, "b": {(6,)}, "c": {()}, "d": {(0, 3)}}
+    pointers = jax.tree.map(lambda x: {shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards}, whole)
+    copies = jax.tree.map(lambda x: {shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards}, shares)
+    assert not any(jax.tree.leaves({name: pointers[name] & copies[name] for name in "abc"}))
+    print("shared")
+
+
+def test_a_folder_that_a_process_does_not_see_is_an_error(tmp_path):
+    book = logbook.Logbook(tmp_path / "run", True, trainings.CONFIG)
+    with pytest.raises(UserError, match="process 0 does not see .*/run: put the run in a bucket, or in a folder that"):
+        book.begin()
 
 
 @LONG
@@ -247,5 +326,9 @@ if __name__ == "__main__":
         exchange_texts(Path(sys.argv[1]))
     elif sys.argv[2:] == ["wait"]:
         wait_alone()
+    elif sys.argv[2:] == ["devices"]:
+        resume_on_other_devices(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["shares"]:
+        copy_shares()
     else:
         write_results(sys.argv[1])
