@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 KEPT = 3  # number of checkpoints to keep
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it; the last file of a checkpoint that is written and sent
+_WAIT = 300  # seconds that a process waits for the shares of the others; a full disk may stop one of them
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
@@ -105,10 +106,8 @@ class CheckpointWriter:
         self._attempt(self._manager.wait_until_finished)
         self._saved = None
         if distributed.is_first():
-            for path in list(checkpoint_paths(self._run).values())[
-                :-KEPT
-            ]:  # of the old format; Orbax knows only its own
-                _delete(path)
+            for path in list(checkpoint_paths(self._run).values())[:-KEPT]:
+                _delete(path)  # one of the older format, which Orbax does not know
 
     def _seal(self) -> None:
         """Completes a checkpoint just before Orbax renames its folder. Called on the first process, in a thread."""
@@ -339,7 +338,7 @@ def _manager(folder: Path, divided: bool, seal: Callable[[], None]) -> "ocp.Chec
     options = ocp.CheckpointManagerOptions(
         create=False,
         preservation_policy=ocp.checkpoint_managers.LatestN(KEPT),
-        async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+        async_options=ocp.AsyncOptions(timeout_secs=_WAIT, post_finalization_callback=seal),
         multiprocessing_options=ocp.options.MultiprocessingOptions(
             active_processes=None if divided else {jax.process_index()}
         ),
@@ -384,13 +383,17 @@ def _hide_late_reports() -> None:
     sys.unraisablehook = show
 
 
-def _reason(error: Exception) -> str:
-    """Returns what went wrong, in one line."""
+def _reason(error: BaseException) -> str:
+    """Returns what went wrong first, in one line."""
+    while error.__context__ is not None:
+        error = error.__context__
     number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's form
     if number:
         return os.strerror(int(number[1]))
+    if "DEADLINE_EXCEEDED" in str(error):
+        return f"another process has not written its share within {_WAIT} seconds"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}" if not error.filename else f"{Path(error.filename).name}: {error.strerror}"
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0]
 

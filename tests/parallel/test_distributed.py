@@ -1,6 +1,7 @@
 """Several devices and several processes give the results of one, and processes stop together."""
 
 import dataclasses
+import functools
 import json
 import signal
 import sys
@@ -193,7 +194,7 @@ def resume_on_other_devices(folder):
     config = dataclasses.replace(trainings.CONFIG, log_every=1)
     for run, devices in (("changing", (8, 1, 4)), ("alone", (1, 1, 1))):
         for steps, count in zip((2, 4, 6), devices, strict=True):
-            sharding.data_mesh = lambda devices=jax.devices()[:count]: mesh(devices)
+            sharding.data_mesh = functools.partial(mesh, jax.devices()[:count])
             data = folder.parent / "digits"
             state = trainings.train(dataclasses.replace(config, num_steps=steps), data, folder / run)
             assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {count}
@@ -234,7 +235,7 @@ def copy_shares():
 
 def test_a_folder_that_a_process_does_not_see_is_an_error(tmp_path):
     book = logbook.Logbook(tmp_path / "run", True, trainings.CONFIG)
-    with pytest.raises(UserError, match="process 0 does not see .*/run: put the run in a bucket, or in a folder that"):
+    with pytest.raises(UserError, match=r"process 0 does not see .*/run: put the run in a bucket, or in a folder that"):
         book.begin()
 
 
