@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from dcgan_jax.data import feeding
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
+from dcgan_jax.storage import checkpoints
 from dcgan_jax.training import logbook
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
@@ -188,6 +190,35 @@ def test_a_run_resumes_on_other_processes(place, digits, tmp_path):
         assert many[step]["discriminator_loss"] == pytest.approx(values["discriminator_loss"], abs=2e-3)
 
 
+def fill_one_disk(run):
+    """Saves twice. The second time one process finds its disk full."""
+    distributed.join(training=True)
+    checkpoints._WAIT = 5
+    state = jax.device_get(jax.jit(lambda key: init_state(CONFIG, key))(jax.random.key(0)))
+    state = sharding.put_everywhere(sharding.data_mesh(), state)
+    with checkpoints.CheckpointWriter(run, CONFIG) as writer:
+        writer.save(state)
+        writer.wait()
+        if not distributed.is_first():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            writer.save(state._replace(step=state.step + 1))
+            writer.wait()
+        except UserError as error:
+            print(error)
+
+
+@LONG
+def test_a_full_disk_of_one_process_is_named_by_all(tmp_path):
+    statuses, outputs, errors = processes.finish(processes.start(2, [__file__, tmp_path, "full"]))
+    assert statuses == [0, 0], errors
+    reasons = "another process has not written its share within 5 seconds", "File too large"
+    for output, error, reason in zip(outputs, errors, reasons, strict=True):
+        assert f"checkpoints/1 cannot be written ({reason}); the last checkpoint is of step 0: free some" in output
+        assert "Traceback" not in error
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
+
+
 def resume_on_other_devices(folder):
     """Trains one run on eight, one and four devices in turn, and another on one device."""
     mesh = sharding.data_mesh
@@ -329,6 +360,8 @@ if __name__ == "__main__":
         wait_alone()
     elif sys.argv[2:] == ["devices"]:
         resume_on_other_devices(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["full"]:
+        fill_one_disk(Path(sys.argv[1]))
     elif sys.argv[2:] == ["shares"]:
         copy_shares()
     else:

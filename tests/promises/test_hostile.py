@@ -187,7 +187,6 @@ READERS = {
     "checkpoint.config": functools.partial(checkpoint_reader, "config/metadata"),
     "checkpoint.tree": functools.partial(checkpoint_reader, "state/_METADATA"),
     "checkpoint.manifest": functools.partial(checkpoint_reader, "state/manifest.ocdbt"),
-    "checkpoint.part": functools.partial(checkpoint_reader, "state/ocdbt.process_0/manifest.ocdbt"),
     "checkpoint.arrays": functools.partial(checkpoint_reader, None),
     "record.json": lambda folder: (
         json.dumps({"config": TrainConfig().to_json(), "data": {}, "rollbacks": [3]}).encode(),

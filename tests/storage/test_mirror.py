@@ -122,6 +122,26 @@ def test_a_killed_first_upload_leaves_no_checkpoint(bucket, monkeypatch):
         assert ("config.json" in found) == (kill_after > 0)
 
 
+def test_a_run_of_the_older_format_is_fetched_and_replaced(bucket):
+    old = {f"/b/run/checkpoints/000000{step}.safetensors": b"old" for step in (1, 2)}
+    bucket.pipe({"/b/run/config.json": b"{}", "/b/run/checkpoints/3/state/array": b"unfinished", **old})
+    assert sorted(local_content(mirror.fetch_prior("memory://b/run"))) == [
+        "checkpoints/0000002.safetensors",
+        "config.json",
+    ]
+    with mirror.open_run("memory://b/run") as copy:
+        names = {"checkpoints/0000001.safetensors", "checkpoints/0000002.safetensors", "config.json"}
+        assert set(local_content(copy.folder)) == names
+        assert set(content(bucket)) == {f"/b/run/{name}" for name in names}
+        run_folder(copy.folder, 4)
+        (copy.folder / "checkpoints" / "0000001.safetensors").unlink()
+    kept = [name for name in content(bucket) if "/checkpoints/" in name]
+    assert kept == [
+        "/b/run/checkpoints/0000002.safetensors",
+        *(f"/b/run/checkpoints/4/{name}" for name in CHECKPOINT),
+    ]
+
+
 def test_other_files_are_refused_as_a_run(bucket):
     bucket.pipe("/b/run/letter.txt", b"dear")
     with pytest.raises(UserError, match="memory://b/run is not empty and not a run's folder"):
