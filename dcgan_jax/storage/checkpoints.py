@@ -172,7 +172,7 @@ def discard_after(run: Path, step: int) -> None:
 
 
 def discard_unfinished(run: Path) -> None:
-    """Deletes checkpoints that a killed process did not finish."""
+    """Deletes checkpoints that a killed process did not finish. Orbax names them so."""
     for path in (run / FOLDER).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -265,9 +265,9 @@ def _read(path: Path, parts: Collection[str] | None) -> tuple[Arrays, dict[str, 
         try:
             handler = ocp.PyTreeCheckpointHandler()
             tree = handler.metadata(folder / "state").tree
-            for x in jax.tree.leaves(tree):
-                if max(math.prod(x.shape), math.prod(x.storage.chunk_shape)) * x.dtype.itemsize > size:
-                    raise ValueError(f"{x.name} of shape {x.shape} is larger than the files")
+            sizes = ((math.prod(x.shape), math.prod(x.storage.chunk_shape), x.dtype) for x in jax.tree.leaves(tree))
+            if sum(max(whole, chunk) * dtype.itemsize for whole, chunk, dtype in sizes) > size:
+                raise ValueError("its arrays are larger than its files")
             wanted = {name: part for name, part in tree.items() if parts is None or name in parts}
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             options = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
