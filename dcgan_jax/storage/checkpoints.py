@@ -6,19 +6,14 @@ a checkpoint only if they match. Reading runs no code from it.
 """
 
 import contextlib
-import functools
-import gc
 import hashlib
-import logging
-import math
 import os
 import re
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,17 +22,13 @@ from jaxtyping import PRNGKeyArray
 
 from dcgan_jax.errors import UserError
 from dcgan_jax.parallel import distributed, sharding
-from dcgan_jax.storage import old_checkpoints
+from dcgan_jax.storage import old_checkpoints, orbax
 from dcgan_jax.storage.files import make_folder
 from dcgan_jax.storage.runs import RunSettings, S, differences
-
-if TYPE_CHECKING:
-    import orbax.checkpoint as ocp  # slow to import; most commands do not need it
 
 FOLDER = "checkpoints"
 KEPT = 3  # number of checkpoints to keep
 SUMS = "SHA256SUMS"  # as `sha256sum` writes it; the last file of a checkpoint that is written and sent
-_WAIT = 300  # seconds that a process waits for the shares of the others; a full disk may stop one of them
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
@@ -66,8 +57,8 @@ class CheckpointWriter:
         if self._writes:
             if distributed.is_first():
                 make_folder(self._run / FOLDER)
-            self._open.enter_context(_hidden())
-            self._manager = _manager((self._run / FOLDER).resolve(), self._divided, self._seal)
+            self._open.enter_context(orbax.quiet())
+            self._manager = orbax.open_manager(self._run / FOLDER, KEPT, self._divided, self._seal)
             self._open.callback(self._manager.close)
         return self
 
@@ -86,14 +77,10 @@ class CheckpointWriter:
         self.wait()
         if not self._writes:
             return
-        import orbax.checkpoint as ocp
-
         # Both are copies, because the next step may reuse the state's buffers: Orbax copies NumPy arrays at once.
         copy = sharding.in_shares(sharding.data_mesh(), state) if self._divided else jax.device_get(state)
-        items = {"state": ocp.args.PyTreeSave(copy), "config": ocp.args.JsonSave(self._config.to_json())}
         step = self._saved = int(state.step)
-        self._attempt(self._manager.reload)  # a rollback may have discarded checkpoints
-        self._attempt(lambda: self._manager.save(step, args=ocp.args.Composite(**items), force=True))
+        self._attempt(lambda: orbax.start_save(self._manager, step, copy, self._config.to_json()))
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on disk.
@@ -126,12 +113,12 @@ class CheckpointWriter:
             action()
             return
         except (OSError, ValueError, RuntimeError) as error:
-            reason = _reason(error)
+            reason = orbax.reason(error)
         path, self._saved = self._run / FOLDER / str(self._saved), None
-        with _hidden():
+        with orbax.quiet():
             del self._manager
             self._open.close()
-            _discard_leftovers()
+            orbax.discard_leftovers()
         discard_unfinished(self._run)
         kept = list(checkpoint_paths(self._run))
         safe = f"the last checkpoint is of step {kept[-1]}" if kept else "there is no earlier checkpoint"
@@ -257,26 +244,8 @@ def _read(path: Path, parts: Collection[str] | None) -> tuple[Arrays, dict[str, 
     Raises:
         ValueError: the checkpoint is damaged.
     """
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    size, folder = _check_files(path), epath.Path(path.resolve())
-    with _hidden():
-        try:
-            handler = ocp.PyTreeCheckpointHandler()
-            tree = handler.metadata(folder / "state").tree
-            sizes = ((math.prod(x.shape), math.prod(x.storage.chunk_shape), x.dtype) for x in jax.tree.leaves(tree))
-            if sum(max(whole, chunk) * dtype.itemsize for whole, chunk, dtype in sizes) > size:
-                raise ValueError("its arrays are larger than its files")
-            wanted = {name: part for name, part in tree.items() if parts is None or name in parts}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            options = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-            arrays = _named(handler.restore(folder / "state", args=options))
-            return arrays, dict(ocp.JsonCheckpointHandler().restore(folder / "config"))
-        except Exception as error:  # Orbax and TensorStore have many
-            problem = _reason(error)
-        _discard_leftovers()
-    raise ValueError(problem)
+    state, config = orbax.read(path, parts, size=_check_files(path))
+    return _named(state), config
 
 
 def _check_files(path: Path) -> int:
@@ -296,7 +265,7 @@ def _check_files(path: Path) -> int:
                 raise ValueError(f"{name} does not match its SHA-256")
         return sum(file.stat().st_size for file in files.values())
     except OSError as error:
-        raise ValueError(_reason(error)) from error
+        raise ValueError(orbax.reason(error)) from error
 
 
 def _item_files(folder: Path) -> list[Path]:
@@ -308,94 +277,6 @@ def _item_files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _manager(folder: Path, divided: bool, seal: Callable[[], None]) -> "ocp.CheckpointManager":
-    """Opens Orbax's manager of a folder.
-
-    Args:
-        folder: the folder of the checkpoints.
-        divided: all processes write; otherwise only this one does.
-        seal: called when a checkpoint is written, before its folder is renamed.
-    """
-    import orbax.checkpoint as ocp
-
-    class Manager(ocp.CheckpointManager):
-        def reached_preemption(self, step: int) -> bool:
-            return False  # JAX takes one question a step, and the training loop asks it
-
-    class Shares(ocp.type_handlers.ArrayHandler):
-        def typestr(self) -> str:
-            return ocp.type_handlers.NumpyHandler().typestr()  # the devices that hold the shares do not matter
-
-    types = ocp.type_handlers.create_type_handler_registry(
-        (jax.Array, Shares(enable_write_sharding_file=False)), (np.ndarray, ocp.type_handlers.NumpyHandler())
-    )
-    # Without compression, which saves 7% on weights, an array cannot be larger than its file.
-    state = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=types)
-    handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    handlers.add("state", ocp.args.PyTreeSave, state)
-    options = ocp.CheckpointManagerOptions(
-        create=False,
-        preservation_policy=ocp.checkpoint_managers.LatestN(KEPT),
-        async_options=ocp.AsyncOptions(timeout_secs=_WAIT, post_finalization_callback=seal),
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            active_processes=None if divided else {jax.process_index()}
-        ),
-    )
-    return Manager(folder, options=options, handler_registry=handlers)
-
-
-@contextlib.contextmanager
-def _hidden() -> Iterator[None]:
-    """Hides what Orbax logs. All that the user must know of an error is in its exception."""
-
-    def is_shown(record: logging.LogRecord) -> bool:
-        return "orbax" not in record.pathname and not record.getMessage().startswith("Task exception was never")
-
-    _hide_late_reports()
-    loggers = logging.getLogger("absl"), logging.getLogger("asyncio")
-    for logger in loggers:
-        logger.addFilter(is_shown)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_shown)
-
-
-def _discard_leftovers() -> None:
-    """Discards the coroutines and tasks that Orbax leaves behind after an error, when nothing refers to the error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gc.collect()
-
-
-@functools.cache
-def _hide_late_reports() -> None:
-    """Hides that a read or write of TensorStore ended after Orbax closed its event loop. That may be at any time."""
-    before = sys.unraisablehook
-
-    def show(unraisable: "sys.UnraisableHookArgs") -> None:
-        if unraisable.object is not None or str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = show
-
-
-def _reason(error: BaseException) -> str:
-    """Returns what went wrong first, in one line."""
-    while error.__context__ is not None:
-        error = error.__context__
-    number = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's form
-    if number:
-        return os.strerror(int(number[1]))
-    if "DEADLINE_EXCEEDED" in str(error):
-        return f"another process has not written its share within {_WAIT} seconds"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else error.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
 
 
 def _delete(path: Path) -> None:

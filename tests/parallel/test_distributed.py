@@ -22,7 +22,7 @@ from dcgan_jax.data import feeding
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
-from dcgan_jax.storage import checkpoints
+from dcgan_jax.storage import checkpoints, orbax
 from dcgan_jax.training import logbook
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
@@ -193,7 +193,7 @@ def test_a_run_resumes_on_other_processes(place, digits, tmp_path):
 def fill_one_disk(run):
     """Saves twice. The second time one process finds its disk full."""
     distributed.join(training=True)
-    checkpoints._WAIT = 5
+    orbax.WAIT = 5
     state = jax.device_get(jax.jit(lambda key: init_state(CONFIG, key))(jax.random.key(0)))
     state = sharding.put_everywhere(sharding.data_mesh(), state)
     with checkpoints.CheckpointWriter(run, CONFIG) as writer:
