@@ -167,13 +167,15 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
 
 
 @LONG
-@pytest.mark.parametrize("place", ["folder", "bucket"])
-def test_a_run_resumes_on_other_processes(place, digits, tmp_path):
-    """Two processes with four devices each, then one with one, then four with one each."""
+@pytest.mark.parametrize(
+    ("place", "jobs"), [("folder", ((2, 4), (1, 1), (4, 1))), ("bucket", ((2, 1), (1, 1), (2, 1)))]
+)
+def test_a_run_resumes_on_other_processes(place, jobs, digits, tmp_path):
+    """Jobs of so many processes, with so many devices each, continue one run."""
     folder = tmp_path / "run"
     run = f"file://{folder}" if place == "bucket" else folder
     environment = {"FSSPEC_FILE_AUTO_MKDIR": "true", "DCGAN_JAX_CACHE": str(tmp_path / "cache")}
-    for steps, (count, devices) in zip((2, 4, 6), ((2, 4), (1, 1), (4, 1)), strict=True):
+    for steps, (count, devices) in zip((2, 4, 6), jobs, strict=True):
         job = processes.start(count, train(digits, run, "--num-steps", steps), devices, **environment)
         statuses, _, errors = processes.finish(job)
         assert statuses == [0] * count, errors

@@ -189,6 +189,8 @@ def test_what_a_kill_leaves_is_removed(digits, tmp_path):
     run = tmp_path / "run"
     train(dataclasses.replace(CONFIG, num_steps=3), digits, run)
     shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / "6.orbax-checkpoint-tmp")
+    for step in (1, 2):  # half deleted
+        (run / "checkpoints" / str(step) / "state").mkdir(parents=True)
     assert load_state(run)[0].step == 3
-    train(CONFIG, digits, run)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["3", "6"]
+    train(dataclasses.replace(CONFIG, checkpoint_every=2), digits, run)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["3", "4", "6"]
