@@ -23,7 +23,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
 from dcgan_jax.storage import checkpoints, orbax
-from dcgan_jax.training import logbook
+from dcgan_jax.training import gan, logbook, loop
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
 
@@ -222,14 +222,28 @@ def test_a_full_disk_of_one_process_is_named_by_all(tmp_path):
 
 
 def resume_on_other_devices(folder):
-    """Trains one run on eight, one and four devices in turn, and another on one device."""
-    mesh = sharding.data_mesh
+    """Trains one run on eight, one and four devices in turn, by steps that compute exactly."""
+
+    def make(config, batch_sharding):
+        def step(state, batch, key):
+            pixels = jnp.sum(batch.astype(jnp.int32)) + jax.random.randint(key, (), 0, 100)
+            moved = jax.tree.map(lambda x: x + pixels % 1000, state.generator)
+            return state._replace(step=state.step + 1, generator=moved), {"generator_loss": pixels.astype(float)}
+
+        return step
+
+    mesh, shape = sharding.data_mesh, jax.eval_shape(lambda key: init_state(trainings.CONFIG, key), jax.random.key(0))
+    recipe = gan.RECIPE._replace(
+        init=lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape),
+        make_step=make,
+        picture=lambda *_: np.zeros((4, 4, 1), np.uint8),
+    )
     config = dataclasses.replace(trainings.CONFIG, log_every=1)
     for run, devices in (("changing", (8, 1, 4)), ("alone", (1, 1, 1))):
         for steps, count in zip((2, 4, 6), devices, strict=True):
             sharding.data_mesh = functools.partial(mesh, jax.devices()[:count])
-            data = folder.parent / "digits"
-            state = trainings.train(dataclasses.replace(config, num_steps=steps), data, folder / run)
+            part = dataclasses.replace(config, num_steps=steps)
+            state = loop.train(recipe, part, folder.parent / "digits", folder / run, progress=False)
             assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {count}
             arrays, _ = saved.by_orbax(folder / run / "checkpoints" / str(steps))
             assert arrays == {name: (x.dtype, x.shape, x.tobytes()) for name, x in saved.named(state).items()}
@@ -241,10 +255,8 @@ def test_a_run_resumes_on_other_devices(digits, tmp_path):
     (job,) = processes.start(1, [__file__, tmp_path / "runs", "devices"], 8, DCGAN_JAX_DISTRIBUTED="")
     statuses, _, errors = processes.finish([job])
     assert statuses == [0], errors
-    one, changing = (metrics(tmp_path / "runs" / name) for name in ("alone", "changing"))
-    assert one.keys() == changing.keys() == set(range(1, 7))
-    for step, values in one.items():
-        assert changing[step]["discriminator_loss"] == pytest.approx(values["discriminator_loss"], abs=2e-3)
+    one, changing = (saved.by_orbax(tmp_path / "runs" / run / "checkpoints" / "6") for run in ("alone", "changing"))
+    assert one[0] == changing[0] and np.frombuffer(one[0]["generator/bias"][2], np.float32) > 0
 
 
 def test_a_share_of_each_array_is_copied():
