@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 from jax import lax
 from scipy import ndimage
 
@@ -88,12 +87,6 @@ def some_state(config, seed=0):
 
     state = jax.eval_shape(lambda key: init_state(config, key), jax.random.key(0))
     return jax.tree_util.tree_map_with_path(fill, state)
-
-
-def content(path):
-    """The content of a safetensors file: the bytes of each tensor, and the metadata."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name).tobytes() for name in file.keys()}, file.metadata()
 
 
 def plain_ms_ssim(a, b, data_range):

@@ -97,9 +97,9 @@ def test_slurm(digits: Path, tmp_path: Path) -> None:
     assert job.wait(timeout=60) == 0
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"
     (saved,) = (run / "checkpoints").iterdir()
-    end = int(saved.stem) + 3
+    end = int(saved.name) + 3
     assert subprocess.run([*words, str(end)], env=environment, timeout=120).returncode == 0
-    assert (run / "checkpoints" / f"{end:07}.safetensors").is_file()
+    assert (run / "checkpoints" / str(end)).is_dir()
     # A mistake ends the job with the command's status and queues nothing.
     assert subprocess.run([*words, str(end), "--seed", "3"], env=environment, timeout=120).returncode == 2
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"

@@ -86,3 +86,25 @@ def spread(weights: W, batch: B) -> tuple[W, B]:
     if missing:
         batch = jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], missing, axis=0)]), batch)
     return jax.device_put(weights, replicated(mesh)), jax.device_put(batch, along_batch(mesh))
+
+
+def in_shares(mesh: Mesh, tree: W) -> W:
+    """Copies replicated arrays so that each device holds its share.
+
+    An array is split along its first axis that the number of devices divides. Where there is none, every device has a
+    copy of the whole array.
+
+    Args:
+        mesh: the result of `data_mesh`.
+        tree: arrays as `put_everywhere` places them.
+    """
+
+    def placement(x: jax.Array) -> NamedSharding:
+        fits = [i for i, size in enumerate(x.shape) if size and size % mesh.size == 0]
+        return NamedSharding(mesh, PartitionSpec(*[None] * fits[0], "data") if fits else PartitionSpec())
+
+    return jax.jit(_copy, out_shardings=jax.tree.map(placement, tree))(tree)
+
+
+def _copy(tree: W) -> W:
+    return jax.tree.map(jnp.copy, tree)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dcgan_jax.errors import UserError
 from dcgan_jax.storage import remote
-from dcgan_jax.storage.checkpoints import KEPT, checkpoint_step
+from dcgan_jax.storage.checkpoints import checkpoint_step, completes
 from dcgan_jax.storage.files import whole_folder
 from dcgan_jax.storage.runs import RECORD
 
@@ -30,13 +30,14 @@ class RunCopy:
             return
         states = self._states()
         changed = [name for name in states if states[name] != self._sent.get(name)]
+        saved = [name for name in changed if checkpoint_step(name) is not None]
         remote.send(self.url, self.folder, [name for name in changed if name == RECORD])  # marks the folder as a run
-        remote.send(
-            self.url, self.folder, [name for name in changed if name != RECORD and checkpoint_step(name) is None]
-        )
-        remote.send(self.url, self.folder, _checkpoints(changed))
+        remote.send(self.url, self.folder, [name for name in changed if name != RECORD and name not in saved])
+        remote.send(self.url, self.folder, [name for name in saved if not completes(name)])
+        remote.send(self.url, self.folder, [name for name in saved if completes(name)])
         self._sent = states
-        remote.remove(self.url, _checkpoints(remote.listing(self.url))[:-KEPT])
+        there = remote.listing(self.url)
+        _remove(self.url, [name for name in there if checkpoint_step(name) is not None and name not in states])
 
     def _states(self) -> dict[str, tuple[int, int]]:
         """Returns size and time of each file, by name. Leaves out hidden files, which are still being written."""
@@ -64,6 +65,10 @@ def open_run(run: str | Path) -> Iterator[RunCopy]:
     names = list(remote.listing(run))
     if names and RECORD not in names:
         raise UserError(f"{run} is not empty and not a run's folder: give another folder")
+    whole = {name for files in _checkpoints(names) for name in files}
+    unfinished = [name for name in names if checkpoint_step(name) is not None and name not in whole]
+    _remove(run, unfinished)  # left behind by a killed process
+    names = [name for name in names if name not in unfinished]
     folder = remote.cache_folder() / "runs" / hashlib.sha256(run.encode()).hexdigest()[:20]
     shutil.rmtree(folder, ignore_errors=True)
     if names:
@@ -88,10 +93,19 @@ def _prior_files(url: str, names: list[str]) -> list[str]:
         return names
     if RECORD not in names:
         raise UserError(f"there is no prior at {url}: give a run's folder or a .safetensors file")
-    return [RECORD, *_checkpoints(names)[-1:]]
+    return [RECORD, *(_checkpoints(names) or [[]])[-1]]
 
 
-def _checkpoints(names: Iterable[str]) -> list[str]:
-    """Returns the checkpoints among a run's files, oldest first."""
-    steps = {name: step for name in names if (step := checkpoint_step(name)) is not None}
-    return sorted(steps, key=steps.__getitem__)
+def _checkpoints(names: Iterable[str]) -> list[list[str]]:
+    """Returns the files of each whole checkpoint among a run's files, oldest first."""
+    steps: dict[int, list[str]] = {}
+    for name in names:
+        if (step := checkpoint_step(name)) is not None:
+            steps.setdefault(step, []).append(name)
+    return [steps[step] for step in sorted(steps) if any(map(completes, steps[step]))]
+
+
+def _remove(url: str, names: list[str]) -> None:
+    """Deletes checkpoints, first the files that make them whole."""
+    remote.remove(url, [name for name in names if completes(name)])
+    remote.remove(url, [name for name in names if not completes(name)])

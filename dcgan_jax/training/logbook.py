@@ -1,4 +1,7 @@
-"""Writes the folder of a training run: record, metrics, samples, checkpoints. Only the first process writes."""
+"""Writes the folder of a training run: record, metrics, samples, checkpoints.
+
+Only the first process writes, but for the checkpoints of a local run, of which each process writes a part.
+"""
 
 import contextlib
 import dataclasses
@@ -17,8 +20,8 @@ from dcgan_jax.data import PreparedSet
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures
 from dcgan_jax.parallel import distributed
-from dcgan_jax.storage import journal
-from dcgan_jax.storage.checkpoints import CheckpointWriter, restore
+from dcgan_jax.storage import checkpoints, journal, remote
+from dcgan_jax.storage.checkpoints import CheckpointWriter
 from dcgan_jax.storage.files import make_folder
 from dcgan_jax.storage.mirror import RunCopy, open_run
 from dcgan_jax.storage.runs import RECORD, Run, differences, read_run, write_run
@@ -33,7 +36,7 @@ SAMPLES = "samples"
 class Logbook:
     """What the training loop tells about a run: its losses, pictures and states.
 
-    The methods of this class write nothing. All processes but the first use it.
+    The methods of this class write only this process's part of the checkpoints. All processes but the first use it.
 
     Attributes:
         rollbacks: the steps to which the run went back so far; the same on every process.
@@ -43,12 +46,32 @@ class Logbook:
     rollbacks: tuple[int, ...] = ()
     restored: Any = None
 
-    def begin(self) -> None:
-        """Writes the run's record, and drops metrics of steps after the restored state.
+    def __init__(self, folder: Path, shared: bool, config: RunConfig) -> None:
+        """Makes a logbook.
 
-        Every process calls this. An error of the first process is raised on all.
+        Args:
+            folder: the folder of the run; in a bucket, its local copy.
+            shared: every process sees the folder.
+            config: the run's configuration.
+        """
+        self._folder, self._shared, self._config = folder, shared, config
+
+    def begin(self) -> None:
+        """Writes the run's record, and drops metrics and checkpoints of steps after the restored state.
+
+        Every process calls this.
+
+        Raises:
+            UserError: the first process had an error, or a process does not see the run's folder.
         """
         distributed.on_first(self._write_record)
+        seen = not self._shared or (self._folder / RECORD).is_file()
+        blind = [number for number, text in enumerate(distributed.from_each_text(str(seen))) if text == "False"]
+        if blind:
+            raise UserError(
+                f"process {blind[0]} does not see {self._folder}: put the run in a bucket, or in a folder that all "
+                "hosts share"
+            )
 
     def _write_record(self) -> None:
         """Does the work of `begin`."""
@@ -56,7 +79,8 @@ class Logbook:
     @contextlib.contextmanager
     def open(self, window: range | None, progress: bool) -> Iterator[None]:
         """Opens the files that the steps write. The steps in `window` are profiled."""
-        yield
+        with CheckpointWriter(self._folder, self._config, shared=self._shared) as self._writer:
+            yield
 
     def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
         """Makes the function that measures states, if the recipe has measures."""
@@ -93,23 +117,27 @@ class Logbook:
 
     def save(self, state: Any) -> None:
         """Saves a state. A bucket has it when this returns. A local checkpoint is written while training continues."""
+        self._writer.save(state)
 
     def wait(self) -> None:
         """Waits until all saved states are on disk."""
+        self._writer.wait()
 
     def go_back(self) -> Any:
         """Records a rollback to the newest saved state, and returns that state. This class returns None."""
+        self.wait()
 
 
 class FolderLogbook(Logbook):
     """The logbook of the first process."""
 
     def __init__(self, copy: RunCopy, recipe: Recipe, config: RunConfig, data: dict[str, Any]) -> None:
-        self._copy, self._folder, self._recipe, self._config = copy, copy.folder, recipe, config
+        super().__init__(copy.folder, copy.url is None, config)
+        self._copy, self._recipe = copy, recipe
         name = copy.url or str(copy.folder)  # the name that the user gave
         self._record = _claim(Run(copy.folder, config.KIND, config.to_json(), data), config, name)
         self.rollbacks = self._record.rollbacks
-        self.restored = restore(self._folder, config, recipe.init)
+        self.restored = checkpoints.restore(self._folder, config, recipe.init)
         start = self._start = 0 if self.restored is None else int(self.restored.step)
         if start > config.num_steps:
             raise UserError(
@@ -119,6 +147,7 @@ class FolderLogbook(Logbook):
     def _write_record(self) -> None:
         for unfinished in self._folder.rglob(".*.partial"):  # left behind by a killed process
             unfinished.unlink()
+        checkpoints.discard_unfinished(self._folder)
         write_run(self._record)
         self._forget_after(self._start)
         self._copy.push()
@@ -129,7 +158,7 @@ class FolderLogbook(Logbook):
 
         start, total = self._start, self._config.num_steps
         with contextlib.ExitStack() as stack:
-            self._writer = stack.enter_context(CheckpointWriter(self._folder, self._config))
+            stack.enter_context(super().open(window, progress))
             self._events = stack.enter_context(open_events(self._folder, self._config, start))
             self._profiler = stack.enter_context(Profiler(self._folder, window))
             self._bar = stack.enter_context(
@@ -172,17 +201,14 @@ class FolderLogbook(Logbook):
         self._events.image("samples", grid, step)
 
     def save(self, state: Any) -> None:
-        self._writer.save(state)
+        super().save(state)
         if self._copy.url:
             self.wait()
             self._copy.push()
 
-    def wait(self) -> None:
-        self._writer.wait()
-
     def go_back(self) -> Any:
-        self.wait()
-        state = restore(self._folder, self._config, self._recipe.init)
+        super().go_back()
+        state = checkpoints.restore(self._folder, self._config, self._recipe.init)
         start = int(state.step)
         self._record = self._record.rolled_back(start)
         write_run(self._record)
@@ -193,7 +219,8 @@ class FolderLogbook(Logbook):
         return state
 
     def _forget_after(self, step: int) -> None:
-        """Drops the lines of metrics after `step`."""
+        """Drops the lines of metrics after `step`, and damaged checkpoints."""
+        checkpoints.discard_after(self._folder, step)
         path = self._folder / METRICS
         if path.is_file():
             lines = journal.read_whole(path, lambda line: int(line["step"]))
@@ -202,7 +229,7 @@ class FolderLogbook(Logbook):
 
 @contextlib.contextmanager
 def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[str, Any]) -> Iterator[Logbook]:
-    """Opens the folder of a new or an existing run. All processes but the first get a logbook that does nothing.
+    """Opens the folder of a new or an existing run. All processes but the first get a logbook that only saves.
 
     Args:
         run: the folder, local or in a bucket.
@@ -219,7 +246,7 @@ def open_logbook(run: str | Path, recipe: Recipe, config: RunConfig, data: dict[
         def open_folder() -> Logbook:
             return FolderLogbook(stack.enter_context(open_run(run)), recipe, config, data)
 
-        book = distributed.on_first(open_folder) or Logbook()
+        book = distributed.on_first(open_folder) or Logbook(Path(run), not remote.is_url(run), config)
         book.rollbacks = tuple(json.loads(distributed.from_first_text(json.dumps(book.rollbacks))))
         yield book
 

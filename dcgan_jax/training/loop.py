@@ -35,8 +35,8 @@ def train(
 ) -> Any:
     """Trains on a prepared set, or continues the run in the folder.
 
-    In a job of several processes, all processes call this with the same arguments. Only the first needs the run's
-    folder.
+    In a job of several processes, all processes call this with the same arguments, and all see the run's folder. A run
+    in a bucket is written by the first process alone.
 
     Args:
         recipe: the `RECIPE` of `gan`, `encoder` or `context_encoder_training`. It selects the network to train.

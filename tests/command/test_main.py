@@ -192,7 +192,7 @@ def test_choices_of_options_match_the_modules():
         ("inpaint --prior EMPTY --images DATA --masks center --out new", "holds no checkpoint yet"),
         (
             "inpaint --prior TRUNCATED --images DATA --masks center --out new",
-            "TRUNCATED/checkpoints/0000004.safetensors is damaged",
+            "TRUNCATED/checkpoints/4 is damaged",
         ),
         ("inpaint --prior CUT.safetensors --images DATA --masks center --out new", "CUT.safetensors is not a prior"),
         ("inpaint --prior PRIOR --images DATA --masks circle --out new", "`masks`"),

@@ -1,6 +1,9 @@
 """Several devices and several processes give the results of one, and processes stop together."""
 
+import dataclasses
+import functools
 import json
+import resource
 import signal
 import sys
 import time
@@ -11,12 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import processes
 import pytest
+import saved
+import trainings
 from PIL import Image
 
 from dcgan_jax.data import feeding
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
+from dcgan_jax.storage import checkpoints, orbax
+from dcgan_jax.training import gan, logbook, loop
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.gan import init_state, make_train_step
 
@@ -137,8 +144,8 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     statuses, _, errors = processes.finish(job, timeout=60)
     assert statuses == [75, 75], errors
     assert all("stopped by SIGTERM after step" in text for text in errors)
-    (saved,) = (run / "checkpoints").iterdir()
-    step = int(saved.stem)
+    (newest,) = (run / "checkpoints").iterdir()
+    step = int(newest.name)
     assert errors[0].count(f"step {step}, which is saved") == 1
     end = step + 4 - step % 4
     last = "--num-steps", end, "--measure-every", end
@@ -157,6 +164,124 @@ def test_a_job_stopped_by_sigterm_resumes(digits, tmp_path):
     statuses, _, errors = processes.finish(processes.start(2, train(digits, run, "--num-steps", end, "--seed", "5")))
     assert statuses == [2, 2] and all("differs in seed (0 there, 5 here)" in text for text in errors)
     assert time.monotonic() - start < 60
+
+
+@LONG
+@pytest.mark.parametrize(
+    ("place", "jobs"), [("folder", ((2, 4), (1, 1), (4, 1))), ("bucket", ((2, 1), (1, 1), (2, 1)))]
+)
+def test_a_run_resumes_on_other_processes(place, jobs, digits, tmp_path):
+    """Jobs of so many processes, with so many devices each, continue one run."""
+    folder = tmp_path / "run"
+    run = f"file://{folder}" if place == "bucket" else folder
+    environment = {"FSSPEC_FILE_AUTO_MKDIR": "true", "DCGAN_JAX_CACHE": str(tmp_path / "cache")}
+    for steps, (count, devices) in zip((2, 4, 6), jobs, strict=True):
+        job = processes.start(count, train(digits, run, "--num-steps", steps), devices, **environment)
+        statuses, _, errors = processes.finish(job)
+        assert statuses == [0] * count, errors
+        parts = sorted(path.name for path in (folder / "checkpoints" / str(steps) / "state").glob("ocdbt.process_*"))
+        assert parts == [f"ocdbt.process_{i}" for i in range(count if place == "folder" else 1)]
+        arrays, _ = saved.by_orbax(folder / "checkpoints" / str(steps))
+        assert arrays["step"] == (np.int32, (), np.int32(steps).tobytes())
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "4", "6"]
+    (alone,) = processes.start(1, train(digits, tmp_path / "alone", "--num-steps", 6), DCGAN_JAX_DISTRIBUTED="")
+    assert processes.finish([alone])[0] == [0]
+    one, many = metrics(tmp_path / "alone"), metrics(folder)
+    assert one.keys() == many.keys() == {2, 4, 6}
+    for step, values in one.items():
+        assert many[step]["discriminator_loss"] == pytest.approx(values["discriminator_loss"], abs=2e-3)
+
+
+def fill_one_disk(run):
+    """Saves twice. The second time one process finds its disk full."""
+    distributed.join(training=True)
+    orbax.WAIT = 5
+    state = jax.device_get(jax.jit(lambda key: init_state(CONFIG, key))(jax.random.key(0)))
+    state = sharding.put_everywhere(sharding.data_mesh(), state)
+    with checkpoints.CheckpointWriter(run, CONFIG) as writer:
+        writer.save(state)
+        writer.wait()
+        if not distributed.is_first():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            writer.save(state._replace(step=state.step + 1))
+            writer.wait()
+        except UserError as error:
+            print(error)
+
+
+@LONG
+def test_a_full_disk_of_one_process_is_named_by_all(tmp_path):
+    statuses, outputs, errors = processes.finish(processes.start(2, [__file__, tmp_path, "full"]))
+    assert statuses == [0, 0], errors
+    reasons = "another process has not written its share within 5 seconds", "File too large"
+    for output, error, reason in zip(outputs, errors, reasons, strict=True):
+        assert f"checkpoints/1 cannot be written ({reason}); the last checkpoint is of step 0: free some" in output
+        assert "Traceback" not in error
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
+
+
+def resume_on_other_devices(folder):
+    """Trains one run on eight, one and four devices in turn, by steps that compute exactly."""
+
+    def make(config, batch_sharding):
+        def step(state, batch, key):
+            pixels = jnp.sum(batch.astype(jnp.int32)) + jax.random.randint(key, (), 0, 100)
+            moved = jax.tree.map(lambda x: x + pixels % 1000, state.generator)
+            return state._replace(step=state.step + 1, generator=moved), {"generator_loss": pixels.astype(float)}
+
+        return step
+
+    mesh, shape = sharding.data_mesh, jax.eval_shape(lambda key: init_state(trainings.CONFIG, key), jax.random.key(0))
+    recipe = gan.RECIPE._replace(
+        init=lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape),
+        make_step=make,
+        picture=lambda *_: np.zeros((4, 4, 1), np.uint8),
+    )
+    config = dataclasses.replace(trainings.CONFIG, log_every=1)
+    for run, devices in (("changing", (8, 1, 4)), ("alone", (1, 1, 1))):
+        for steps, count in zip((2, 4, 6), devices, strict=True):
+            sharding.data_mesh = functools.partial(mesh, jax.devices()[:count])
+            part = dataclasses.replace(config, num_steps=steps)
+            state = loop.train(recipe, part, folder.parent / "digits", folder / run, progress=False)
+            assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {count}
+            arrays, _ = saved.by_orbax(folder / run / "checkpoints" / str(steps))
+            assert arrays == {name: (x.dtype, x.shape, x.tobytes()) for name, x in saved.named(state).items()}
+
+
+def test_a_run_resumes_on_other_devices(digits, tmp_path):
+    (tmp_path / "digits").symlink_to(digits)
+    (tmp_path / "runs").mkdir()
+    (job,) = processes.start(1, [__file__, tmp_path / "runs", "devices"], 8, DCGAN_JAX_DISTRIBUTED="")
+    statuses, _, errors = processes.finish([job])
+    assert statuses == [0], errors
+    one, changing = (saved.by_orbax(tmp_path / "runs" / run / "checkpoints" / "6") for run in ("alone", "changing"))
+    assert one[0] == changing[0] and np.frombuffer(one[0]["generator/bias"][2], np.float32) > 0
+
+
+def test_a_share_of_each_array_is_copied():
+    statuses, outputs, errors = processes.finish(processes.start(1, [__file__, "", "shares"], 4))
+    assert statuses == [0] and outputs == ["shared\n"], errors
+
+
+def copy_shares():
+    mesh = sharding.data_mesh()
+    arrays = {"a": np.arange(24.0).reshape(3, 8), "b": np.arange(6.0), "c": np.float32(3), "d": np.zeros((0, 3))}
+    whole = sharding.put_everywhere(mesh, jax.tree.map(np.asarray, arrays))
+    shares = sharding.in_shares(mesh, whole)
+    jax.tree.map(np.testing.assert_array_equal, shares, arrays)
+    shapes = jax.tree.map(lambda x: {shard.data.shape for shard in x.addressable_shards}, shares)
+    assert shapes == {"a": {(3, 2)}, "b": {(6,)}, "c": {()}, "d": {(0, 3)}}
+    pointers = jax.tree.map(lambda x: {shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards}, whole)
+    copies = jax.tree.map(lambda x: {shard.data.unsafe_buffer_pointer() for shard in x.addressable_shards}, shares)
+    assert not any(jax.tree.leaves({name: pointers[name] & copies[name] for name in "abc"}))
+    print("shared")
+
+
+def test_a_folder_that_a_process_does_not_see_is_an_error(tmp_path):
+    book = logbook.Logbook(tmp_path / "run", True, trainings.CONFIG)
+    with pytest.raises(UserError, match=r"process 0 does not see .*/run: put the run in a bucket, or in a folder that"):
+        book.begin()
 
 
 @LONG
@@ -247,5 +372,11 @@ if __name__ == "__main__":
         exchange_texts(Path(sys.argv[1]))
     elif sys.argv[2:] == ["wait"]:
         wait_alone()
+    elif sys.argv[2:] == ["devices"]:
+        resume_on_other_devices(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["full"]:
+        fill_one_disk(Path(sys.argv[1]))
+    elif sys.argv[2:] == ["shares"]:
+        copy_shares()
     else:
         write_results(sys.argv[1])

@@ -17,6 +17,7 @@ import zlib
 import h5py
 import numpy as np
 import pytest
+import saved
 import scipy.io
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -94,19 +95,40 @@ def weights(kind, folder):
     if kind == "prior":
         dj.save_prior(dj.prior_from_state(state, config), folder / "prior.safetensors")
         return (folder / "prior.safetensors").read_bytes()
-    with checkpoints.CheckpointWriter(folder, config) as writer:
+    if kind == "old checkpoint":
+        return saved.write_old(folder, state, config).read_bytes()
+    with checkpoints.CheckpointWriter(folder / "run", config) as writer:
         writer.save(state)
-    return (folder / "checkpoints" / "0000000.safetensors").read_bytes()
+    return folder / "run" / "checkpoints" / "0"
 
 
 # ------------------------------------------------------------------------------------------ readers
 
 
-def read_checkpoint(path):
+def read_old_checkpoint(path):
     run = path.parent / "run"
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     shutil.copy(path, run / "checkpoints" / "0000000.safetensors")
     checkpoints.restore(run, TrainConfig(model=MODEL), init_state)
+
+
+def checkpoint_reader(name, folder):
+    """Returns the content of a file of a checkpoint, and a function that reads a checkpoint with another such file.
+
+    The digests match what is read.
+    """
+    whole = weights("checkpoint", folder)
+    file = whole / name if name else saved.largest(whole)
+
+    def read(path):
+        checkpoint = path.parent / "run" / "checkpoints" / "0"
+        shutil.copytree(whole, checkpoint, dirs_exist_ok=True)
+        shutil.copy(path, checkpoint / file.relative_to(whole))
+        if name != "SHA256SUMS":
+            saved.reseal(checkpoint)
+        checkpoints.restore(path.parent / "run", TrainConfig(model=MODEL), init_state)
+
+    return file.read_bytes(), read
 
 
 def read_record(path):
@@ -160,7 +182,12 @@ READERS = {
     "images.zip": lambda folder: (archive("zip"), read_archive),
     "images.tar.gz": lambda folder: (archive("tar"), read_archive),
     "prior.safetensors": lambda folder: (weights("prior", folder), dj.load_prior),
-    "checkpoint.safetensors": lambda folder: (weights("checkpoint", folder), read_checkpoint),
+    "checkpoint.safetensors": lambda folder: (weights("old checkpoint", folder), read_old_checkpoint),
+    "checkpoint.sums": functools.partial(checkpoint_reader, "SHA256SUMS"),
+    "checkpoint.config": functools.partial(checkpoint_reader, "config/metadata"),
+    "checkpoint.tree": functools.partial(checkpoint_reader, "state/_METADATA"),
+    "checkpoint.manifest": functools.partial(checkpoint_reader, "state/manifest.ocdbt"),
+    "checkpoint.arrays": functools.partial(checkpoint_reader, None),
     "record.json": lambda folder: (
         json.dumps({"config": TrainConfig().to_json(), "data": {}, "rollbacks": [3]}).encode(),
         read_record,

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import time
 
-import plain
 import pytest
+import saved
 
-from dcgan_jax.storage.checkpoints import checkpoint_files
+from dcgan_jax.storage.checkpoints import checkpoint_paths
 
 pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("DCGAN_JAX_KILLS", "1"))
@@ -35,13 +35,17 @@ def command(data, run):
 
 
 def what_counts(run):
-    """Everything that a run leaves, except times, TensorBoard's events, and the order of entries in file headers."""
+    """Everything that a run leaves, except times, TensorBoard's events, and the names of Orbax's files."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["steps_per_second"]
-    states = {step: plain.content(path) for step, path in checkpoint_files(run).items()}
+    states = {step: saved.by_orbax(path) for step, path in checkpoint_paths(run).items()}
     samples = {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
-    return lines, states, samples, [*run.rglob(".*")]
+    return lines, states, samples, partial(run)
+
+
+def partial(run):
+    return [*run.rglob(".*"), *run.rglob("*orbax-checkpoint-tmp*")]
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +58,14 @@ def uninterrupted(digits, tmp_path_factory):
 def test_a_run_killed_at_any_moment_resumes_exactly(uninterrupted, digits, tmp_path):
     chance, run, unfinished = random.Random(KILLS), tmp_path / "run", 0
     for _ in range(KILLS):
-        newest = max(checkpoint_files(run), default=0)
+        newest = max(checkpoint_paths(run), default=0)
         process = subprocess.Popen(command(digits, run))
-        while process.poll() is None and max(checkpoint_files(run), default=0) == newest:
+        while process.poll() is None and max(checkpoint_paths(run), default=0) == newest:
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.5))
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
-        unfinished += any(run.rglob(".*.partial"))
+        unfinished += bool(partial(run))
     print(f"{KILLS} kills, {unfinished} of them while a file was written")
     subprocess.run(command(digits, run), check=True)
     assert what_counts(run) == what_counts(uninterrupted)
@@ -70,13 +74,13 @@ def test_a_run_killed_at_any_moment_resumes_exactly(uninterrupted, digits, tmp_p
 def test_a_run_stopped_by_sigterm_resumes_exactly(uninterrupted, digits, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(command(digits, run), stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (run / "checkpoints" / "0000010.safetensors").is_file():
+    while process.poll() is None and not (run / "checkpoints" / "10").is_dir():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     start = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and time.monotonic() - start < 30
-    step = max(checkpoint_files(run))
+    step = max(checkpoint_paths(run))
     assert (
         f"dcgan-jax: stopped by SIGTERM after step {step}, which is saved: run the same command to continue" in errors
     )

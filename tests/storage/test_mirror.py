@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import buckets
 import jax
@@ -25,8 +26,11 @@ def run_folder(folder, steps):
     for name in ("config.json", "metrics.jsonl", f"samples/{steps}.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{name} {'x' * steps}")
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    (folder / "checkpoints" / f"{steps:07d}.safetensors").write_text(f"checkpoint {steps}")
+    for name in CHECKPOINT:
+        path = folder / "checkpoints" / str(steps) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"checkpoint {steps}")
+    shutil.rmtree(folder / "checkpoints" / str(steps - 3), ignore_errors=True)
     (folder / ".config.json.123.partial").write_text("being written")
 
 
@@ -37,6 +41,7 @@ def push_checkpoints(*steps):
             copy.push()
 
 
+CHECKPOINT = ("SHA256SUMS", "config/metadata", "state/array")
 OPERATIONS = ("put_file", "pipe_file", "rm_file")
 
 
@@ -45,8 +50,12 @@ def test_a_run_is_uploaded_and_downloaded(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("DCGAN_JAX_CACHE", str(tmp_path / "other cache"))
     with mirror.open_run("memory://b/run") as copy:
         assert sorted(local_content(copy.folder)) == [
-            "checkpoints/0000001.safetensors",
-            "checkpoints/0000002.safetensors",
+            "checkpoints/1/SHA256SUMS",
+            "checkpoints/1/config/metadata",
+            "checkpoints/1/state/array",
+            "checkpoints/2/SHA256SUMS",
+            "checkpoints/2/config/metadata",
+            "checkpoints/2/state/array",
             "config.json",
             "metrics.jsonl",
             "samples/1.png",
@@ -59,7 +68,9 @@ def test_a_run_is_uploaded_and_downloaded(bucket, monkeypatch, tmp_path):
         copy.push()
     assert local_content(mirror.fetch_prior("memory://b/run")) == {
         "config.json": b"config.json xxx",
-        "checkpoints/0000003.safetensors": b"checkpoint 3",
+        "checkpoints/3/SHA256SUMS": b"checkpoint 3",
+        "checkpoints/3/config/metadata": b"checkpoint 3",
+        "checkpoints/3/state/array": b"checkpoint 3",
     }
 
 
@@ -70,7 +81,7 @@ def test_a_bucket_stays_usable_when_an_upload_is_killed(bucket, monkeypatch):
     with monkeypatch.context() as patch:
         calls = counted(patch, *OPERATIONS)
         push_checkpoints(4)
-    assert [name for name, _ in calls] == ["put_file"] * 4 + ["rm_file"]
+    assert [name for name, _ in calls] == ["put_file"] * 6 + ["rm_file"] * 3
     newest_seen = []
     for kill_after in range(len(calls)):
         bucket.store.clear()
@@ -82,19 +93,24 @@ def test_a_bucket_stays_usable_when_an_upload_is_killed(bucket, monkeypatch):
         prior = local_content(mirror.fetch_prior("memory://b/run"))
         with mirror.open_run("memory://b/run") as copy:
             found = local_content(copy.folder)
-        (newest,) = {int(name[-19:-12]) for name in prior if name.startswith("checkpoints/")}
-        assert newest == max(int(name[-19:-12]) for name in found if name.startswith("checkpoints/"))
-        for files in (found, prior):
-            assert files[f"checkpoints/{newest:07d}.safetensors"] == f"checkpoint {newest}".encode()
+        (newest,) = {int(name.split("/")[1]) for name in prior if name.startswith("checkpoints/")}
+        steps = {int(name.split("/")[1]) for name in found if name.startswith("checkpoints/")}
+        assert newest == max(steps)
+        for files, there in ((found, steps), (prior, {newest})):
+            whole = {name: content for name, content in files.items() if name.startswith("checkpoints/")}
+            assert whole == {
+                f"checkpoints/{step}/{name}": f"checkpoint {step}".encode() for step in there for name in CHECKPOINT
+            }
         assert len(found["metrics.jsonl"].split()[1]) >= newest and "config.json" in found
         newest_seen.append(newest)
         push_checkpoints(4)  # the run continues
-        assert {int(name[-19:-12]) for name in content(bucket) if "/checkpoints/" in name} == {2, 3, 4}
-    assert newest_seen == [3] * 4 + [4]
+        kept = [name for name in content(bucket) if "/checkpoints/" in name]
+        assert kept == [f"/b/run/checkpoints/{step}/{name}" for step in (2, 3, 4) for name in CHECKPOINT]
+    assert newest_seen == [3] * 6 + [4] * 3
 
 
 def test_a_killed_first_upload_leaves_no_checkpoint(bucket, monkeypatch):
-    for kill_after in range(4):
+    for kill_after in range(6):
         bucket.store.clear()
         with monkeypatch.context() as patch:
             counted(patch, *OPERATIONS, kill_after=kill_after)
@@ -104,6 +120,26 @@ def test_a_killed_first_upload_leaves_no_checkpoint(bucket, monkeypatch):
             found = local_content(copy.folder)
         assert not any(name.startswith("checkpoints/") for name in found)
         assert ("config.json" in found) == (kill_after > 0)
+
+
+def test_a_run_of_the_older_format_is_fetched_and_replaced(bucket):
+    old = {f"/b/run/checkpoints/000000{step}.safetensors": b"old" for step in (1, 2)}
+    bucket.pipe({"/b/run/config.json": b"{}", "/b/run/checkpoints/3/state/array": b"unfinished", **old})
+    assert sorted(local_content(mirror.fetch_prior("memory://b/run"))) == [
+        "checkpoints/0000002.safetensors",
+        "config.json",
+    ]
+    with mirror.open_run("memory://b/run") as copy:
+        names = {"checkpoints/0000001.safetensors", "checkpoints/0000002.safetensors", "config.json"}
+        assert set(local_content(copy.folder)) == names
+        assert set(content(bucket)) == {f"/b/run/{name}" for name in names}
+        run_folder(copy.folder, 4)
+        (copy.folder / "checkpoints" / "0000001.safetensors").unlink()
+    kept = [name for name in content(bucket) if "/checkpoints/" in name]
+    assert kept == [
+        "/b/run/checkpoints/0000002.safetensors",
+        *(f"/b/run/checkpoints/4/{name}" for name in CHECKPOINT),
+    ]
 
 
 def test_other_files_are_refused_as_a_run(bucket):
@@ -130,7 +166,7 @@ def test_a_run_resumed_elsewhere_equals_an_uninterrupted_one(bucket, digits, uni
     send = remote.send
 
     def kill(url, folder, names):
-        if "checkpoints/0000004.safetensors" in names:
+        if "checkpoints/4/SHA256SUMS" in names:
             raise Killed
         send(url, folder, names)
 

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saved
 from PIL import Image
-from safetensors.numpy import save as serialize
 from trainings import (  # noqa: F401
     CONFIG,
     assert_same,
@@ -71,7 +71,7 @@ def test_a_run_writes_its_record_metrics_samples_and_checkpoints(uninterrupted, 
     assert [(line["step"], line["images"]) for line in lines] == [(2, 16), (4, 32), (6, 48)]
     names = {"discriminator_loss", "generator_loss", "real_probability", "generated_probability"}
     assert all(line.keys() == {"step", "images"} | names for line in lines)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"000000{i}.safetensors" for i in (3, 6)]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["3", "6"]
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["0000004.png", "0000006.png"]
     restored, config = load_state(run)
     assert config == CONFIG and restored.step == 6
@@ -301,14 +301,14 @@ def test_a_diverged_run_goes_back_and_takes_another_order(bad_batches, digits, t
     # A resumed run continues with the recorded order.
     resumed = tmp_path / "resumed"
     shutil.copytree(run, resumed)
-    for path in list(checkpoints.checkpoint_files(resumed).values())[1:]:
-        path.unlink()
+    for path in list(checkpoints.checkpoint_paths(resumed).values())[1:]:
+        shutil.rmtree(path)
     seen, put = [], batches.sharding.put_batch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batches.sharding, "put_batch", lambda *args: seen.append(args[2]) or put(*args))
         train(config, digits, resumed)
     count = len(open_prepared(digits).split("train"))
-    start = min(checkpoints.checkpoint_files(run))
+    start = min(checkpoints.checkpoint_paths(run))
     expected = [batch_indices(t, 8, count, CONFIG.seed, 1) for t in range(start, 9)]
     np.testing.assert_array_equal(seen, expected)
     assert not np.array_equal(seen[0], batch_indices(start, 8, count, CONFIG.seed))
@@ -366,18 +366,31 @@ def test_a_new_process_generates_the_same_bits(uninterrupted, new_process):
         np.testing.assert_array_equal(found["logits"], logits)
 
 
-def flip_a_bit(content):
-    return content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
+def alter(name, change):
+    """Returns a function that changes the content of one file of a checkpoint; by default of the largest."""
+
+    def damage(path):
+        file = path / name if name else saved.largest(path)
+        content = file.read_bytes()
+        file.write_bytes(change(content))
+        assert file.read_bytes() != content
+
+    return damage
 
 
 DAMAGES = {
-    "truncated": lambda content: content[: len(content) // 2],
-    "emptied": lambda content: b"",
-    "a bit of the arrays flipped": flip_a_bit,
-    "its configuration altered": lambda content: content.replace(
-        b'"learning_rate\\": 0.0002', b'"learning_rate\\": 0.0003'
+    "truncated": alter(None, lambda content: content[: len(content) // 2]),
+    "emptied": alter(None, lambda content: b""),
+    "a bit of the arrays flipped": alter(
+        None, lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:]
     ),
-    "another file": lambda content: serialize({"x": np.zeros(3)}),
+    "its configuration altered": alter(
+        "config/metadata", lambda content: content.replace(b'"learning_rate": 0.0002', b'"learning_rate": 0.0003')
+    ),
+    "a file missing": lambda path: saved.largest(path).unlink(),
+    "a file added": lambda path: (path / "state" / "d" / "0123").write_bytes(b"0"),
+    "without digests": lambda path: (path / "SHA256SUMS").unlink(),
+    "another folder": lambda path: (shutil.rmtree(path), path.mkdir()),
 }
 
 
@@ -385,18 +398,16 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_named_and_the_earlier_one_is_used(damage, uninterrupted, digits, tmp_path):
     run, state = uninterrupted
     shutil.copytree(run, tmp_path / "run")
-    *_, before, newest = sorted((tmp_path / "run" / "checkpoints").iterdir())
-    content = newest.read_bytes()
-    newest.write_bytes(damage(content))
-    assert newest.read_bytes() != content
-    with pytest.warns(UserWarning, match=r"0000006\.safetensors is damaged \(.*\): using 0000003"):
+    before, newest = (tmp_path / "run" / "checkpoints" / name for name in "36")
+    damage(newest)
+    with pytest.warns(UserWarning, match=r"checkpoints/6 is damaged \(.*\): using checkpoints/3 instead"):
         assert load_state(tmp_path / "run")[0].step == 3
-    with pytest.warns(UserWarning, match=r"0000006\.safetensors is damaged"):
+    with pytest.warns(UserWarning, match=r"checkpoints/6 is damaged"):
         assert_same(train(CONFIG, digits, tmp_path / "run"), state)
     assert load_state(tmp_path / "run")[0].step == 6
     for path in (before, newest):
-        path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=r"0000006\.safetensors is damaged .* so are those before it: restore one"):
+        damage(path)
+    with pytest.raises(UserError, match=r"checkpoints/6 is damaged .* so are those before it: restore one"):
         load_state(tmp_path / "run")
 
 
@@ -421,7 +432,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(uninterrupted, tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(
-        UserError, match=r"0000006.* \(No space left on device\); the last checkpoint is of step 3: free some space"
+        UserError,
+        match=r"checkpoints/6 .* \(No space left on device\); the last checkpoint is of step 3: free some space",
     ):
         with checkpoints.CheckpointWriter(tmp_path, CONFIG) as writer:
             writer.save(state)
