@@ -68,10 +68,11 @@ def find_masks(mask: str, names: list[str], invert: bool = False) -> MaskReader:
         invert: black pixels are missing, instead of white ones.
 
     Returns:
-        A function of an image's name and the image. It raises `UserError` if the mask cannot be read.
+        A function of an image's name and the image. It raises `UserError` if the image has no mask, or the mask cannot
+        be read.
 
     Raises:
-        UserError: the file or folder does not exist, or an image has no mask.
+        UserError: the file or folder does not exist, or no image has a mask.
     """
     read = _find_masks(mask, names)
     if not invert:
@@ -94,13 +95,16 @@ def _find_masks(mask: str, names: list[str]) -> MaskReader:
     if not path.is_dir():
         raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join((*masks.NAMES, ALPHA))}")
     files = by_stem(_files(path)[0], path)
-    without = [name for name in names if name not in files]
-    if without:
-        raise UserError(
-            f"{len(without)} images have no mask in {path}, such as {without[0]!r}: give each mask the name of its "
-            "image (the suffix may differ)"
-        )
-    return lambda name, picture: masks.read_mask(files[name])
+    rule = f"no mask in {path}: give each mask the name of its image (the suffix may differ)"
+    if not any(name in files for name in names):
+        raise UserError(f"{len(names)} images, such as {names[0]!r}, have {rule}")
+
+    def read(name: str, picture: Picture) -> Mask:
+        if name not in files:
+            raise UserError(f"it has {rule}")
+        return masks.read_mask(files[name])
+
+    return read
 
 
 def _transparent(name: str, picture: Picture) -> Mask:

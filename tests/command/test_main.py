@@ -184,7 +184,7 @@ def test_choices_of_options_match_the_modules():
         ("inpaint --prior PRIOR --images small.png --masks center --out new --crop oval", "`crop` is 'oval'"),
         (
             "inpaint --prior PRIOR --images small.png --masks text --out new",
-            "images have no mask in text, such as 'small'",
+            "images, such as 'small', have no mask in text",
         ),
         ("inpaint --prior PRIOR --images twins --masks center --out new", "two images named 'a'"),
         ("inpaint --prior PRIOR --images twins/a.png --masks center --out twins", "would overwrite twins/a.png"),

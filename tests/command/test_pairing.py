@@ -25,8 +25,13 @@ def test_masks_are_paired_with_images_by_stem(images, tmp_path):
         changed = (read(tmp_path / "out" / f"{name}.png") != PIXELS[name]).any(axis=-1)
         assert not changed[~hole].any() and changed[hole].mean() > 0.9
     (tmp_path / "masks" / "b.1.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 images have no mask in .*such as 'b\.1'"):
-        run(images, tmp_path / "masks", tmp_path / "none")
+    report = run(images, tmp_path / "masks", tmp_path / "others")  # the others are completed
+    assert list(report.skipped) == ["b.1"] and "it has no mask in" in report.skipped["b.1"]
+    assert report.completed == len(NAMES) - 1
+    (tmp_path / "text").mkdir()
+    Image.fromarray(HOLE).save(tmp_path / "text" / "other.png")
+    with pytest.raises(UserError, match=rf"{len(NAMES)} images, such as '.*', have no mask in .*text"):
+        run(images, tmp_path / "text", tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
