@@ -110,7 +110,7 @@ def _read_layers(path: Path, network: str) -> list[_Layer]:
             )
         return x
 
-    # The convolutions' places in `main`. Batch norm and ReLU follow each; only ReLU the first of netD, neither the last.
+    # The convolutions' places in `main`. Batch norm and ReLU follow each but the last. The first of netD has no norm.
     up = network == "netG"
     last = max(1, sum(x.ndim == 4 for x in tensors.values()) - 1)
     places = range(0, 3 * last + 1, 3) if up else (0, *range(2, 3 * last, 3))
