@@ -13,6 +13,7 @@ from .networks.config import ModelConfig
 from .priors.dcgan import with_compute_dtype
 from .priors.files import load_prior, save_prior
 from .priors.prior import Prior, discriminate, generate, sample_latents
+from .priors.pytorch import prior_from_pytorch
 from .training.config import TrainConfig
 from .training.gan import GANState, init_state, make_train_step, prior_from_state
 
@@ -37,6 +38,7 @@ __all__ = [
     "ms_ssim",
     "poisson_blend",
     "poisson_blend_sparse",
+    "prior_from_pytorch",
     "prior_from_state",
     "psnr",
     "sample_latents",
