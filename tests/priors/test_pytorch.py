@@ -124,6 +124,7 @@ def test_images_and_logits_equal_those_of_pytorch(size, channels, tmp_path):
     torch = pytest.importorskip("torch")
     save = pytest.importorskip("safetensors.torch").save_file
     nn, depth, latent, width = torch.nn, size.bit_length() - 2, 100, 16
+    torch.manual_seed(0)  # before the modules, which draw their kernels
     # The modules of pytorch/examples, dcgan/main.py, for any size.
     up, down = [], []
     widths = [latent, *(width * 2**i for i in range(depth - 2, -1, -1)), channels]
@@ -137,7 +138,6 @@ def test_images_and_logits_equal_those_of_pytorch(size, channels, tmp_path):
         down += [nn.Conv2d(widths[i], widths[i + 1], 4, stride, padding, bias=False)]
         down += [nn.BatchNorm2d(widths[i + 1])] if 0 < i < depth - 1 else []
         down += [nn.LeakyReLU(0.2, inplace=True)] if i < depth - 1 else []  # and a sigmoid at the end
-    torch.manual_seed(0)
     paths = []
     for name, modules in {"netG": up, "netD": down}.items():
         network = nn.Module()
@@ -157,7 +157,8 @@ def test_images_and_logits_equal_those_of_pytorch(size, channels, tmp_path):
         expected = nn.Sequential(*up)(torch.from_numpy(z)[:, :, None, None])
         logits = nn.Sequential(*down)(expected)[:, 0, 0, 0].numpy()
     expected = expected.numpy().transpose(0, 2, 3, 1)
-    assert prior.image_shape == (size, size, channels) and np.std(expected) > 0.1 and np.std(logits) > 0.01
+    assert prior.image_shape == (size, size, channels)
+    assert np.std(expected) > 0.1 and np.std(logits) > 0.005  # not flat
     np.testing.assert_allclose(dj.generate(prior, z), expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(dj.discriminate(prior, expected), logits, rtol=1e-5, atol=1e-5)
 
