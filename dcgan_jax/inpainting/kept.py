@@ -88,7 +88,11 @@ def _read(path: Path, arguments: tuple) -> Callable[..., InpaintResult] | None:
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-    """Keeps JAX's cache out of a compilation: on CPUs, a program that was read from a cache cannot be saved again."""
+    """Keeps JAX's cache out of a compilation. On CPUs, a program that was read from a cache cannot be saved again.
+
+    JAX also hands out again what this process has run before. If that was read from a cache, the new file is useless,
+    and the next process compiles anew.
+    """
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # JAX looks at the setting only once
