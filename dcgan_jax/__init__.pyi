@@ -4,6 +4,7 @@ from .blending.smooth import smooth_blend
 from .blending.sparse import poisson_blend_sparse
 from .images.metrics import ms_ssim, psnr, ssim
 from .inpainting.config import InpaintConfig
+from .inpainting.export import export_program
 from .inpainting.inpaint import inpaint
 from .inpainting.photograph import inpaint_photograph
 from .inpainting.result import InpaintResult, Status
@@ -26,6 +27,7 @@ __all__ = [
     "Status",
     "TrainConfig",
     "discriminate",
+    "export_program",
     "generate",
     "importance_weights",
     "init_state",

@@ -1,4 +1,4 @@
-"""The command `export`: saves trained weights as one file, with a model card that describes data and training."""
+"""The command `export`: saves trained weights as one file with a model card, or a whole completion as a program."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,10 @@ from typing import Any
 
 from dcgan_jax.baselines import context_encoder
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
-from dcgan_jax.priors.files import prior_from_run, save_prior
+from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.export import export_program
+from dcgan_jax.priors.files import load_prior, prior_from_run, save_prior
 from dcgan_jax.storage import mirror, remote
 from dcgan_jax.storage.files import whole_file
 from dcgan_jax.storage.runs import read_run
@@ -27,7 +30,16 @@ _PREPARATION = {
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exports a run and prints the names of the files."""
+    """Exports a run or a program, and prints the names of the files."""
+    if options.compiled:
+        if options.half:
+            raise UserError("`--half` does not go with `--compiled`: leave one of them out")
+        config = None if options.preset is None else InpaintConfig.preset(options.preset)
+        export_program(load_prior(options.run or options.prior), options.out, config)
+        print(options.out)
+        return 0
+    if options.run is None or options.preset is not None:
+        raise UserError("`--prior` and `--preset` need `--compiled`: add it, or give `--run` alone")
     export(options.run, options.out, half_precision=options.half)
     print(f"{options.out}, {options.out.with_suffix('.md')}")
     return 0

@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("plot", "train:run_plot", "Draw the losses of a run.")
     sub.add_argument("run", type=local_path, help="Folder of the run. The picture is written there as losses.png.")
     _add_sample(command("sample", "sample:run", "Write generated images: a grid, an array, or one file per image."))
-    _add_export(command("export", "export:run", "Save the prior of a run as one file, with a model card beside it."))
+    _add_export(command("export", "export:run", "Save a prior as one file, or the whole completion as a program."))
     _add_inpaint(command("inpaint", "inpaint:run", "Complete images from disk."))
     _add_evaluate(
         command(
@@ -122,9 +122,19 @@ def _add_sample(sub: argparse.ArgumentParser) -> None:
 
 def _add_export(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
-    add("--run", type=path_or_url, required=True, help="Folder of the run.")
-    add("--out", type=local_path, required=True, help="A .safetensors file. The card has the same name with .md.")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=path_or_url, default=None, help="Folder of the run.")
+    text = "With --compiled: folder of a run, a .safetensors file, or the name of a packaged prior."
+    source.add_argument("--prior", default=None, help=text)
+    out = "A .safetensors file, whose card has the same name with .md. With --compiled, a .jaxexport file."
+    add("--out", type=local_path, required=True, help=out)
     add("--half", action="store_true", default=False, help="Store kernels in float16, at half the size.")
+    text = "Save the whole completion as a program that JAX runs without this package, on CPUs, NVIDIA GPUs and TPUs."
+    add("--compiled", action="store_true", default=False, help=text)
+    presets = (
+        "With --compiled: fast, best, several, yeh2017 or he2018 (default: the best search that the prior allows)."
+    )
+    add("--preset", default=None, help=presets)
 
 
 def _add_inpaint(sub: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ def _around_guess(
 def _with_labels(
     prior: Prior, config: InpaintConfig, problem: Problem, start: Point, labels: Int[Array | np.ndarray, " b"] | None
 ) -> tuple[Problem, Point]:
-    labels = jnp.full(len(start.latent), -1) if labels is None else jnp.asarray(labels)
+    labels = jnp.full(start.latent.shape[0], -1) if labels is None else jnp.asarray(labels)
     each = jnp.broadcast_to(labels[:, None], start.latent.shape[:2])
     label: Float[Array, "b r classes"] = label_entries(prior.num_classes, each, start.latent.dtype)
     if prior.encode is not None and config.start == "encoder":

@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import export, lax
 from jax.core import ShapedArray
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
@@ -106,6 +106,8 @@ def _cuda_up(y: Array, kernel: Array) -> Array:
     # `small_images` needs fewer rows, but writes more data. The limit was computed, not measured. If the batch is split
     # over devices, the pixels on all devices are counted.
     pixels = y.shape[0] * y.shape[1] * y.shape[2]
+    if export.is_symbolic_dim(pixels):  # in an exported program, the length is known when it is compiled
+        return lax.cond(jnp.asarray(pixels) <= 2**13, small_images.up, direct.up_in_phases, y, kernel)
     return (small_images.up if pixels <= 2**13 else direct.up_in_phases)(y, kernel)
 
 

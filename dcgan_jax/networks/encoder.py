@@ -62,7 +62,7 @@ class Encoder(nn.Module):
             x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
             x = norm(name=f"norm_{i}")(x, LEAK)
             sides.append(x)
-        z = norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(len(x), -1)), LEAK)
+        z = norm(name="norm_dense")(dense(ENCODED, name="dense")(x.reshape(x.shape[0], -1)), LEAK)
         z = nn.Dense(2 * self.config.latent_size, kernel_init=normal(0.02), dtype=self.dtype, name="latent")(z)
         mean, spread = jnp.split(z.astype(jnp.promote_types(z.dtype, jnp.float32)), 2, axis=-1)
         mean, label = mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]

@@ -52,8 +52,8 @@ class BatchNorm(nn.Module):
         Raises:
             ValueError: the number of images is 0, or not a multiple of `groups`.
         """
-        if not len(x) or len(x) % groups:
-            raise ValueError(f"`x` has {len(x)} images; pass a multiple of `groups` ({groups}), at least one image")
+        if x.shape[0] == 0 or x.shape[0] % groups != 0:  # `len` does not take a symbolic batch
+            raise ValueError(f"`x` has {x.shape[0]} images; pass a multiple of `groups` ({groups}), at least one image")
         exact = jnp.promote_types(x.dtype, jnp.float32)
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, exact))

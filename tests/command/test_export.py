@@ -25,3 +25,18 @@ def test_an_export_writes_the_weights_and_a_card(digits_run, digits_prior, tmp_p
         assert said in card
     assert main("export", "--run", digits_run.run, "--out", out, "--half") == 0
     assert "float16" in (tmp_path / "digits.md").read_text()
+
+
+def test_a_compiled_export_writes_a_program(digits_run, tmp_path, capsys):
+    out = tmp_path / "digits.jaxexport"
+    assert main("export", "--compiled", "--run", digits_run.run, "--preset", "he2018", "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    exported = jax.export.deserialize(bytearray(out.read_bytes()))
+    assert exported.platforms == ("cpu", "cuda", "tpu") and str(exported.in_avals[0]) == "uint8[b,32,32,1]"
+    for options, message in (
+        (("--compiled", "--prior", digits_run.run, "--half"), "`--half` does not go with `--compiled`"),
+        (("--compiled", "--prior", digits_run.run, "--preset", "best"), "this prior has no encoder"),
+        (("--prior", digits_run.run), "need `--compiled`"),
+    ):
+        assert main("export", *options, "--out", out) == 2
+        assert message in capsys.readouterr().err
