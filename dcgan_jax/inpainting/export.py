@@ -65,7 +65,7 @@ def export_program(
         images: UInt8[Array, "b h w c"], holes: Bool[Array, "b h w"], key_data: UInt32[Array, "2"]
     ) -> UInt8[Array, "b h w c"]:
         keys = image_keys(jax.random.wrap_key_data(key_data, impl="threefry2x32"), images.shape[0])
-        # XLA folds constants with another rounding than it computes with. The barrier makes the weights arguments for it.
+        # XLA rounds differently when it folds constants. The barrier makes it treat the weights as arguments.
         return inpaint_batch(jax.lax.optimization_barrier(prior), images, holes, keys, config, None).images
 
     (b,) = jax.export.symbolic_shape("b")
