@@ -50,9 +50,7 @@ def export(folder):
     prior, rng = small_prior(), np.random.default_rng(0)
     images = rng.integers(0, 256, (max(COUNTS), *prior.image_shape), np.uint8)
     holes = rng.random(images.shape[:3]) < 0.5
-    config = dj.InpaintConfig(
-        num_steps=3, refine_steps=2, start="encoder", start_shifts=0.5, encoder_weight=1.0, blend="sharp"
-    )
+    config = dj.InpaintConfig(num_steps=5, start="encoder", start_shifts=0.5, encoder_weight=1.0)
     dj.export_program(prior, folder / "program.jaxexport", config)
     results = {
         f"results_{n}": dj.inpaint(prior, images[:n], holes[:n], jax.random.key(7), config).images for n in COUNTS
