@@ -96,7 +96,7 @@ def _find_masks(mask: str, names: list[str]) -> MaskReader:
         raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join((*masks.NAMES, ALPHA))}")
     files = by_stem(_files(path)[0], path)
     rule = f"no mask in {path}: give each mask the name of its image (the suffix may differ)"
-    if not any(name in files for name in names):
+    if names and not any(name in files for name in names):
         raise UserError(f"{len(names)} images, such as {names[0]!r}, have {rule}")
 
     def read(name: str, picture: Picture) -> Mask:

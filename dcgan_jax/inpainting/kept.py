@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from dcgan_jax.storage.files import whole_file
 
 SUFFIX = ".completion"
 _KEPT = 20  # programs in a folder; those that were used last stay
-_loaded: dict[Path, Callable[..., InpaintResult]] = {}
+_loaded: dict[Path, jax.stages.Compiled] = {}
 
 
 def call(
@@ -35,53 +35,57 @@ def call(
 ) -> InpaintResult:
     """Does what `inpaint_batch` does, bit for bit, by a program that is kept in `folder`.
 
-    Only programs for one device and priors made of a DCGAN are kept, because no name tells other decoders apart.
+    A program is kept if there is one device and the prior is a DCGAN. No name tells other decoders apart, and a program
+    for several devices fits only its own process.
 
     Args:
         folder: where programs are kept. It must be for this kind of processor alone. Whoever can write to it can run
             code in this process, as with JAX's own cache.
-        prior: see `inpaint_batch`, and so on.
+        prior: see `inpaint_batch`; so are the other arguments.
     """
     arguments = prior, images, hole, keys, labels
-    if len(jax.local_devices()) > 1 or not is_dcgan(prior):
+    if jax.device_count() > 1 or not is_dcgan(prior):
         return inpaint_batch(prior, images, hole, keys, config, None, labels)
     path = folder / (_name(arguments, config) + SUFFIX)
     if path in _loaded:
         return _loaded[path](*arguments)
-    if program := _read(path, arguments):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # a program that this XLA cannot run
+    with contextlib.suppress(OSError, jax.errors.JaxRuntimeError):  # no such file, or XLA cannot load or run it
+        if program := _read(path, arguments):
             result = jax.block_until_ready(program(*arguments))
             _loaded[path] = program
             return result
-    _loaded[path] = _compile(path, arguments, config)
-    return _loaded[path](*arguments)
+    _loaded[path] = program = _compile(arguments, config)
+    with contextlib.suppress(OSError):  # a full disk
+        _write(path, program)
+    return program(*arguments)
 
 
-def _compile(path: Path, arguments: tuple, config: InpaintConfig) -> Callable[..., InpaintResult]:
+def _compile(arguments: tuple, config: InpaintConfig) -> jax.stages.Compiled:
     *first, labels = arguments
     with _without_cache():
-        program = inpaint_batch.lower(*first, config, None, labels).compile()
-    with contextlib.suppress(OSError, ValueError, NotImplementedError):  # a full disk, or a platform that cannot
-        data, _, result = serialize_executable.serialize(program)
-        content = pickle.dumps((data, result))
-        with whole_file(path) as partial:
-            partial.write_bytes(hashlib.sha256(content).digest() + content)
-        kept = sorted(path.parent.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
-        for old in kept[:-_KEPT]:
-            old.unlink(missing_ok=True)
-    return program
+        return inpaint_batch.lower(*first, config, None, labels).compile()
 
 
-def _read(path: Path, arguments: tuple) -> Callable[..., InpaintResult] | None:
-    """Returns a kept program; None if there is none, or it is damaged."""
+def _write(path: Path, program: jax.stages.Compiled) -> None:
+    """Writes a program, and removes the programs that were not used for the longest time."""
     try:
-        content = path.read_bytes()
-        os.utime(path)
-    except OSError:
-        return None
-    digest, content = content[:32], content[32:]
+        data, _, result = serialize_executable.serialize(program)
+    except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError):  # programs of this platform cannot be saved
+        return
+    content = pickle.dumps((data, result))
+    with whole_file(path) as partial:
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
+    for old in sorted(path.parent.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def _read(path: Path, arguments: tuple) -> jax.stages.Compiled | None:
+    """Reads a program; None if it is damaged."""
+    file = path.read_bytes()
+    digest, content = file[:32], file[32:]
     if hashlib.sha256(content).digest() != digest:
         return None
+    os.utime(path)
     data, result = pickle.loads(content)
     return serialize_executable.deserialize_and_load(data, jax.tree.structure((arguments, {})), result)
 
@@ -104,19 +108,20 @@ def _without_cache() -> Iterator[None]:
 
 
 def _name(arguments: tuple, config: InpaintConfig) -> str:
-    """Returns a hash of all that a program depends on: code, settings, and the types of its arguments."""
+    """Returns a hash of all that a program depends on: code, versions, settings, and the types of its arguments."""
+    device = jax.local_devices()[0]
+    versions = f"{jax.__version__} {device.client.platform_version} {device.device_kind} {_code()}"
+    settings = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     leaves, structure = jax.tree.flatten(arguments)
-    shapes = [(x.shape, str(x.dtype)) for x in leaves]
-    return hashlib.sha256(f"{_surroundings()} {config} {structure} {shapes}".encode()).hexdigest()[:32]
+    types = [(x.shape, str(x.dtype)) for x in leaves]
+    text = f"{versions} {settings} {os.environ.get('XLA_FLAGS')} {config} {structure} {types}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @functools.cache
-def _surroundings() -> str:
-    """Returns what programs depend on beside their arguments."""
-    device = jax.local_devices()[0]
-    settings = {name: value for name, value in jax.config.values.items() if "cache" not in name}
+def _code() -> str:
+    """Returns a hash of this package's source files."""
     code = hashlib.sha256()
     for path in sorted(Path(str(resources.files("dcgan_jax"))).rglob("*.py")):
         code.update(path.read_bytes())
-    versions = f"{jax.__version__} {device.client.platform_version} {device.device_kind}"
-    return f"{versions} {settings} {os.environ.get('XLA_FLAGS')} {code.hexdigest()}"
+    return code.hexdigest()

@@ -52,8 +52,8 @@ def inpaint_stream(
         batch_size: number of slots. It is rounded up to a multiple of the number of local devices. Fewer images take
             fewer slots.
         optimizer: see `inpaint`.
-        programs: a folder that keeps compiled programs for later processes, see `kept.call`. It is not used with a
-            tolerance or an optimiser.
+        programs: a folder that keeps compiled programs for later processes, on this kind of processor alone. Whoever
+            can write to it can run code in them. It is used for DCGANs on one device, without tolerance or optimiser.
 
     Yields:
         The `InpaintResult` of one image: NumPy arrays without the batch axis.

@@ -3,6 +3,7 @@
 Started as a program, this file exports a small prior and saves the results of `inpaint` beside it.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def test_jax_alone_runs_the_file_with_the_bits_of_inpaint(tmp_path):
     images, completed = (np.load(tmp_path / "arrays.npz")[name] for name in ("images", "results_3"))
     assert (images != completed).any(), "the search changed nothing"
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["arrays.npz", "program.jaxexport"]
+
+
+def test_every_part_of_a_search_and_the_sharp_blend_are_exported(tmp_path):
+    best = dj.InpaintConfig.preset("best")
+    config = dataclasses.replace(best, restarts=2, num_completions=2, judge="central")
+    dj.export_program(small_prior(), tmp_path / "best.jaxexport", config)
+    exported = jax.export.deserialize(bytearray((tmp_path / "best.jaxexport").read_bytes()))
+    assert [str(x) for x in exported.out_avals] == ["uint8[b,32,32,3]"]
 
 
 def test_an_exported_program_takes_only_its_own_shapes_and_types(tmp_path):

@@ -29,6 +29,7 @@ def forbidden(*_):
 def one_device(monkeypatch):
     """Pretends that the machine has one device, and that the process is new."""
     monkeypatch.setattr(kept, "_loaded", {})
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
     return monkeypatch
 
@@ -54,29 +55,31 @@ def test_a_kept_program_gives_the_bits_of_inpaint(digits_prior, tmp_path, one_de
     assert (complete(digits_prior, tmp_path)[0].images == first[0].images).all()
     assert path.read_bytes() != content[:-1] + bytes([content[-1] ^ 1])
 
-    def cannot_run(*_):
+    def fails(*_):
         raise jax.errors.JaxRuntimeError("NOT_FOUND")
 
-    one_device.setattr(kept, "_loaded", {})
-    one_device.setattr(kept, "_read", lambda *_: cannot_run)
-    assert (complete(digits_prior, tmp_path)[0].images == first[0].images).all()
+    one_device.setattr(kept.serialize_executable, "serialize", fails)
+    for read in (fails, lambda *_: fails):  # XLA cannot load it, or not run it; and it cannot save another
+        one_device.setattr(kept, "_loaded", {})
+        one_device.setattr(kept, "_read", read)
+        assert (complete(digits_prior, tmp_path)[0].images == first[0].images).all()
 
 
-def test_programs_are_told_apart_and_the_oldest_goes(digits_prior, tmp_path, one_device):
-    one_device.setattr(kept, "_KEPT", 1)
-    compiled = []
-    one_device.setattr(kept.serialize_executable, "serialize", lambda program: (compiled.append(program), None, None))
-    one_device.setattr(kept.pickle, "dumps", lambda _: b"")
-    for number, config in enumerate([CONFIG, dj.InpaintConfig(num_steps=1), CONFIG]):
-        complete(digits_prior, tmp_path, config)
-        (path,) = tmp_path.iterdir()
-        os.utime(path, (number, number))
-    assert len(compiled) == 2  # this process still has the first
+def test_settings_and_searches_are_told_apart_and_the_oldest_goes(digits_prior, tmp_path, one_device):
+    one_device.setattr(kept, "_KEPT", 2)
+    names, other = set(), dj.InpaintConfig(num_steps=1)
+    for number, (config, precision) in enumerate([(CONFIG, "float32"), (other, "float32"), (CONFIG, "highest")]):
+        with jax.default_matmul_precision(precision):
+            complete(digits_prior, tmp_path, config)
+        (new,) = {path.name for path in tmp_path.iterdir()} - names
+        names.add(new)
+        os.utime(tmp_path / new, (number, number))
+    assert len(names) == 3 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_programs_of_other_decoders_and_of_several_devices_are_not_kept(tmp_path, one_device, digits_prior):
     complete(tanh_prior((SIZE, SIZE, 1)), tmp_path)
-    one_device.setattr(jax, "local_devices", lambda: jax.devices() * 2)
+    one_device.setattr(jax, "device_count", lambda: 2)  # as in a job of two processes
     kept.call(tmp_path, digits_prior, IMAGES, HOLES, jax.random.split(KEY, 2), CONFIG, None)
     assert not list(tmp_path.iterdir())
 

@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 import dcgan_jax as dj
 from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting.inpaint import inpaint_batch
 
 HOLE = np.zeros((1, 32, 32), bool)
 HOLE[:, 8:24, 8:24] = True
@@ -174,10 +175,15 @@ def test_a_completion_keeps_the_known_pixels(files):
     assert (images[HOLE] != image[HOLE]).any()
 
 
-def test_a_second_prior_of_the_same_sizes_compiles_nothing(files):
+def test_priors_of_the_same_sizes_share_their_programs(files):
     first, second = (dj.prior_from_pytorch(*files(*state_dicts(32, seed=seed))) for seed in (0, 1))
     assert jax.tree.structure(first) == jax.tree.structure(second)
-    assert first.sample_latents is second.sample_latents
+    config = dj.InpaintConfig(num_steps=1, window=3)
+    image = np.zeros((1, *first.image_shape), np.uint8)
+    dj.inpaint(first, image, HOLE, jax.random.key(0), config)
+    before = inpaint_batch._cache_size()
+    dj.inpaint(second, image, HOLE, jax.random.key(0), config)
+    assert inpaint_batch._cache_size() == before
 
 
 def test_one_file_is_a_prior_without_a_discriminator(files):
