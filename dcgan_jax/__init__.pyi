@@ -1,4 +1,4 @@
-from . import masks
+from . import masks, measurements
 from .blending.poisson import poisson_blend
 from .blending.smooth import smooth_blend
 from .blending.sparse import poisson_blend_sparse
@@ -7,6 +7,7 @@ from .inpainting.config import InpaintConfig
 from .inpainting.export import export_program
 from .inpainting.inpaint import inpaint
 from .inpainting.photograph import inpaint_photograph
+from .inpainting.restore import restore
 from .inpainting.result import InpaintResult, Status
 from .inpainting.stream import inpaint_stream
 from .masks import importance_weights
@@ -37,12 +38,14 @@ __all__ = [
     "load_prior",
     "make_train_step",
     "masks",
+    "measurements",
     "ms_ssim",
     "poisson_blend",
     "poisson_blend_sparse",
     "prior_from_pytorch",
     "prior_from_state",
     "psnr",
+    "restore",
     "sample_latents",
     "save_prior",
     "smooth_blend",

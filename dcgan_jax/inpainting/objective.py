@@ -1,5 +1,8 @@
 """The objective of a latent search: context loss, prior loss, and the distance from the encoder's guess."""
 
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -17,13 +20,26 @@ class Guess(NamedTuple):
     deviation: Float[Array, "*b latent"]
 
 
-class Problem(NamedTuple):
-    """The search problem of one image."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The search problem of one image.
 
-    image: Float[Array, "*b h w c"]  # in [−1, 1], grey (0) in the hole
-    weights: Float[Array, "*b h w"]  # importance weights, 0 in the hole
-    guess: Guess | None = None  # the loss includes the distance from it; None without `encoder_weight`
-    labelled: Bool[Array, "*b"] | None = None  # True: the label is given and fixed; None without classes
+    Attributes:
+        measured: the known values. For an inpainting, the image [h, w, c] in [−1, 1], grey (0) in the hole. For any
+            other measurement, a vector.
+        weights: the weights of these values, without the last axis. For an inpainting, the importance weights [h, w],
+            0 in the hole. For any other measurement, one number.
+        guess: the loss includes the distance from it; None without `encoder_weight`.
+        labelled: True: the label is given and fixed; None without classes.
+        measure: measure(image [h, w, c]) -> the values to compare, of any shape; None compares the image itself.
+    """
+
+    measured: Float[Array, "*b _"] | Float[Array, "*b h w c"]
+    weights: Float[Array, "*b"] | Float[Array, "*b h w"]
+    guess: Guess | None = None
+    labelled: Bool[Array, "*b"] | None = None
+    measure: Callable[[Array], Array] | None = dataclasses.field(metadata={"static": True}, default=None)
 
 
 class Point(NamedTuple):
@@ -41,10 +57,13 @@ class Losses(NamedTuple):
 
 
 def context_loss(
-    completions: Float[Array, "n h w c"], images: Float[Array, "n h w c"], weights: Float[Array, "n h w"]
+    values: Float[Array, "n *shape _"], measured: Float[Array, "n *shape _"], weights: Float[Array, "n *#shape"]
 ) -> Float[Array, " n"]:
-    """Returns Σ W |G(z) − y| over pixels and channels of each image, in [−1, 1] (Yeh et al. 2017, equation 4)."""
-    return jnp.sum(weights[..., None] * jnp.abs(completions - images), axis=(1, 2, 3))
+    """Returns Σ W |values − measured| for each image.
+
+    With the images G(z) as values this is Yeh et al. 2017, equation 4, on the scale [−1, 1].
+    """
+    return jnp.sum(weights[..., None] * jnp.abs(values - measured), axis=tuple(range(1, values.ndim)))
 
 
 def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Array, " n"]:
@@ -55,7 +74,8 @@ def prior_loss(generated_logits: Float[Array, " n"], weight: float) -> Float[Arr
 def losses_at(prior: Prior, config: InpaintConfig, problem: Problem, point: Point) -> Losses:
     """Returns the losses of one image at a point. The prior loss is 0 if there is no discriminator or no weight."""
     completion = generate_one(prior, point)[None]
-    context = context_loss(completion, problem.image[None], problem.weights[None])[0]
+    values = completion if problem.measure is None else problem.measure(completion[0]).reshape(1, -1)
+    context = context_loss(values, problem.measured[None], problem.weights[None])[0]
     if prior.discriminate is None or config.prior_weight == 0:
         return Losses(context, jnp.zeros_like(context))
     return Losses(context, prior_loss(prior.discriminate(prior.params, completion), config.prior_weight)[0])

@@ -1,6 +1,7 @@
 """The result of an inpainting: the choice among restarts, the blend into the hole, and the status."""
 
 import enum
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -82,10 +83,37 @@ def assemble(
         found: the results of all searches. Each field has two leading axes: images and restarts.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
+
+    def blend(completions: Float[Array, "b k h w c"]) -> Float[Array, "b k h w c"]:
+        return _blend(config, completions, known, hole)
+
+    return collect(prior, config, images, hole, blend, _status(hole), found)
+
+
+def collect(
+    prior: Prior,
+    config: InpaintConfig,
+    images: Shaped[Array, "b h w c"],
+    hole: Bool[Array, "b h w"],
+    blend: Callable[[Float[Array, "b k h w c"]], Float[Array, "b k h w c"]],
+    status: Int[Array, " b"],
+    found: Found,
+) -> InpaintResult:
+    """Keeps the best restarts of each image, and blends their completions.
+
+    Args:
+        prior: see `inpaint`.
+        config: see `inpaint`.
+        images: the images whose known pixels are kept.
+        hole: the pixels that the blend sets: True = missing.
+        blend: turns the completions of each image into results, which are not clipped.
+        status: the status of each image if its values are finite.
+        found: see `assemble`.
+    """
     order = jnp.argsort(_rank(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept.point)
-    blended = _blend(config, completions, known, hole)
+    blended = blend(completions)
     finite = jnp.isfinite(_total(kept.losses))
     finite &= jnp.all(jnp.isfinite(completions) & jnp.isfinite(blended), axis=(2, 3, 4))
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
@@ -96,7 +124,7 @@ def assemble(
         context_loss=kept.losses.context,
         prior_loss=kept.losses.prior,
         num_steps=kept.num_steps,
-        status=_status(hole, finite),
+        status=jnp.where(finite, status[:, None], Status.NOT_FINITE).astype(jnp.int32),
         labels=_labels(prior, kept.point.latent, finite),
         trace=kept.trace,
     )
@@ -112,11 +140,10 @@ def _total(losses: Losses) -> Float[Array, "b r"]:
     return losses.context + losses.prior
 
 
-def _status(hole: Bool[Array, "b h w"], finite: Bool[Array, "b k"]) -> Int[Array, "b k"]:
-    missing = jnp.sum(hole, axis=(1, 2))[:, None]
+def _status(hole: Bool[Array, "b h w"]) -> Int[Array, " b"]:
+    missing = jnp.sum(hole, axis=(1, 2))
     status = jnp.where(missing == hole[0].size, Status.NOTHING_KNOWN, Status.OK)
-    status = jnp.where(missing == 0, Status.NOTHING_MISSING, status)
-    return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
+    return jnp.where(missing == 0, Status.NOTHING_MISSING, status)
 
 
 def _labels(prior: Prior, latents: Float[Array, "b k latent"], finite: Bool[Array, "b k"]) -> Int[Array, "b k"]:

@@ -1,5 +1,7 @@
 """The starts of latent searches: latents drawn from the prior, or the encoder's guess and draws around it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +24,40 @@ def set_up(
     keys: PRNGKeyArray,
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> tuple[Problem, Point]:
-    """Returns the search problems of a batch and the starts of its searches.
+    """Returns the search problems of the inpainting of a batch, and the starts of its searches.
 
     Args:
         prior: see `inpaint`.
         config: see `inpaint`.
         images: float in [−1, 1] or uint8. Values in the hole are not read.
+        hole: True = missing.
+        keys: see `add_starts`.
+        labels: see `add_starts`.
+
+    Returns:
+        See `add_starts`.
+    """
+    known, hole = known_pixels(images, hole), jnp.asarray(hole)
+    problem = Problem(known, importance_weights(hole, window=config.window))
+    return add_starts(prior, config, problem, known, hole, keys, labels)
+
+
+def add_starts(
+    prior: Prior,
+    config: InpaintConfig,
+    problem: Problem,
+    known: Float[Array, "b h w c"],
+    hole: Bool[Array, "b h w"],
+    keys: PRNGKeyArray,
+    labels: Int[Array | np.ndarray, " b"] | None = None,
+) -> tuple[Problem, Point]:
+    """Returns the search problems of a batch, with guesses and labels, and the starts of its searches.
+
+    Args:
+        prior: see `inpaint`.
+        config: see `inpaint`.
+        problem: the known values and their weights.
+        known: what the encoder sees: images in [−1, 1], grey (0) in the hole.
         hole: True = missing.
         keys: one key for each image. Its restart r uses fold_in(key, r).
         labels: the classes, for a conditional prior. −1 lets the search find the label. It then starts from equal
@@ -36,15 +66,13 @@ def set_up(
     Returns:
         Problems with one leading axis (images), and points with two leading axes (images and restarts).
     """
-    known = known_pixels(images, hole)
-    problem = Problem(known, importance_weights(jnp.asarray(hole), window=config.window))
     restarts = jnp.arange(config.restarts)
     keys = jax.vmap(lambda key: jax.vmap(lambda restart: jax.random.fold_in(key, restart))(restarts))(keys)
     start = Point(jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(keys))
     if prior.encode is not None and (config.start == "encoder" or config.encoder_weight):
-        mean, deviation, shifts = prior.encode(prior.params, known, jnp.asarray(hole))
+        mean, deviation, shifts = prior.encode(prior.params, known, hole)
         if config.encoder_weight:
-            problem = problem._replace(guess=Guess(mean, deviation))
+            problem = dataclasses.replace(problem, guess=Guess(mean, deviation))
         if config.start == "encoder":
             start = _around_guess(prior, config, Guess(mean, deviation), shifts, keys)
     if config.latent_bound is not None:
@@ -76,4 +104,4 @@ def _with_labels(
     label: Float[Array, "b r classes"] = label_entries(prior.num_classes, each, start.latent.dtype)
     if prior.encode is not None and config.start == "encoder":
         label = jnp.where((each >= 0)[..., None], label, start.latent[..., -prior.num_classes :])
-    return problem._replace(labelled=labels >= 0), start._replace(latent=with_label(start.latent, label))
+    return dataclasses.replace(problem, labelled=labels >= 0), start._replace(latent=with_label(start.latent, label))
