@@ -128,7 +128,9 @@ def restore_batch(
 def _check_measurement(prior: Prior, measured: Any, measure: Any) -> None:
     """Checks that `measure` can be called and that `measured` has its shape."""
     if not callable(measure):
-        raise ValueError(f"`measure` is a {type(measure).__name__}; pass a function of one image, see `dj.measurements`")
+        raise ValueError(
+            f"`measure` is a {type(measure).__name__}; pass a function of one image, see `dj.measurements`"
+        )
     try:
         hash(measure)
     except TypeError:
@@ -153,7 +155,8 @@ def _check_measurement(prior: Prior, measured: Any, measure: Any) -> None:
 def _check_noise(noise: Any, exact: bool = False) -> None:
     if isinstance(noise, Tracer):
         return
-    if jnp.ndim(noise) or not jnp.isrealobj(noise) or not 0 <= float(noise) < np.inf:
+    is_number = isinstance(noise, int | float | np.number | jax.Array) and jnp.isrealobj(noise) and not jnp.ndim(noise)
+    if not is_number or not 0 <= float(noise) < np.inf:
         raise ValueError(f"`noise` is {noise}; it takes a standard deviation, 0 or more, on the scale of [-1, 1]")
     if exact and noise:
         raise ValueError(f"`noise` is {noise}, but known pixels are exact: leave it at 0")
