@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import quick_jit
 
 from dcgan_jax import measurements
 from dcgan_jax.blending import measured as module
@@ -73,29 +74,33 @@ def dense(measure, y, noise):
     return COMPLETION + np.linalg.solve(form, jacobian.T @ residual / noise**2).reshape(H, W, C)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.2, 2.0])
+def blend(measure):
+    """The blend as a compiled function of the completion, the measured values and the noise."""
+    return quick_jit(lambda completion, y, noise: measured_blend(completion, y, measure, noise))
+
+
 @pytest.mark.parametrize("name", MEASURES)
-def test_agrees_with_a_dense_solve(name, noise):
+def test_agrees_with_a_dense_solve(name):
     measure = MEASURES[name]
-    y = np.asarray(measure(IMAGE)) + noise * RNG.normal(size=measure(IMAGE).shape).astype(np.float32)
-    found = np.asarray(measured_blend(COMPLETION, y, measure, noise))
-    np.testing.assert_allclose(found, dense(measure, y, noise), atol=2e-3 if noise == 0 else 5e-4)
-    assert np.abs(found - COMPLETION).max() > 0.01
+    program, exact = blend(measure), np.asarray(measure(IMAGE))
+    for noise in (0.0, 0.2, 2.0):
+        y = exact + noise * RNG.normal(size=exact.shape).astype(np.float32)
+        found = np.asarray(program(COMPLETION, y, noise))
+        np.testing.assert_allclose(found, dense(measure, y, noise), atol=1e-3)
+        if noise < 1:
+            assert np.abs(found - COMPLETION).max() > 0.05
+        if noise == 0 and name != "bent":
+            np.testing.assert_allclose(measure(found), y, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["identity", "low resolution", "grey", "grid", "sensed"])
-def test_linear_measurements_hold_without_noise(name):
-    measure = MEASURES[name]
-    found = measured_blend(COMPLETION, measure(IMAGE), measure)
-    np.testing.assert_allclose(measure(found), measure(IMAGE), atol=1e-3)
-
-
-def test_known_pixels_give_poissons_blend_without_a_reach(monkeypatch):
-    monkeypatch.setattr(module, "REACH", 300.0)
+def test_known_pixels_give_poissons_blend_without_a_reach(monkeypatch, float64):
+    for name, value in {"REACH": 1e4, "_RIDGE": 1e-14, "_TOLERANCE": 1e-12}.items():
+        monkeypatch.setattr(module, name, value)
     hole = np.zeros((H, W), bool)
     hole[1:5, 1:] = True
-    found = measured_blend(COMPLETION, IMAGE[~hole], lambda image: image[~hole])
-    np.testing.assert_allclose(found, poisson_blend(COMPLETION, IMAGE, hole), atol=2e-3)
+    completion, image = COMPLETION.astype(np.float64), IMAGE.astype(np.float64)
+    found = blend(lambda x: x[~hole])(completion, image[~hole], 0.0)
+    np.testing.assert_allclose(found, poisson_blend(completion, image, hole), atol=1e-5)
 
 
 def test_brightness_is_corrected_without_a_tint():
