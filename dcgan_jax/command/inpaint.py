@@ -1,4 +1,4 @@
-"""The command `inpaint`: reads images and masks, and writes completed images, strips and a journal.
+"""The command `inpaint`: reads images and masks or measured values, and writes results, strips and a journal.
 
 `plan.py` makes the plan, this file runs the searches, and `results.py` writes the files.
 """
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from dcgan_jax import masks
+from dcgan_jax.command.measured import Measurement
 from dcgan_jax.command.options import check_counts, search_config
 from dcgan_jax.command.pairing import ALPHA, find_images, find_masks
 from dcgan_jax.command.plan import Plan, Settings, Task, make_plan
@@ -27,6 +29,7 @@ from dcgan_jax.command.results import (
     report_failed,
     resume,
     skipped_line,
+    write_restored,
     write_result,
 )
 from dcgan_jax.config import PHOTO_CROPS
@@ -34,6 +37,7 @@ from dcgan_jax.evaluation.holes import image_key
 from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config
 from dcgan_jax.inpainting.region import Region, shrink
+from dcgan_jax.inpainting.restore import restore
 from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.inpainting.stream import inpaint_stream
 from dcgan_jax.parallel import distributed
@@ -55,14 +59,15 @@ class Job:
         images: a folder, a file, or a prepared set of the prior's size.
         mask: one of `masks.NAMES`, a mask file for all images, or a folder of masks with the images' names. A mask has
             the size of its image; `masks.read_hole` says what is missing. "alpha" takes the transparent parts of each
-            image as missing. The images themselves as masks mean the same.
+            image as missing. The images themselves as masks mean the same. None if `measure` is given.
         out: the folder of the results.
         config: the configuration of the search.
+        measure: what is known of each image in place of known pixels, see `Measurement.parse`; None if `mask` is given.
         crop: the region of each image to complete, see `inpaint_photograph`.
         elsewhere: see `inpaint_photograph`.
         invert_masks: black pixels of mask files are missing, instead of white ones.
-        score: compare the results with the original pixels in the holes. Set it only if the images have these pixels.
-            Results for drawn masks are always compared.
+        score: compare the results with the original pixels. Set it only if the images have these pixels. Results for
+            drawn masks are always compared.
         gif: write a GIF of each search. It has a frame for each point of the trace; without `trace_every` there are
             about 50 frames.
         label: the class of all images, for a conditional prior; by default each search finds it.
@@ -74,9 +79,10 @@ class Job:
     """
 
     images: Path
-    mask: str
+    mask: str | None
     out: Path
     config: InpaintConfig
+    measure: str | None = None
     crop: str | None = None
     elsewhere: str | None = None
     invert_masks: bool = False
@@ -116,11 +122,13 @@ def run(options: argparse.Namespace) -> int:
     check_counts(options)
     distributed.join(training=False)
     prior = with_compute_dtype(load_prior(options.prior), options.compute_dtype)
+    measured = None if options.measure is None else Measurement.parse(options.measure, prior.image_shape)
     job = Job(
         images=Path(remote.fetch(options.images)),
-        mask=str(remote.fetch(options.masks)),
+        mask=None if options.masks is None else str(remote.fetch(options.masks)),
         out=options.out,
-        config=search_config(options, default_config(prior)),
+        config=search_config(options, default_config(prior, noisy=measured is not None and measured.noise > 0)),
+        measure=options.measure,
         crop=options.crop,
         elsewhere=options.elsewhere,
         invert_masks=options.invert_masks,
@@ -180,18 +188,27 @@ def inpaint_folder(prior: Prior, job: Job) -> Report:
     if job.gif and not config.trace_every:
         config = dataclasses.replace(config, trace_every=-(-config.num_steps // GIF_FRAMES) or 1)
     drawn = mask in masks.NAMES
-    if Path(mask).resolve() == job.images.resolve():
+    if mask is not None and Path(mask).resolve() == job.images.resolve():
         mask = ALPHA
+    measurement = None if job.measure is None else Measurement.parse(job.measure, prior.image_shape)
     settings = Settings(
-        config, mask if drawn else None, job.crop, job.elsewhere, job.score or drawn, job.gif, job.label, job.seed
+        config,
+        mask if drawn else None,
+        measurement,
+        job.crop,
+        job.elsewhere,
+        job.score or drawn,
+        job.gif,
+        job.label,
+        job.seed,
     )
-    leave_out = (out, *([Path(mask)] if Path(mask).is_dir() else []))
+    leave_out = (out, *([Path(mask)] if mask is not None and Path(mask).is_dir() else []))
     pictures, others = find_images(job.images, job.split, prior.image_shape, leave_out)
     found = dict(list(pictures.items())[: job.count])
-    read_mask = None if drawn else find_masks(mask, list(found), job.invert_masks)
+    read_mask = None if drawn or mask is None else find_masks(mask, list(found), job.invert_masks)
     number, processes = jax.process_index(), jax.process_count()
     plan = make_plan(prior, dict(list(found.items())[number::processes]), read_mask, settings)
-    refuse_overwriting(out, settings, list(found), (job.images, Path(job.mask)))
+    refuse_overwriting(out, settings, list(found), (job.images, *([] if job.mask is None else [Path(job.mask)])))
     make_folder(out)
     log = out / ("results.jsonl" if processes == 1 else f"results-{number:05d}-of-{processes:05d}.jsonl")
     before = resume(out, log, plan)
@@ -200,9 +217,10 @@ def inpaint_folder(prior: Prior, job: Job) -> Report:
     not_finite, notes = sum(status == Status.NOT_FINITE.words for status in before.values()), {}
     # The number of slots does not depend on the remaining tasks. Results have the same bits only in equal batch shapes.
     slots = min(job.batch_size, len(found))
+    search, write = (search_tasks, write_result) if measurement is None else (restore_tasks, write_restored)
     with tqdm(total=len(tasks), unit="image", disable=not (job.progress and tasks), dynamic_ncols=True) as bar:
-        for task, result in search_tasks(prior, plan, tasks, slots):
-            journal.append(log, write_result(prior, plan, task, result, out))
+        for task, result in search(prior, plan, tasks, slots):
+            journal.append(log, write(prior, plan, task, result, out))
             plan.inputs.drop(task.name)
             if note := note_of(task, result):
                 notes[task.name] = note
@@ -236,6 +254,25 @@ def search_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) ->
     results = inpaint_stream(prior, pairs(), key, settings.config, slots, programs=programs_folder())
     for _, result in zip(range(len(tasks)), results, strict=False):
         yield pending.popleft(), result
+
+
+def restore_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) -> Iterator[tuple[Task, InpaintResult]]:
+    """Yields the result of each task of a plan with a measurement, in order. See `search_tasks`."""
+    settings, measurement = plan.settings, plan.settings.measurement
+    if measurement is None:
+        raise ValueError("`plan` has no measurement: use `search_tasks`")
+    key = jax.random.key(settings.seed)
+    for start in range(0, len(tasks), slots):
+        part = tasks[start : start + slots]
+        padded = [*part, *[part[0]] * (slots - len(part))]  # equal batch shapes, for equal bits
+        values = np.stack([plan.inputs.values(task, settings) for task in padded])
+        keys = jnp.stack([image_key(key, task.name) for task in padded])
+        result = restore(
+            prior, values, measurement.measure, keys, settings.config, measurement.noise, labels=settings.label
+        )
+        result = jax.device_get(result)
+        for i, task in enumerate(part):
+            yield task, jax.tree.map(lambda x, i=i: x[i], result)
 
 
 def _print_some(lines: list[str], where: Path) -> None:

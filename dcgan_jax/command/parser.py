@@ -142,7 +142,13 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     add = sub.add_argument
     add("--images", type=path_or_url, required=True, help="Folder, file or prepared set.")
     where = f"Folder or file (white = missing), alpha (transparent = missing), or one of {', '.join(MASK_NAMES)}."
-    add("--masks", required=True, help=where)
+    known = sub.add_mutually_exclusive_group(required=True)
+    known.add_argument("--masks", default=None, help=where)
+    measure = (
+        "Restore whole images from low-resolution:FACTOR, grey, noise:LEVELS (of 255) or grid:STEP, in place of masks. "
+        "Images are measured first, unless they have the size of the measured ones. With --score noise is added."
+    )
+    known.add_argument("--measure", default=None, metavar="KIND", help=measure)
     inverted = "Black pixels of the mask files are missing, instead of white ones."
     add("--invert-masks", action="store_true", default=False, help=inverted)
     add("--out", type=local_path, required=True, help="Folder of the results.")
@@ -152,7 +158,7 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     elsewhere = "Fill missing pixels outside the region smoothly. Without this option they are an error."
     add("--elsewhere", default=None, choices=("smooth",), help=elsewhere)
     add("--gif", action="store_true", default=False, help="Write an animation of each search to gifs/.")
-    score = "Compare results with the original pixels in the holes. Results for drawn masks are always compared."
+    score = "Compare results with the original pixels. Results for drawn masks are always compared."
     add("--score", "--complete", action="store_true", default=False, help=score)
     add_label(sub, "found by each search")
     add_search(sub)

@@ -8,12 +8,14 @@ from typing import Protocol, TypeVar, cast
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from dcgan_jax import masks
+from dcgan_jax.command.measured import Measurement
 from dcgan_jax.command.pairing import MaskReader, PictureReader
 from dcgan_jax.errors import UserError
-from dcgan_jax.evaluation.holes import draw_holes
+from dcgan_jax.evaluation.holes import draw_holes, image_key
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.region import Region, find_region
 from dcgan_jax.pictures import Mask, Picture
@@ -30,9 +32,10 @@ class Settings:
     Attributes:
         config: the configuration of the search.
         mask: the name of the mask to draw; None if the masks are files.
+        measurement: what is known of each image in place of known pixels; None if there are masks.
         crop: see `inpaint_photograph`.
         elsewhere: see `inpaint_photograph`.
-        score: whether results are compared with the original pixels in the holes.
+        score: whether results are compared with the original pixels.
         gif: whether an animation of each search is written.
         label: the class of all images; None if the searches find it.
         seed: the seed of holes and searches.
@@ -40,6 +43,7 @@ class Settings:
 
     config: InpaintConfig
     mask: str | None
+    measurement: Measurement | None
     crop: str | None
     elsewhere: str | None
     score: bool
@@ -106,6 +110,17 @@ class Inputs:
         given = self.given_mask(task.name)
         return self._keep(("hole", task.name), lambda: _draw(task, settings, size)) if given is None else given.hole
 
+    def values(self, task: Task, settings: Settings) -> Float[np.ndarray, "_ _ _"]:
+        """Returns the measured values of a task. If results are scored, they get the measurement's noise here."""
+        measurement = settings.measurement
+        if measurement is None:
+            raise ValueError("`measurement` is None; the values of an image need one")
+        noise_key = None
+        if settings.score:
+            other = jax.random.fold_in(jax.random.key(settings.seed), len(masks.NAMES))  # no mask draws from this key
+            noise_key = image_key(other, task.name)
+        return measurement.values(self.picture(task.name).pixels, task.region, noise_key)
+
     def drop(self, name: str) -> None:
         """Removes an image and its hole from the cache."""
         for what in ("picture", "mask", "hole"):
@@ -147,7 +162,7 @@ def make_plan(
     Args:
         prior: the prior that completes the images.
         pictures: name of an image -> function that reads it.
-        read_mask: reads the mask of an image; None if holes are drawn.
+        read_mask: reads the mask of an image; None if holes are drawn, or nothing is missing.
         settings: the settings of the call.
 
     Raises:
@@ -164,6 +179,7 @@ def make_plan(
             settings.gif,
             settings.seed,
             settings.label,
+            *([settings.measurement.text] if settings.measurement else []),
         ]
     )
     tasks, skipped = [], {}
@@ -196,7 +212,10 @@ def _make_task(prior: Prior, name: str, inputs: Inputs, settings: Settings, job:
             "the image's size"
         )
     try:
-        region, outside, chosen = find_region(prior, pixels, hole, settings.crop, settings.elsewhere)
+        crop = settings.crop
+        if settings.measurement is not None and _holds_values(pixels, settings.measurement, settings.score):
+            crop = "stretch"  # the whole picture
+        region, outside, chosen = find_region(prior, pixels, hole, crop, settings.elsewhere)
     except UserError as error:
         raise _Skipped(f"image {name!r}: {error}") from error
     digest = hashlib.sha256(f"{job} {settings.mask or ''} {region} {pixels.shape}".encode())
@@ -207,6 +226,19 @@ def _make_task(prior: Prior, name: str, inputs: Inputs, settings: Settings, job:
         white = "transparent parts became white"
     note = "; ".join(filter(None, (picture.note, white, mask and mask.note, chosen))) or None
     return Task(name, digest.hexdigest()[:16], (shape[0], shape[1]), region, outside, note, picture.profile)
+
+
+def _holds_values(pixels: UInt8[np.ndarray, "h w c"], measurement: Measurement, score: bool) -> bool:
+    """Tells whether a picture holds measured values. Raises UserError if it holds no image to measure either."""
+    if measurement.holds_values(pixels) and not score:
+        return True
+    shape, least, values = pixels.shape, measurement.shape, measurement.values_shape
+    if shape[0] < least[0] or shape[1] < least[1]:
+        takes = f"images of {_by(least[:2])} or more (height, width), which are measured first"
+        if not score and values[:2] != least[:2]:
+            takes += f", or measured ones of {_by(values[:2])}"
+        raise UserError(f"it is {_by(shape[:2])}, but `measure` {measurement.text} takes {takes}")
+    return False
 
 
 def _draw(task: Task, settings: Settings, size: int) -> Bool[np.ndarray, "h w"]:

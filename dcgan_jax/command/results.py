@@ -14,7 +14,7 @@ from dcgan_jax.command.plan import Plan, Settings, Task
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures, pixels
 from dcgan_jax.images.metrics import composite_scores, finite_or_none
-from dcgan_jax.inpainting.photograph import mean_image, restore, restore_each
+from dcgan_jax.inpainting.photograph import blend_back, blend_each_back, mean_image
 from dcgan_jax.inpainting.region import enlarge, shrink
 from dcgan_jax.inpainting.result import InpaintResult, Status
 from dcgan_jax.inpainting.trace import Trace
@@ -135,7 +135,7 @@ def write_result(prior: Prior, plan: Plan, task: Task, result: InpaintResult, ou
     settings = plan.settings
     image = plan.inputs.picture(task.name).pixels
     hole = plan.inputs.hole(task, settings, prior.image_shape[0])
-    restored = restore(result, image, hole, task.region)
+    restored = blend_back(result, image, hole, task.region)
     _save(out / _RESULT.format(task.name), restored, task.profile)
     rows, columns = task.region.rows, task.region.columns
     strip = figures.strip(
@@ -146,26 +146,45 @@ def write_result(prior: Prior, plan: Plan, task: Task, result: InpaintResult, ou
     )
     _save(out / _STRIP.format(task.name), strip)
     if result.alternatives is not None:
-        each = restore_each(result, image, hole, task.region)
+        each = blend_each_back(result, image, hole, task.region)
         for pattern, one in zip(_choices(settings), each, strict=True):
             _save(out / pattern.format(task.name), one, task.profile)
         _save(out / _MEAN.format(task.name), mean_image(each), task.profile)
     if settings.gif and result.trace is not None:
         small = shrink(image, hole, task.region, prior.image_shape[:2])
         _save_gif(out / _GIF.format(task.name), prior, result.trace, *small)
-    line = _line(task, hole, result)
+    line = {**_line(task, result), "missing": int(hole.sum())}
     if settings.score:
         scores = composite_scores(restored[None], image[None], hole[None])
         line |= {name: finite_or_none(values[0]) for name, values in scores.items()}
-    if result.trace is not None:
-        line["trace"] = {
-            "num_steps": result.trace.num_steps.tolist(),
-            "context_loss": list(map(finite_or_none, result.trace.context_loss.tolist())),
-            "prior_loss": list(map(finite_or_none, result.trace.prior_loss.tolist())),
-        }
-    if note := note_of(task, result):
-        line["note"] = note
-    return line
+    return line | _remarks(task, result)
+
+
+def write_restored(prior: Prior, plan: Plan, task: Task, result: InpaintResult, out: Path) -> Line:
+    """Writes the result files of an image that was restored from a measurement. See `write_result`."""
+    settings, measurement = plan.settings, plan.settings.measurement
+    if measurement is None:
+        raise ValueError("`plan` has no measurement: use `write_result`")
+    restored = pixels.to_uint8(np.asarray(result.images))
+    _save(out / _RESULT.format(task.name), restored)
+    original = measurement.original(plan.inputs.picture(task.name).pixels, task.region) if settings.score else None
+    strip = figures.strip(
+        None if original is None else original[None],
+        measurement.view(plan.inputs.values(task, settings))[None],
+        np.asarray(result.completions)[None],
+        restored[None],
+    )
+    _save(out / _STRIP.format(task.name), strip)
+    if result.alternatives is not None:
+        for pattern, one in zip(_choices(settings), result.alternatives.images, strict=True):
+            _save(out / pattern.format(task.name), pixels.to_uint8(np.asarray(one)))
+        _save(out / _MEAN.format(task.name), pixels.to_uint8(np.asarray(result.mean)))
+    line = _line(task, result)
+    if original is not None:
+        everywhere = np.ones((1, *prior.image_shape[:2]), bool)
+        scores = composite_scores(restored[None], original[None], everywhere)
+        line |= {name: finite_or_none(scores[name][0]) for name in ("psnr", "ssim")}
+    return line | _remarks(task, result)
 
 
 def skipped_line(name: str, reason: str) -> Line:
@@ -185,11 +204,24 @@ def report_failed(failed: int, where: Path) -> int:
     return 1 if failed else 0
 
 
-def _line(task: Task, hole: Bool[np.ndarray, "h w"], result: InpaintResult) -> Line:
+def _remarks(task: Task, result: InpaintResult) -> Line:
+    """Returns the trace and the note of an image, if it has them."""
+    line: Line = {}
+    if result.trace is not None:
+        line["trace"] = {
+            "num_steps": result.trace.num_steps.tolist(),
+            "context_loss": list(map(finite_or_none, result.trace.context_loss.tolist())),
+            "prior_loss": list(map(finite_or_none, result.trace.prior_loss.tolist())),
+        }
+    if note := note_of(task, result):
+        line["note"] = note
+    return line
+
+
+def _line(task: Task, result: InpaintResult) -> Line:
     line: Line = {
         "name": task.name,
         "digest": task.digest,
-        "missing": int(hole.sum()),
         "region": list(task.region),
         "context_loss": finite_or_none(float(result.context_loss)),
         "prior_loss": finite_or_none(float(result.prior_loss)),

@@ -104,12 +104,19 @@ class InpaintConfig(Config):
         return cls(**cls.preset_values(_INPAINT_PRESETS, name))
 
 
-def default_config(prior: "Prior") -> InpaintConfig:
-    """Returns the best search that a prior allows: the preset "best" if it has an encoder, else `InpaintConfig()`."""
+def default_config(prior: "Prior", noisy: bool = False) -> InpaintConfig:
+    """Returns the best search that a prior allows: the preset "best" if it has an encoder, else `InpaintConfig()`.
+
+    Args:
+        prior: see `inpaint`.
+        noisy: the known values hold noise. Then there is no refinement, because it would fit the noise.
+    """
     if prior.encode is None:
         return InpaintConfig()
     best = InpaintConfig.preset("best")
-    return best if prior.feature_shapes else dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
+    if not prior.feature_shapes:
+        return dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
+    return dataclasses.replace(best, refine_steps=0) if noisy else best
 
 
 _GUIDED = {"start": "encoder", "learning_rate": 0.03, "encoder_weight": 1.0, "prior_weight": 0.1}

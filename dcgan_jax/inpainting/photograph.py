@@ -83,12 +83,12 @@ def inpaint_photograph(
     result = jax.tree.map(lambda x: x[0], jax.device_get(result))
     several = result.alternatives
     if several is not None:
-        each = restore_each(result, image, hole, region)
+        each = blend_each_back(result, image, hole, region)
         result = result._replace(alternatives=several._replace(images=each), mean=mean_image(each))
-    return result._replace(images=restore(result, image, hole, region))
+    return result._replace(images=blend_back(result, image, hole, region))
 
 
-def restore(
+def blend_back(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "h w c"]:
     """Returns the photograph with the completion blended into its hole. The hole is grey (128) if the search failed.
@@ -158,16 +158,16 @@ def _guide(
     return guide[place]
 
 
-def restore_each(
+def blend_each_back(
     result: InpaintResult, image: UInt8[np.ndarray, "h w c"], hole: Bool[np.ndarray, "h w"], region: Region
 ) -> UInt8[np.ndarray, "k h w c"]:
     """Restores every alternative, best first; the result itself if it has no alternatives."""
     several = result.alternatives
     if several is None:
-        return restore(result, image, hole, region)[None]
+        return blend_back(result, image, hole, region)[None]
     count = len(several.status)
     each = (jax.tree.map(lambda x, i=i: x[i], several) for i in range(count))
-    return np.stack([restore(one, image, hole, region) for one in each])
+    return np.stack([blend_back(one, image, hole, region) for one in each])
 
 
 def mean_image(images: UInt8[np.ndarray, "k h w c"]) -> UInt8[np.ndarray, "h w c"]:

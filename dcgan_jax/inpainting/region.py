@@ -106,11 +106,9 @@ def find_region(
                     "of a mask are missing: invert it (`--invert-masks`) if its black pixels should be, or pass `crop`"
                 )
             crop = str(face or _surroundings(hole))
-            note = (
-                None
-                if face
-                else "no face was found, so the surroundings of the hole were completed, by a prior for faces"
-            )
+            if face is None:
+                part = "surroundings of the hole were completed" if hole.any() else "centre was taken"
+                note = f"no face was found, so the {part}, by a prior for faces"
     if crop == "stretch":
         return Found(Region(0, 0, width, height))
     if crop == "center":

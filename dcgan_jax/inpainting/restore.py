@@ -51,7 +51,7 @@ def restore(
             compilation. The last step takes a nonlinear function as linear near G(ẑ), and agrees only about so well.
             With `measurements.Known(hole)`, `measured` holds images, and the call is `inpaint`, bit for bit.
         key: see `inpaint`.
-        config: see `inpaint`. `window` and `blend` have no effect.
+        config: see `inpaint`. `window` and `blend` have no effect. With noise, the default has no `refine_steps`.
         noise: standard deviation of normal noise in `measured`, on the scale of [−1, 1]: 25 levels of 255 are 25 /
             127.5. 0 if the values are exact.
         optimizer: see `inpaint`.
@@ -77,10 +77,10 @@ def restore(
     if isinstance(measure, Known):
         _check_noise(noise, exact=True)
         return inpaint(prior, measured, measure.hole, key, config, optimizer, labels)
-    config = default_config(prior) if config is None else config
+    _check_noise(noise)
+    config = default_config(prior, noisy=isinstance(noise, Tracer) or float(noise) > 0) if config is None else config
     check_config(prior, config)
     _check_measurement(prior, measured, measure)
-    _check_noise(noise)
     n = measured.shape[0]
     keys = image_keys(key, n)
     if labels is not None or prior.num_classes:

@@ -15,7 +15,7 @@ from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.holes import image_name
 from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config
-from dcgan_jax.inpainting.photograph import mean_image, restore, restore_each
+from dcgan_jax.inpainting.photograph import blend_back, blend_each_back, mean_image
 from dcgan_jax.inpainting.region import Region
 from dcgan_jax.pictures import Mask, Picture, read_mask, read_picture
 from dcgan_jax.priors.files import load_prior
@@ -103,6 +103,7 @@ class Completer:
         settings = Settings(
             config,
             mask=None,
+            measurement=None,
             crop=order.crop,
             elsewhere=order.elsewhere,
             score=False,
@@ -126,9 +127,9 @@ class Completer:
             raise UserError("nothing is missing: paint over what should be replaced")
         ((_, result),) = search_tasks(prior, plan, [task], slots=1)
         self._compiled.add((order.prior, plan.settings.config))
-        images, mean = [restore(result, picture, hole, task.region)], None
+        images, mean = [blend_back(result, picture, hole, task.region)], None
         if result.alternatives is not None:
-            each = restore_each(result, picture, hole, task.region)
+            each = blend_each_back(result, picture, hole, task.region)
             images, mean = list(each), mean_image(each)
         return Completed(images, mean, task.region, note_of(task, result), task.profile)
 
