@@ -1,16 +1,19 @@
 """`python -m experiments.restoration --data SET --prior PRIOR`: what `dj.restore` gains over plain methods.
 
 It measures held-out images, restores them, and prints the mean PSNR in dB over the whole image. Beside each search
-stand the blend alone, which corrects a grey image without a prior, and the plain method: bicubic enlargement (of the
-grid's pixels too), the grey image in all channels, or the noisy image itself.
+stand the blend alone, which corrects the mean of the prior's images, and the plain method: bicubic enlargement (of the
+grid's pixels too), the grey image in all channels, or non-local means (Buades et al. 2005) by OpenCV. Its strength of
+20 and its windows of 3 and 11 pixels are the best of 15 settings on 24 training faces.
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +22,8 @@ from jaxtyping import Array, Float
 import dcgan_jax as dj
 from dcgan_jax.blending.measured import measured_blend
 from dcgan_jax.data import open_prepared
-from dcgan_jax.images.pixels import to_float
+from dcgan_jax.images.pixels import to_float, to_uint8
+from dcgan_jax.inpainting.restore import average
 
 Images = Float[Array, "b h w c"]
 LEVELS = 127.5  # grey levels of 255 in one unit of [−1, 1]
@@ -38,16 +42,22 @@ def enlarge_grid(measured: Images, images: Images) -> Images:
     return jax.image.scale_and_translate(measured, images.shape, (1, 2), scale, shift, "cubic")
 
 
-def as_it_is(measured: Images, images: Images) -> Images:
-    """Returns the measured image, its only channel repeated."""
+def repeat(measured: Images, images: Images) -> Images:
+    """Returns grey images, their only channel repeated."""
     return jnp.broadcast_to(measured, images.shape)
+
+
+def denoise(measured: Images, images: Images) -> Images:
+    """Returns noisy images after non-local means."""
+    levels = to_uint8(np.asarray(measured))
+    return jnp.asarray(to_float(np.stack([cv2.fastNlMeansDenoisingColored(x, None, 20, 20, 3, 11) for x in levels])))
 
 
 TASKS: dict[str, tuple[Callable[[Array], Array], float, Callable[[Images, Images], Images]]] = {
     "low resolution, 4": (dj.measurements.LowResolution(4), 0.0, enlarge),
     "low resolution, 8": (dj.measurements.LowResolution(8), 0.0, enlarge),
-    "grey": (dj.measurements.Grey(), 0.0, as_it_is),
-    "noise, 25 of 255": (dj.measurements.Identity(), 25 / LEVELS, as_it_is),
+    "grey": (dj.measurements.Grey(), 0.0, repeat),
+    "noise, 25 of 255": (dj.measurements.Identity(), 25 / LEVELS, denoise),
     "grid, every 4th": (dj.measurements.Grid(4), 0.0, enlarge_grid),
 }
 SEARCHES = {
@@ -71,6 +81,8 @@ def main() -> None:
     split = open_prepared(options.data).split(options.split)
     images = jnp.asarray(to_float(np.asarray(split[options.first : options.first + options.count])))
 
+    mean = average(prior)
+
     def score(restored: Images) -> str:
         return f"{float(jnp.mean(dj.psnr(jnp.clip(restored, -1, 1), images))):.2f}"
 
@@ -79,10 +91,11 @@ def main() -> None:
     for task, (measure, noise, plain) in TASKS.items():
         measured = jax.vmap(measure)(images)
         measured += noise * jax.random.normal(jax.random.key(1), measured.shape)
-        alone = jax.jit(jax.vmap(partial(measured_blend, measure=measure, noise=noise)))(images * 0, measured)
+        alone = jax.jit(jax.vmap(partial(measured_blend, measure=measure, noise=noise), (None, 0)))(mean, measured)
         cells, start = [score(plain(measured, images)), score(alone)], time.perf_counter()
         for name in options.searches:
-            result = dj.restore(prior, measured, measure, jax.random.key(0), SEARCHES[name], noise)
+            search = dataclasses.replace(SEARCHES[name], **({"refine_steps": 0} if noise else {}))
+            result = dj.restore(prior, measured, measure, jax.random.key(0), search, noise)
             cells.append(score(result.images))
             if result.mean is not None:
                 cells.append(score(result.mean))

@@ -45,7 +45,7 @@ def mask(tmp_path):
 
 def run(images, mask, out, prior=PRIOR, config=CONFIG, **options):
     options = {"batch_size": BATCH, "progress": False} | options
-    return inpaint_folder(prior, Job(images, str(mask), out, config, **options))
+    return inpaint_folder(prior, Job(images, None if mask is None else str(mask), out, config, **options))
 
 
 def read(path):

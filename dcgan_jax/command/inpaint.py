@@ -33,6 +33,7 @@ from dcgan_jax.command.results import (
     write_result,
 )
 from dcgan_jax.config import PHOTO_CROPS
+from dcgan_jax.errors import UserError
 from dcgan_jax.evaluation.holes import image_key
 from dcgan_jax.inpainting.config import InpaintConfig, default_config
 from dcgan_jax.inpainting.inpaint import check_config
@@ -190,7 +191,12 @@ def inpaint_folder(prior: Prior, job: Job) -> Report:
     drawn = mask in masks.NAMES
     if mask is not None and Path(mask).resolve() == job.images.resolve():
         mask = ALPHA
-    measurement = None if job.measure is None else Measurement.parse(job.measure, prior.image_shape)
+    measurement = None
+    if job.measure is not None:
+        measurement = Measurement.parse(job.measure, prior.image_shape)
+        for name in ("invert_masks", "elsewhere", "gif"):
+            if getattr(job, name):
+                raise UserError(f"`{name}` does nothing for `measure` {job.measure}: leave it out")
     settings = Settings(
         config,
         mask if drawn else None,

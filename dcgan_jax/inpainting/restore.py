@@ -24,6 +24,8 @@ from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
 from dcgan_jax.priors.prior import Prior
 
+_DRAWS = 64  # images whose mean an encoder sees where nothing is measured
+
 
 def restore(
     prior: Prior,
@@ -119,10 +121,16 @@ def restore_batch(
         return jax.vmap(lambda start: search(prior, config, problem, start, optimizer))(starts)
 
     problem = Problem(measured, jnp.full(n, size / measured.shape[1], measured.dtype), measure=measure)
-    smooth = jnp.clip(blend(grey[:, None])[:, 0], -1, 1)
+    smooth = jnp.clip(blend(jnp.broadcast_to(average(prior), (n, 1, *prior.image_shape)))[:, 0], -1, 1)
     problems, starts = add_starts(prior, config, problem, smooth, ~everywhere, keys, labels)
     found = jax.vmap(search_image)(problems, starts)
     return collect(prior, config, grey, everywhere, blend, jnp.full(n, Status.OK), found)
+
+
+def average(prior: Prior) -> Float[Array, "h w c"]:
+    """Returns the mean of `_DRAWS` images of the prior, always of the same latents."""
+    latents = prior.sample_latents(jax.random.key(0), _DRAWS)
+    return jnp.mean(prior.generate(prior.params, latents), axis=0)
 
 
 def _check_measurement(prior: Prior, measured: Any, measure: Any) -> None:

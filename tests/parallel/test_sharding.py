@@ -20,6 +20,8 @@ import dcgan_jax as dj
 from dcgan_jax.baselines import context_encoder, context_encoder_training
 from dcgan_jax.inpainting import stream
 from dcgan_jax.inpainting.inpaint import inpaint_batch
+from dcgan_jax.inpainting.restore import restore_batch
+from dcgan_jax.measurements import LowResolution
 from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.parallel import distributed, sharding
 from dcgan_jax.training import encoder, gan, loop
@@ -137,8 +139,17 @@ def refilling(mesh, size):
     return flops(run, mesh, prior(), slots, jax.ShapeDtypeStruct((size,), bool), searches)
 
 
+def restoring(mesh, size):
+    """FLOPs of `restore` on one device of the mesh; one step of each loop is counted."""
+
+    def run(prior, measured, keys):
+        return restore_batch(prior, measured, LowResolution(4), keys, SEARCHES["best"], 0.1, None)
+
+    return flops(run, mesh, prior(), jax.ShapeDtypeStruct((size, 8, 8, 1), jnp.float32), search_batch(size)[2])
+
+
 FAULT = "latents that lie nowhere"
-PROGRAMS = [*TRAININGS, *SEARCHES, "stream", FAULT]
+PROGRAMS = [*TRAININGS, *SEARCHES, "stream", "restore", FAULT]
 SOME = ["hinge loss and R1", "best", FAULT]
 
 
@@ -147,6 +158,8 @@ def share(name, everyone, alone):
     part = BATCH // everyone.size
     if name == "stream":
         return refilling(everyone, BATCH) / refilling(alone, part)
+    if name == "restore":
+        return restoring(everyone, BATCH) / restoring(alone, part)
     if name in SEARCHES:
         return searching(SEARCHES[name], everyone, BATCH) / searching(SEARCHES[name], alone, part)
     config = TRAININGS.get(name, GAN)
