@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from searches import CONFIG, HOLES, IMAGES, KEY, UNIFORM, H, W
-from tiny import arrays, tanh_prior
+from tiny import arrays, constant_prior, tanh_prior
 
 import dcgan_jax as dj
 from dcgan_jax import measurements
 from dcgan_jax.errors import UserError
+from dcgan_jax.inpainting.config import default_config
 from dcgan_jax.inpainting.result import Status
 
 PRIOR = tanh_prior((8, 8, 3))
@@ -118,6 +119,26 @@ def test_an_encoder_sees_a_smooth_image_without_a_hole():
     measured = jax.vmap(LOW)(ORIGINALS)
     result = dj.restore(prior, measured, LOW, KEY, dj.InpaintConfig(start="encoder", num_steps=0))
     np.testing.assert_allclose(result.latents, measured.mean(axis=(1, 2)), atol=0.1)
+
+
+def test_an_encoder_sees_the_mean_of_the_priors_images_where_nothing_is_measured():
+    def encode(params, known, hole):
+        mean = known[:, -1, -1]
+        return mean, jnp.ones_like(mean), ()
+
+    image = np.random.default_rng(4).uniform(-0.9, 0.9, (8, 8, 3)).astype(np.float32)
+    prior = dataclasses.replace(constant_prior(image), encode=encode)
+    corner = measurements.Grid(8)
+    result = dj.restore(prior, image[None, :1, :1], corner, KEY, dj.InpaintConfig(start="encoder", num_steps=0))
+    np.testing.assert_allclose(result.latents[0], image[-1, -1], atol=1e-5)
+
+
+def test_noisy_values_are_not_refined():
+    best = dj.InpaintConfig.preset("best")
+    encoded = dataclasses.replace(PRIOR, encode=lambda params, known, hole: None, feature_shapes=((1, 1, 1),))
+    assert default_config(encoded, noisy=True) == dataclasses.replace(best, refine_steps=0)
+    assert default_config(encoded) == best
+    assert default_config(PRIOR, noisy=True) == dj.InpaintConfig()
 
 
 # ------------------------------------------------------------------------------------------ wrong arguments
