@@ -53,6 +53,22 @@ def photograph() -> None:
     figures.save_png(FOLDER / "completed.png", figures.tile(pair, columns=2))
 
 
+def restored() -> None:
+    """What `inpaint --measure` makes of the photograph's face."""
+    measures = ["low-resolution:8", "grey", "noise:25", "grid:4"]
+    strips = []
+    for measure in measures:
+        with tempfile.TemporaryDirectory() as out:
+            given = ["--images", str(FOLDER / "photograph.jpg"), "--measure", measure, "--score", "--out", out]
+            assert main.main(["inpaint", *given]) == 0
+            strips.append(np.asarray(Image.open(Path(out) / "strips" / "photograph.png")))
+    width = strips[0].shape[1]
+    gap = np.full((2, width, 3), 255, np.uint8)
+    large = np.concatenate([x for strip in strips for x in (strip, gap)][:-1]).repeat(2, axis=0).repeat(2, axis=1)
+    columns = ["original", "measured", "generated", "restored"]
+    figures.save_png(FOLDER / "restored.png", figures.labelled(large, measures, columns))
+
+
 def samples() -> None:
     """Samples of every prior in the package, two rows each."""
     rows = []
@@ -65,4 +81,5 @@ def samples() -> None:
 if __name__ == "__main__":
     inpainting()
     photograph()
+    restored()
     samples()
