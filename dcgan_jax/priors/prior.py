@@ -137,7 +137,7 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
         ValueError: the prior has no discriminator, or `x` is not a floating-point batch of the prior's image shape.
     """
     if prior.discriminate is None:
-        raise ValueError("`prior` has no discriminator: pass `discriminate` to `Prior`")
+        raise ValueError("`prior` has no discriminator: pass one where you make the prior")
     x = jnp.asarray(x)
     shape = prior.image_shape
     if x.ndim != 4 or x.shape[1:] != shape or not jnp.issubdtype(x.dtype, jnp.floating):
