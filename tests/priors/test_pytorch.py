@@ -133,11 +133,11 @@ def test_images_and_logits_equal_those_of_numpy(up, down, base, files):
     np.testing.assert_allclose(shifted, images_by_numpy(generator, z, own), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("size, channels", [(64, 3), (32, 1)])
-def test_images_and_logits_equal_those_of_pytorch(size, channels, tmp_path):
+@pytest.mark.parametrize("size, channels, width", [(64, 3, 64), (64, 3, 16), (32, 1, 16)])
+def test_images_and_logits_equal_those_of_pytorch(size, channels, width, tmp_path):
     torch = pytest.importorskip("torch")
     save = pytest.importorskip("safetensors.torch").save_file
-    nn, depth, latent, width = torch.nn, size.bit_length() - 2, 100, 16
+    nn, depth, latent = torch.nn, size.bit_length() - 2, 100
     torch.manual_seed(0)  # before the modules, which draw their kernels
     # The modules of pytorch/examples, dcgan/main.py, for any size.
     up, down = [], []
