@@ -32,7 +32,8 @@ def prior_from_pytorch(generator: str | Path, discriminator: str | Path | None =
     """Makes a prior from the weights of a PyTorch DCGAN in the layout of pytorch/examples.
 
     The prior is an ordinary DCGAN: `save_prior` writes it, the commands take that file, and an encoder can be trained
-    for it. Latents are standard normal. Batch norm uses its running statistics, as after `netG.eval()`.
+    for it. Latents are standard normal. Batch norm uses its running statistics, as after `netG.eval()`. The images equal
+    PyTorch's up to rounding, which is least under `jax.default_matmul_precision("highest")`.
 
     The files hold `netG.state_dict()` and `netD.state_dict()` as safetensors. All kernels are 4×4, without biases.
     The shapes tell the number and widths of the layers, the channels, and the sizes of images and latents. One layer
