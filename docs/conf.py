@@ -17,7 +17,7 @@ project = "dcgan_jax"
 author = "the dcgan_jax developers"
 copyright = author
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "myst_nb", "sphinx_copybutton", "floors", "options"]
-exclude_patterns = ["_build", "notebooks/pytorch"]
+exclude_patterns = ["_build"]
 nitpicky = True
 
 html_theme = "sphinx_book_theme"

@@ -32,8 +32,8 @@ def prior_from_pytorch(generator: str | Path, discriminator: str | Path | None =
     """Makes a prior from the weights of a PyTorch DCGAN in the layout of pytorch/examples.
 
     The prior is an ordinary DCGAN: `save_prior` writes it, the commands take that file, and an encoder can be trained
-    for it. Latents are standard normal. Batch norm uses its running statistics, as after `netG.eval()`. The images equal
-    PyTorch's up to rounding, which is least under `jax.default_matmul_precision("highest")`.
+    for it. Latents are standard normal. Batch norm uses its running statistics, as after `netG.eval()`. The images are
+    those of PyTorch up to rounding, which is least under `jax.default_matmul_precision("highest")`.
 
     The files hold `netG.state_dict()` and `netD.state_dict()` as safetensors. All kernels are 4×4, without biases.
     The shapes tell the number and widths of the layers, the channels, and the sizes of images and latents. One layer
@@ -91,24 +91,28 @@ def _image_shape(layers: list[_Layer]) -> tuple[int, int, int]:
 
 def _base_width(layers: list[_Layer]) -> int:
     """Returns the least base width of a model whose layers are nowhere narrower."""
-    unit = ModelConfig(image_size=_image_shape(layers)[0], base_width=1).widths
-    return max(-(-layer.kernel.shape[3] // factor) for layer, factor in zip(layers, unit, strict=False))
+    factors = ModelConfig(image_size=_image_shape(layers)[0], base_width=1).widths
+    return max(-(-layer.kernel.shape[3] // factor) for layer, factor in zip(layers[:-1], factors, strict=True))
 
 
 def _network(name: str, layers: list[_Layer], model: ModelConfig) -> dict[str, Any]:
     """Returns the parameters and statistics of "generator" or "discriminator", padded to the model's widths."""
-    is_generator, depth = name == "generator", len(model.widths)
+    is_generator = name == "generator"
+    *convolutions, last = layers
+    numbers = range(len(convolutions))
+    if is_generator:
+        numbers = reversed(numbers)  # a network numbers its layers from its input on
     params, statistics = {}, {}
-    for i, (layer, (large, small)) in enumerate(zip(layers, pairwise((model.channels, *model.widths)), strict=False)):
-        number = depth - 1 - i if is_generator else i
+    widths = pairwise((model.channels, *model.widths))
+    for number, layer, (large, small) in zip(numbers, convolutions, widths, strict=True):
         kernel = _pad(layer.kernel, (KERNEL_SIZE, KERNEL_SIZE, large, small))
-        params[f"up_{number}" if is_generator else f"down_{number}"] = kernel
+        params[f"{'up' if is_generator else 'down'}_{number}"] = kernel
         if layer.norm:
             norm = {key: _pad(x, (small,)) for key, x in layer.norm.items()}
             params[f"norm_{number}"] = {key: norm[key] for key in ("scale", "bias")}
             statistics[f"norm_{number}"] = {key: norm[key] for key in ("mean", "var")}
-    outer = layers[-1].kernel.shape[3]  # entries of a latent, or the logit
-    dense = _pad(layers[-1].kernel, (4, 4, model.widths[-1], outer)).reshape(-1, outer)
+    outer = last.kernel.shape[3]  # entries of a latent, or 1 for the logit
+    dense = _pad(last.kernel, (4, 4, model.widths[-1], outer)).reshape(-1, outer)
     if is_generator:
         params["dense"] = {"kernel": dense.T}
         params["bias"] = np.zeros(model.channels, np.float32)
