@@ -23,8 +23,9 @@ _UNKNOWN = (0, 0, 0)  # a shape that must be found by tracing
 class Prior:
     """A generative model for latent searches: a pytree of arrays, and static functions.
 
-    Build one from any differentiable decoder. `load_prior` and `prior_from_state` build one from a DCGAN. Functions are
-    compared by identity, so define them once, at module level: a new function causes a new compilation.
+    Build one from any differentiable decoder. `load_prior`, `prior_from_state` and `prior_from_pytorch` build one from
+    a DCGAN. Functions are compared by identity, so define them once, at module level: a new function causes a new
+    compilation.
 
     Attributes:
         params: the parameters, any pytree of arrays.
