@@ -35,8 +35,9 @@ def start(count, arguments, devices=1, **environment):
 
 
 def as_users_compile(devices, *arguments):
-    """Starts a Python process with `devices` pretended devices and XLA's default code generator."""
+    """Starts a Python process with `devices` pretended devices, XLA's default code generator and default precision."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": ""}
+    environment.pop("JAX_DEFAULT_MATMUL_PRECISION", None)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, text=True, **pipes)
 

@@ -44,10 +44,12 @@ def run_encoder(options: argparse.Namespace) -> int:
     """Trains an encoder for a prior."""
     given = given_fields(EncoderConfig, options)
     name = given.get("prior", EncoderConfig.prior)
-    model = load_prior(name).model
-    if model is None:
+    prior = load_prior(name)
+    if prior.model is None:
         raise UserError(f"the prior {name} is not a DCGAN: give the prior of a run of `dcgan-jax train`")
-    return _train(encoder.RECIPE, EncoderConfig(model=model, **given), options)
+    if prior.discriminate is None:
+        raise UserError(f"the prior {name} has no discriminator, which the encoder's run keeps: give a prior with one")
+    return _train(encoder.RECIPE, EncoderConfig(model=prior.model, **given), options)
 
 
 def run_plot(options: argparse.Namespace) -> int:

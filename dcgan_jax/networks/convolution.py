@@ -16,6 +16,7 @@ exceptions. XLA computes the derivatives of a `vmap` over kernels. A gradient in
 | NVIDIA GPUs | the same; for images smaller than the kernel, `small_images.py` |
 | CPUs, few channels | direct convolutions, with special forms of `up` and the kernel gradient (`direct.py`) |
 | CPUs, many channels | Winograd's algorithm, along the height (`winograd_rows.py`) or both axes (`winograd.py`) |
+| CPUs, precision "highest" | direct convolutions, which round less than Winograd's algorithm |
 
 CPUs need special forms because XLA's are slow there. XLA computes the transpose as a convolution of an input dilated
 with zeros (jax#23783). Inside a loop or a branch it has fast code for only one order of the axes.
@@ -142,6 +143,8 @@ def _cpu_kernel(x: Array, y: Array) -> Array:
 def _cpu_form(large: _Shape, channels: int, dtype: DTypeLike) -> str:
     """Chooses the fastest form for a layer, as measured on two cores with AVX-512 at widths 32, 64 and 128.
 
+    Under `jax.default_matmul_precision("highest")` it chooses the form with the least rounding.
+
     Winograd's algorithm needs fewer multiplications but more additions. The multiplications grow with the product of
     the two numbers of channels, the additions with their sum. So the direct forms are faster for few channels.
 
@@ -150,6 +153,8 @@ def _cpu_form(large: _Shape, channels: int, dtype: DTypeLike) -> str:
         channels: channels of the small image.
         dtype: type of both images.
     """
+    if jax.config.values["jax_default_matmul_precision"] in ("highest", "float32"):  # two names of one
+        return "direct"
     _, height, width, others = large
     # In bfloat16, XLA computes convolutions in float32, but matrix products in bfloat16.
     is_16_bit = jnp.finfo(dtype).bits < 32

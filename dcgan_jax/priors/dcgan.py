@@ -70,7 +70,7 @@ def prior_from_params(params: Any, model: ModelConfig) -> Prior:
     """Makes a prior from the parameters of a DCGAN.
 
     Args:
-        params: "generator", "discriminator" and optionally "encoder", each with "params" and "batch_stats".
+        params: "generator" and optionally "discriminator" and "encoder", each with "params" and "batch_stats".
         model: the configuration of the networks.
     """
     dcgan = _dcgan(model, None)
@@ -79,7 +79,7 @@ def prior_from_params(params: Any, model: ModelConfig) -> Prior:
         generate=dcgan.generate,
         sample_latents=dcgan.sample_latents,
         latent_bounds=(-1.0, 1.0) if model.latent == "uniform" else None,
-        discriminate=dcgan.discriminate,
+        discriminate=dcgan.discriminate if "discriminator" in params else None,
         encode=dcgan.encode if "encoder" in params else None,
         feature_shapes=tuple((4 << i, 4 << i, width) for i, width in enumerate(reversed(model.widths))),
         num_classes=model.num_classes,
@@ -110,8 +110,9 @@ def with_compute_dtype(prior: Prior, dtype: str) -> Prior:
     if dtype not in COMPUTE_DTYPES:
         raise UserError(f"`dtype` is {dtype!r}; it takes {' or '.join(COMPUTE_DTYPES)}")
     dcgan = _dcgan(prior.model, arithmetic_dtype(dtype))
+    discriminate = None if prior.discriminate is None else dcgan.discriminate
     encode = None if prior.encode is None else dcgan.encode
-    return dataclasses.replace(prior, generate=dcgan.generate, discriminate=dcgan.discriminate, encode=encode)
+    return dataclasses.replace(prior, generate=dcgan.generate, discriminate=discriminate, encode=encode)
 
 
 def is_dcgan(prior: Prior) -> bool:

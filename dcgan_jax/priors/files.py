@@ -94,7 +94,7 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
     """Saves the weights of a DCGAN and its encoder as one safetensors file, with the model's configuration inside.
 
     Args:
-        prior: a prior from `load_prior` or `prior_from_state`.
+        prior: a prior from `load_prior`, `prior_from_state` or `prior_from_pytorch`.
         path: the file to write. Its suffix is .safetensors. An existing file is replaced as a whole.
         half: store kernels in float16, which halves the size. Biases, scales and statistics stay in float32.
 
@@ -108,6 +108,8 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
         metadata["crop"] = prior.crop
     if prior.encode is not None:
         metadata["encoder"] = "yes"
+    if "discriminator" not in prior.params:
+        metadata["generator_alone"] = "yes"
     save_weights(path, prior.params, metadata, half_precision=half)
 
 
@@ -118,4 +120,6 @@ def _read(path: Path) -> Prior:
 
 def _init_params(model: ModelConfig, metadata: Container[str]) -> Any:
     params = dcgan.init_gan(model)
+    if "generator_alone" in metadata:
+        del params["discriminator"]
     return params | {"encoder": encoder.init_params(model, jax.random.key(0))} if "encoder" in metadata else params

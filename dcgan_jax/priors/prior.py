@@ -23,8 +23,9 @@ _UNKNOWN = (0, 0, 0)  # a shape that must be found by tracing
 class Prior:
     """A generative model for latent searches: a pytree of arrays, and static functions.
 
-    Build one from any differentiable decoder. `load_prior` and `prior_from_state` build one from a DCGAN. Functions are
-    compared by identity, so define them once, at module level: a new function causes a new compilation.
+    Build one from any differentiable decoder. `load_prior`, `prior_from_state` and `prior_from_pytorch` build one from
+    a DCGAN. Functions are compared by identity, so define them once, at module level: a new function causes a new
+    compilation.
 
     Attributes:
         params: the parameters, any pytree of arrays.
@@ -137,7 +138,7 @@ def discriminate(prior: Prior, x: Float[Array, "n h w c"]) -> Float[Array, " n"]
         ValueError: the prior has no discriminator, or `x` is not a floating-point batch of the prior's image shape.
     """
     if prior.discriminate is None:
-        raise ValueError("`prior` has no discriminator: pass `discriminate` to `Prior`")
+        raise ValueError("`prior` has no discriminator: pass one where you make the prior")
     x = jnp.asarray(x)
     shape = prior.image_shape
     if x.ndim != 4 or x.shape[1:] != shape or not jnp.issubdtype(x.dtype, jnp.floating):

@@ -18,6 +18,13 @@ FORMS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def default_precision():
+    """The precision of users. Under the highest, which the tests have beside a GPU, no layer uses Winograd's algorithm."""
+    with jax.default_matmul_precision("default"):
+        yield
+
+
 def loop_kernel(x, y):
     """The derivative of ⟨down(x, kernel), y⟩ by each entry of the kernel, in which it is linear."""
     gradient = np.zeros((5, 5, x.shape[3], y.shape[3]))
@@ -93,3 +100,23 @@ def test_vmap_over_kernels_agrees_with_a_loop():
     found = plain.quick_jit(jax.vmap(conv_down))(x[:, None], kernels)
     for i in range(3):
         np.testing.assert_allclose(found[i], plain_down(x[i : i + 1], kernels[i]), rtol=0, atol=2e-3)
+
+
+def test_the_highest_precision_rounds_less():
+    """It takes the direct forms, in gradients and in compiled functions too."""
+    x, y, kernel = draw((16, 16, 32, 64))
+    expected = loop_down(x, kernel), loop_up(y, kernel), loop_up(y, kernel)
+    arguments = [jnp.asarray(a, jnp.float32) for a in (x, y, kernel)]
+
+    @jax.jit
+    def convolve(x, y, kernel):
+        down, pullback = jax.vjp(lambda x: conv_down(x, kernel, "cpu"), x)
+        return down, pullback(y)[0], conv_up(y, kernel, "cpu")
+
+    def errors():
+        return [np.mean(np.abs(a - b)) for a, b in zip(convolve(*arguments), expected, strict=True)]
+
+    by_default = errors()
+    with jax.default_matmul_precision("highest"):
+        assert all(a < 0.7 * b for a, b in zip(errors(), by_default, strict=True))
+    assert errors() == by_default
