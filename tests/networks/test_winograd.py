@@ -20,7 +20,7 @@ FORMS = [
 
 @pytest.fixture(autouse=True)
 def default_precision():
-    """The precision of users. Under the highest, which the tests have beside a GPU, no layer uses Winograd's algorithm."""
+    """The precision of users. Under the highest (of tests beside a GPU) no layer uses Winograd's algorithm."""
     with jax.default_matmul_precision("default"):
         yield
 
