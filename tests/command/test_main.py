@@ -129,7 +129,8 @@ print({{"jax", "flax", "optax", "numpy", "scipy", "PIL", "fsspec", "orbax"}} & s
 
 def test_the_package_offers_its_public_names():
     assert set(dj.__all__) <= set(dir(dj)) and {"inpaint", "masks", "load_prior", "TrainConfig"} <= set(dj.__all__)
-    assert all(getattr(dj, name).__module__.startswith("dcgan_jax.") for name in set(dj.__all__) - {"masks", "measurements"})
+    modules = {"masks", "measurements"}
+    assert all(getattr(dj, name).__module__.startswith("dcgan_jax.") for name in set(dj.__all__) - modules)
     assert dj.masks is sys.modules["dcgan_jax.masks"]
     with pytest.raises(AttributeError):
         dj.impaint  # noqa: B018
