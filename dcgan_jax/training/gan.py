@@ -10,7 +10,6 @@ import optax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Int, PRNGKeyArray, UInt8
 
-from dcgan_jax.data import PreparedSet
 from dcgan_jax.images import figures
 from dcgan_jax.images.figures import COLUMNS
 from dcgan_jax.networks.config import ModelConfig
@@ -24,8 +23,7 @@ from dcgan_jax.priors.prior import Prior, generate
 from dcgan_jax.training.augmentation import augment
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.losses import discriminator_loss, generator_loss
-from dcgan_jax.training.measures import make_measures
-from dcgan_jax.training.recipe import NUM_SAMPLES, Measure, Metrics, Recipe
+from dcgan_jax.training.recipe import NUM_SAMPLES, Metrics, Recipe
 
 
 class GANState(NamedTuple):
@@ -239,8 +237,4 @@ def _picture(config: TrainConfig, state: GANState, _: Any, key: PRNGKeyArray) ->
     return figures.tile(np.asarray(images), columns=COLUMNS)
 
 
-def _measures(config: TrainConfig, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Measure:
-    return make_measures(lambda state: prior_from_state(state, config), prepared, split, key)
-
-
-RECIPE = Recipe(TrainConfig, init_state, make_train_step, _picture, _measures)
+RECIPE = Recipe(TrainConfig, init_state, make_train_step, _picture, prior_from_state)

@@ -1,4 +1,4 @@
-"""Writes the folder of a training run: record, metrics, samples, checkpoints.
+"""Writes the folder of a training run: record, metrics, samples, checkpoints, the best prior.
 
 Only the first process writes, but for the checkpoints of a local run, of which each process writes a part.
 """
@@ -20,17 +20,21 @@ from dcgan_jax.data import PreparedSet
 from dcgan_jax.errors import UserError
 from dcgan_jax.images import figures
 from dcgan_jax.parallel import distributed
+from dcgan_jax.priors.files import save_prior
 from dcgan_jax.storage import checkpoints, journal, remote
 from dcgan_jax.storage.checkpoints import CheckpointWriter
 from dcgan_jax.storage.files import make_folder
 from dcgan_jax.storage.mirror import RunCopy, open_run
 from dcgan_jax.storage.runs import RECORD, Run, differences, read_run, write_run
 from dcgan_jax.training.config import RunConfig
+from dcgan_jax.training.measures import make_measures
 from dcgan_jax.training.profiler import Profiler
 from dcgan_jax.training.recipe import Recipe
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
+BEST = "best.safetensors"  # the prior that measured best
+QUALITY = "inversion_psnr"  # the measure that decides it
 
 
 class Logbook:
@@ -168,8 +172,20 @@ class FolderLogbook(Logbook):
             yield
 
     def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
-        if self._recipe.measures:
-            self._measure = self._recipe.measures(self._config, prepared, split, key)
+        prior_of = self._recipe.prior
+        if prior_of is None:
+            return
+        measure = make_measures(prepared, split, key)
+
+        def measure_and_keep_best(state: Any) -> dict[str, float]:
+            prior = prior_of(state, self._config)
+            measures = measure(prior)
+            if measures.get(QUALITY, -np.inf) > self._best:
+                save_prior(dataclasses.replace(prior, crop=self._record.data.get("crop")), self._folder / BEST)
+                self._best = measures[QUALITY]
+            return measures
+
+        self._measure = measure_and_keep_best
 
     def before_step(self, step: int, previous: Any) -> None:
         self._profiler.before_step(step, previous)
@@ -221,10 +237,12 @@ class FolderLogbook(Logbook):
     def _forget_after(self, step: int) -> None:
         """Drops the lines of metrics after `step`, and damaged checkpoints."""
         checkpoints.discard_after(self._folder, step)
-        path = self._folder / METRICS
+        path, self._best = self._folder / METRICS, -np.inf
         if path.is_file():
-            lines = journal.read_whole(path, lambda line: int(line["step"]))
-            journal.replace(path, [text for text, done in lines if done <= step])
+            lines = journal.read_whole(path, lambda line: (int(line["step"]), float(line.get(QUALITY, -np.inf))))
+            kept = [(text, quality) for text, (done, quality) in lines if done <= step]
+            journal.replace(path, [text for text, _ in kept])
+            self._best = max((quality for _, quality in kept), default=-np.inf)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """The training loop: batches, steps, reports, checkpoints and resuming.
 
 The folder of a run holds `config.json`, `metrics.jsonl` (a line every `log_every` steps), the same metrics for
-TensorBoard in `tensorboard/`, `samples/STEP.png` and `checkpoints/`. The same command with the same folder continues
-after the last checkpoint.
+TensorBoard in `tensorboard/`, `samples/STEP.png`, `checkpoints/`, and the prior that measured best in
+`best.safetensors`. The same command with the same folder continues after the last checkpoint.
 """
 
 import contextlib

@@ -3,7 +3,6 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,6 @@ from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.priors.labels import label_entries, with_label
 from dcgan_jax.priors.prior import Prior, generate, sample_latents
-from dcgan_jax.training.recipe import Measure
 
 COUNT = 1024  # most generated images to compare with as many real ones
 INVERTED = 16  # most held-out images to invert
@@ -71,17 +69,16 @@ def held_out(prepared: PreparedSet, split: str) -> UInt8[np.ndarray, "n h w c"]:
     return prepared.images[:0]
 
 
-def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Measure:
-    """Builds the function that measures the states of a run. All runs on a set use the same real images.
+def make_measures(prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Callable[[Prior], dict[str, float]]:
+    """Builds the function that measures the priors of a run. All runs on a set use the same real images.
 
     Args:
-        prior_of: state -> its prior.
         prepared: the set of the run.
         split: the split of the training images.
-        key: random key of latents, patches and searches. All states use the same ones.
+        key: random key of latents, patches and searches. All priors use the same ones.
 
     Returns:
-        measure(state) -> numbers by name. They compare n generated images with n training images. n is 1,024, or fewer
+        measure(prior) -> numbers by name. They compare n generated images with n training images. n is 1,024, or fewer
         if the set is small. A number is left out if the set is too small for it.
 
         - `swd`: the mean of `sliced_wasserstein` between generated and training images.
@@ -118,8 +115,8 @@ def make_measures(prior_of: Callable[[Any], Prior], prepared: PreparedSet, split
             values["ms_ssim_real"] = diversity(real())
         return values
 
-    def measure(state: Any) -> dict[str, float]:
-        prior, values = prior_of(state), {}
+    def measure(prior: Prior) -> dict[str, float]:
+        values = {}
         if n >= 1:
             latents = sample_latents(prior, latent_key, n)
             parts = (generate(prior, latents[i : i + BATCH_SIZE]) for i in range(0, n, BATCH_SIZE))

@@ -4,25 +4,19 @@ Each kind has a `RECIPE` in its own file: `gan`, `encoder` and `baselines.contex
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
-from dcgan_jax.data import PreparedSet
 from dcgan_jax.images import figures
+from dcgan_jax.priors.prior import Prior
 from dcgan_jax.training.config import RunConfig
 
 NUM_SAMPLES = 64  # images in a picture of generated images
 SHOWN = 16  # images in a picture of completed images
 
 Metrics = dict[str, Float[Array, ""]]
-
-
-class Measure(Protocol):
-    """Measures a training state, on the host."""
-
-    def __call__(self, state: Any) -> dict[str, float]: ...
 
 
 class Recipe(NamedTuple):
@@ -33,7 +27,7 @@ class Recipe(NamedTuple):
         init: (config, key) -> the first state.
         make_step: (config, batch_sharding) -> the training step, step(state, batch, key) -> (state, metrics).
         picture: (config, state, images, key) -> a picture of the networks' output.
-        measures: (config, set, split, key) -> a function that measures states; None if there are no measures.
+        prior: (state, config) -> the prior of a state, which is measured; None if there is nothing to measure.
         warm_start: (config, state) -> the state with pretrained weights; None if there are none to load.
     """
 
@@ -41,7 +35,7 @@ class Recipe(NamedTuple):
     init: Callable[[Any, PRNGKeyArray], Any]
     make_step: Callable[..., Callable]
     picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]
-    measures: Callable[[Any, PreparedSet, str, PRNGKeyArray], Measure] | None = None
+    prior: Callable[[Any, Any], Prior] | None = None
     warm_start: Callable[[Any, Any], Any] | None = None
 
 

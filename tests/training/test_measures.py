@@ -21,7 +21,7 @@ from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import search
-from dcgan_jax.training import measures
+from dcgan_jax.training import logbook, measures
 from dcgan_jax.training.config import TrainConfig
 
 compiled_once = trainings.compiled_once
@@ -125,6 +125,18 @@ def test_tensorboard_shows_the_measures(measured):
         np.testing.assert_allclose(values, [line[name] for line in lines if name in line], rtol=1e-6)
 
 
+def test_the_prior_that_measured_best_is_kept(digits, tmp_path, monkeypatch):
+    """Through resuming, and for all commands that take a prior."""
+    qualities = {2: 20.0, 4: 22.0, 6: 21.0, 8: 23.0}
+    monkeypatch.setattr(logbook, "make_measures", lambda *args: lambda prior: {"inversion_psnr": qualities[steps]})
+    states, best = {}, tmp_path / "best.safetensors"
+    for steps in qualities:
+        states[steps] = trainings.train(dataclasses.replace(TRAIN, num_steps=steps, measure_every=2), digits, tmp_path)
+        expected = dj.prior_from_state(states[max(states, key=qualities.__getitem__)], TRAIN)
+        trainings.assert_same(dj.load_prior(best).params, expected.params)
+        assert dj.load_prior(best).crop == dj.load_prior(tmp_path).crop
+
+
 @pytest.fixture
 def chosen(monkeypatch):
     """Records the images that each measure gets."""
@@ -168,7 +180,7 @@ def numbered(tmp_path, **counts):
     ],
 )
 def test_the_documented_images_are_compared(counts, n, others, inverted, chosen, tmp_path):
-    make = lambda: measures.make_measures(lambda state: None, numbered(tmp_path, **counts), "train", KEY)  # noqa: E731
+    make = lambda: measures.make_measures(numbered(tmp_path, **counts), "train", KEY)  # noqa: E731
     if inverted:
         measure = make()
     else:
@@ -203,13 +215,13 @@ def test_held_out_images_come_from_other_splits():
 def test_measures_that_are_not_finite_are_left_out(chosen, tmp_path, monkeypatch):
     monkeypatch.setattr(measures, "diversity", lambda images: float("nan"))
     monkeypatch.setattr(measures, "inversion_psnr", lambda *args: np.array([np.inf]))
-    measure = measures.make_measures(lambda state: None, numbered(tmp_path, train=8, test=8), "train", KEY)
+    measure = measures.make_measures(numbered(tmp_path, train=8, test=8), "train", KEY)
     assert measure(None) == {"swd": 2.0, "swd_floor": 2.0}
 
 
 def test_colour_images_of_64_pixels_are_measured():
     prepared = PreparedSet(Path("set"), smooth_images(6, 64), None, {"splits": {"train": [0, 4], "validation": [4, 6]}})
-    found = measures.make_measures(lambda state: tiny.tanh_prior((64, 64, 3)), prepared, "train", KEY)(None)
+    found = measures.make_measures(prepared, "train", KEY)(tiny.tanh_prior((64, 64, 3)))
     assert found.keys() == NAMES and all(map(np.isfinite, found.values()))
 
 
