@@ -155,6 +155,16 @@ def test_several_restorations_and_their_mean(images, tmp_path):
     np.testing.assert_array_equal(saved(out, "mean/{}.png"), levels(expected.mean))
 
 
+def test_colour_profiles_are_kept(images, tmp_path):
+    Image.fromarray(PIXELS["c"]).save(images / "c.png", icc_profile=b"a profile")
+    config = dataclasses.replace(CONFIG, restarts=2, num_completions=2)
+    run(images, None, tmp_path / "out", config=config, measure="grid:5")
+    for name, expected in (("b.1", None), ("c", b"a profile")):
+        for pattern in ("{}.png", "choices/{}-2.png", "mean/{}.png"):
+            with Image.open(tmp_path / "out" / pattern.format(name)) as image:
+                assert image.info.get("icc_profile") == expected, pattern
+
+
 def test_it_resumes(images, tmp_path):
     out = tmp_path / "out"
     run(images, None, out, measure="grid:5")
