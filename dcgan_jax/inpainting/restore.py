@@ -163,8 +163,8 @@ def _check_measurement(prior: Prior, measured: Any, measure: Any) -> None:
 def _check_noise(noise: Any, exact: bool = False) -> None:
     if isinstance(noise, Tracer):
         return
-    is_number = isinstance(noise, int | float | np.number | jax.Array) and jnp.isrealobj(noise) and not jnp.ndim(noise)
-    if not is_number or not 0 <= float(noise) < np.inf:
+    is_number = isinstance(noise, int | float | np.number | np.ndarray | jax.Array) and jnp.ndim(noise) == 0
+    if not is_number or not jnp.isrealobj(noise) or not 0 <= float(noise) < np.inf:
         raise ValueError(f"`noise` is {noise}; it takes a standard deviation, 0 or more, on the scale of [-1, 1]")
     if exact and noise:
         raise ValueError(f"`noise` is {noise}, but known pixels are exact: leave it at 0")

@@ -69,9 +69,9 @@ def test_other_forms_are_named(text):
 
 
 def test_a_measurement_that_does_not_fit_the_prior_is_named():
-    with pytest.raises(UserError, match=r"`measure` is 'low-resolution:5', but `factor` is 5, .* 12 by 12"):
+    with pytest.raises(UserError, match=r"`measure` is 'low-resolution:5': `factor` is 5, which .* 12 by 12"):
         Measurement.parse("low-resolution:5", SHAPE)
-    with pytest.raises(UserError, match=r"`measure` is 'grey', but .*3 channels; this one has 1"):
+    with pytest.raises(UserError, match=r"`measure` is 'grey': .*3 channels; this one has 1"):
         Measurement.parse("grey", (12, 12, 1))
 
 
