@@ -60,6 +60,7 @@ def measured_blend(
     at_completion, forward = jax.linearize(values, completion)
     backward = jax.linear_transpose(forward, completion)
     residual = measured.reshape(-1) - at_completion
+    noise = jnp.asarray(noise, residual.dtype)
     probes = jax.random.rademacher(jax.random.key(0), (_PROBES, residual.size), residual.dtype)
     variance = jnp.mean(jax.vmap(product)(probes) * probes)  # of a value, for the scale 1; by Hutchinson's trace
     square = jnp.mean(residual**2)

@@ -92,6 +92,13 @@ def test_values_may_have_any_type_of_floats(measure, dtype):
     np.testing.assert_allclose(jax.vmap(LOW)(result.images), measured.astype(np.float32), atol=1e-2)
 
 
+def test_noise_may_have_more_bits_than_the_values(float64):
+    measured = np.asarray(jax.vmap(LOW)(ORIGINALS), np.float32)
+    config = dataclasses.replace(SEARCH, num_steps=2)
+    found, expected = (dj.restore(PRIOR, measured, LOW, KEY, config, noise) for noise in (np.float64(0.1), 0.1))
+    np.testing.assert_array_equal(found.images, expected.images)
+
+
 def test_noise_is_not_kept():
     noise = 0.3
     measured = ORIGINALS + noise * jax.random.normal(jax.random.key(3), ORIGINALS.shape)
