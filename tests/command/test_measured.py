@@ -14,6 +14,7 @@ from PIL import Image
 import dcgan_jax as dj
 from dcgan_jax import measurements
 from dcgan_jax.command.measured import Measurement
+from dcgan_jax.command.plan import Inputs
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
 
@@ -165,13 +166,16 @@ def test_colour_profiles_are_kept(images, tmp_path):
                 assert image.info.get("icc_profile") == expected, pattern
 
 
-def test_it_resumes(images, tmp_path):
+def test_it_resumes(images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run(images, None, out, measure="grid:5")
     before = saved(out)
     (out / "b.1.png").unlink()
+    measured = []
+    monkeypatch.setattr(Inputs, "values", lambda *args, own=Inputs.values: measured.append(args[1].name) or own(*args))
     report = run(images, None, out, measure="grid:5")
     assert (report.completed, report.before) == (1, 2) and (saved(out) == before).all()
+    assert set(measured) == {"b.1"} and len(measured) == 2  # once for the search and once for the strip
     assert run(images, None, out, measure="grid:4").completed == 3  # another measurement
 
 
