@@ -43,7 +43,7 @@ class LowResolution:
         """
         h, w, c = image.shape
         if h % self.factor or w % self.factor:
-            raise ValueError(f"`factor` is {self.factor}, but an image of {h} by {w} pixels does not divide into it")
+            raise ValueError(f"`factor` is {self.factor}, which does not divide an image of {h} by {w} pixels")
         return image.reshape(h // self.factor, self.factor, w // self.factor, self.factor, c).mean((1, 3))
 
 

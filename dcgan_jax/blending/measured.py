@@ -52,7 +52,7 @@ def measured_blend(
     """
 
     def values(x: Array) -> Array:
-        return measure(x).reshape(-1)
+        return measure(x).reshape(-1).astype(x.dtype)
 
     def product(u: Array) -> Array:
         return forward(_covariance(backward(u)[0]))
@@ -60,11 +60,13 @@ def measured_blend(
     at_completion, forward = jax.linearize(values, completion)
     backward = jax.linear_transpose(forward, completion)
     residual = measured.reshape(-1) - at_completion
+    noise = jnp.asarray(noise, residual.dtype)
     probes = jax.random.rademacher(jax.random.key(0), (_PROBES, residual.size), residual.dtype)
     variance = jnp.mean(jax.vmap(product)(probes) * probes)  # of a value, for the scale 1; by Hutchinson's trace
     square = jnp.mean(residual**2)
     # s^2 is `share / variance`, and noise^2 / s^2 weighs the noise against an error of scale 1.
-    share = jnp.maximum(jnp.maximum(square - noise**2, _LEAST * square), jnp.finfo(residual.dtype).tiny)
+    # Rounding is the least share: derivatives divide by its square, which must not underflow.
+    share = jnp.maximum(jnp.maximum(square - noise**2, _LEAST * square), jnp.finfo(residual.dtype).eps ** 2)
     ratio = jnp.where(variance > 0, variance * jnp.maximum(noise**2 / share, _RIDGE), 1)
     solution, _ = jax.scipy.sparse.linalg.cg(
         lambda u: product(u) + ratio * u, residual, tol=_TOLERANCE, maxiter=_MAX_STEPS

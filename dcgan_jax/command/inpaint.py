@@ -270,9 +270,9 @@ def restore_tasks(prior: Prior, plan: Plan, tasks: Sequence[Task], slots: int) -
     key = jax.random.key(settings.seed)
     for start in range(0, len(tasks), slots):
         part = tasks[start : start + slots]
-        padded = [*part, *[part[0]] * (slots - len(part))]  # equal batch shapes, for equal bits
-        values = np.stack([plan.inputs.values(task, settings) for task in padded])
-        keys = jnp.stack([image_key(key, task.name) for task in padded])
+        rows = [*range(len(part)), *[0] * (slots - len(part))]  # equal batch shapes, for equal bits
+        values = np.stack([plan.inputs.values(task, settings) for task in part])[rows]
+        keys = jnp.stack([image_key(key, task.name) for task in part])[jnp.asarray(rows)]
         result = restore(
             prior, values, measurement.measure, keys, settings.config, measurement.noise, labels=settings.label
         )

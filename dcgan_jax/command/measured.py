@@ -65,7 +65,7 @@ class Measurement:
         try:
             measurement.values_shape  # noqa: B018
         except ValueError as error:
-            raise UserError(f"`measure` is {text!r}, but {error}") from error
+            raise UserError(f"`measure` is {text!r}: {error}") from error
         return measurement
 
     @property

@@ -166,7 +166,7 @@ def write_restored(prior: Prior, plan: Plan, task: Task, result: InpaintResult, 
     if measurement is None:
         raise ValueError("`plan` has no measurement: use `write_result`")
     restored = pixels.to_uint8(np.asarray(result.images))
-    _save(out / _RESULT.format(task.name), restored)
+    _save(out / _RESULT.format(task.name), restored, task.profile)
     original = measurement.original(plan.inputs.picture(task.name).pixels, task.region) if settings.score else None
     strip = figures.strip(
         None if original is None else original[None],
@@ -177,8 +177,8 @@ def write_restored(prior: Prior, plan: Plan, task: Task, result: InpaintResult, 
     _save(out / _STRIP.format(task.name), strip)
     if result.alternatives is not None:
         for pattern, one in zip(_choices(settings), result.alternatives.images, strict=True):
-            _save(out / pattern.format(task.name), pixels.to_uint8(np.asarray(one)))
-        _save(out / _MEAN.format(task.name), pixels.to_uint8(np.asarray(result.mean)))
+            _save(out / pattern.format(task.name), pixels.to_uint8(np.asarray(one)), task.profile)
+        _save(out / _MEAN.format(task.name), pixels.to_uint8(np.asarray(result.mean)), task.profile)
     line = _line(task, result)
     if original is not None:
         everywhere = np.ones((1, *prior.image_shape[:2]), bool)

@@ -53,7 +53,8 @@ def restore(
             compilation. The last step takes a nonlinear function as linear near G(ẑ), and agrees only about so well.
             With `measurements.Known(hole)`, `measured` holds images, and the call is `inpaint`, bit for bit.
         key: see `inpaint`.
-        config: see `inpaint`. `window` and `blend` have no effect. With noise, the default has no `refine_steps`.
+        config: see `inpaint`. `window` and `blend` have no effect. With noise, the default has no `refine_steps`; a
+            traced `noise` counts as noise.
         noise: standard deviation of normal noise in `measured`, on the scale of [−1, 1]: 25 levels of 255 are 25 /
             127.5. 0 if the values are exact.
         optimizer: see `inpaint`.
@@ -163,8 +164,8 @@ def _check_measurement(prior: Prior, measured: Any, measure: Any) -> None:
 def _check_noise(noise: Any, exact: bool = False) -> None:
     if isinstance(noise, Tracer):
         return
-    is_number = isinstance(noise, int | float | np.number | jax.Array) and jnp.isrealobj(noise) and not jnp.ndim(noise)
-    if not is_number or not 0 <= float(noise) < np.inf:
+    is_number = isinstance(noise, int | float | np.number | np.ndarray | jax.Array) and jnp.ndim(noise) == 0
+    if not is_number or not jnp.isrealobj(noise) or not 0 <= float(noise) < np.inf:
         raise ValueError(f"`noise` is {noise}; it takes a standard deviation, 0 or more, on the scale of [-1, 1]")
     if exact and noise:
         raise ValueError(f"`noise` is {noise}, but known pixels are exact: leave it at 0")

@@ -146,3 +146,17 @@ def test_gradients_agree_with_finite_differences(float64):
         moved = [[*point[:i], point[i] + t * direction, *point[i + 1 :]] for t in (1e-4, -1e-4)]
         slope = (value(*moved[0]) - value(*moved[1])) / 2e-4
         np.testing.assert_allclose(np.vdot(gradient[i], direction), slope, rtol=2e-3)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 8.0])
+def test_a_completion_that_agrees_has_derivatives(noise):
+    """The residual is exactly 0 there, and so is the scale of the error that is inferred from it."""
+    measure = measurements.LowResolution(2)
+    measured = measure(jnp.asarray(COMPLETION))
+    image, pullback = jax.vjp(lambda y: measured_blend(jnp.asarray(COMPLETION), y, measure, noise), measured)
+    np.testing.assert_array_equal(image, COMPLETION)
+    (gradient,) = pullback(jnp.ones_like(image))
+    assert jnp.isfinite(gradient).all()
+    # Without noise, a value moves the sum of its block of 4 pixels, and so does the sum of all values.
+    if not noise:
+        np.testing.assert_allclose(jnp.sum(gradient), gradient.size * 4, rtol=0.05)

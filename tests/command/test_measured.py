@@ -14,6 +14,7 @@ from PIL import Image
 import dcgan_jax as dj
 from dcgan_jax import measurements
 from dcgan_jax.command.measured import Measurement
+from dcgan_jax.command.plan import Inputs
 from dcgan_jax.data import prepare
 from dcgan_jax.errors import UserError
 
@@ -69,9 +70,9 @@ def test_other_forms_are_named(text):
 
 
 def test_a_measurement_that_does_not_fit_the_prior_is_named():
-    with pytest.raises(UserError, match=r"`measure` is 'low-resolution:5', but `factor` is 5, .* 12 by 12"):
+    with pytest.raises(UserError, match=r"`measure` is 'low-resolution:5': `factor` is 5, which .* 12 by 12"):
         Measurement.parse("low-resolution:5", SHAPE)
-    with pytest.raises(UserError, match=r"`measure` is 'grey', but .*3 channels; this one has 1"):
+    with pytest.raises(UserError, match=r"`measure` is 'grey': .*3 channels; this one has 1"):
         Measurement.parse("grey", (12, 12, 1))
 
 
@@ -155,13 +156,26 @@ def test_several_restorations_and_their_mean(images, tmp_path):
     np.testing.assert_array_equal(saved(out, "mean/{}.png"), levels(expected.mean))
 
 
-def test_it_resumes(images, tmp_path):
+def test_colour_profiles_are_kept(images, tmp_path):
+    Image.fromarray(PIXELS["c"]).save(images / "c.png", icc_profile=b"a profile")
+    config = dataclasses.replace(CONFIG, restarts=2, num_completions=2)
+    run(images, None, tmp_path / "out", config=config, measure="grid:5")
+    for name, expected in (("b.1", None), ("c", b"a profile")):
+        for pattern in ("{}.png", "choices/{}-2.png", "mean/{}.png"):
+            with Image.open(tmp_path / "out" / pattern.format(name)) as image:
+                assert image.info.get("icc_profile") == expected, pattern
+
+
+def test_it_resumes(images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run(images, None, out, measure="grid:5")
     before = saved(out)
     (out / "b.1.png").unlink()
+    measured = []
+    monkeypatch.setattr(Inputs, "values", lambda *args, own=Inputs.values: measured.append(args[1].name) or own(*args))
     report = run(images, None, out, measure="grid:5")
     assert (report.completed, report.before) == (1, 2) and (saved(out) == before).all()
+    assert set(measured) == {"b.1"} and len(measured) == 2  # once for the search and once for the strip
     assert run(images, None, out, measure="grid:4").completed == 3  # another measurement
 
 

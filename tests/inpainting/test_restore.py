@@ -31,6 +31,11 @@ def pair(image):
     return image, image
 
 
+def half(image):
+    """Values of fewer bits than the image has."""
+    return LOW(image).astype(jnp.bfloat16)
+
+
 def whole(image):
     return image.astype(jnp.int32)
 
@@ -76,6 +81,22 @@ def test_the_search_finds_the_image_and_agrees_with_the_values(measure):
     assert (result.status == Status.OK).all() and result.images.dtype == jnp.float32
     differences = np.abs(jax.vmap(measure)(result.completions) - measured).reshape(2, -1)
     np.testing.assert_allclose(result.context_loss, 8 * 8 * 3 * differences.mean(axis=1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, np.float64])
+@pytest.mark.parametrize("measure", [LOW, half], ids=["low", "half"])
+def test_values_may_have_any_type_of_floats(measure, dtype):
+    measured = np.asarray(jax.vmap(LOW)(ORIGINALS), dtype)
+    result = dj.restore(PRIOR, measured, measure, KEY, SEARCH, np.array(0.0))
+    assert result.images.dtype == jnp.float32
+    np.testing.assert_allclose(jax.vmap(LOW)(result.images), measured.astype(np.float32), atol=1e-2)
+
+
+def test_noise_may_have_more_bits_than_the_values(float64):
+    measured = np.asarray(jax.vmap(LOW)(ORIGINALS), np.float32)
+    config = dataclasses.replace(SEARCH, num_steps=2)
+    found, expected = (dj.restore(PRIOR, measured, LOW, KEY, config, noise) for noise in (np.float64(0.1), 0.1))
+    np.testing.assert_array_equal(found.images, expected.images)
 
 
 def test_noise_is_not_kept():
@@ -155,11 +176,13 @@ def test_noisy_values_are_not_refined():
         ({"measure": "grey"}, "`measure` is a str; pass a function"),
         ({"measure": pair}, "`measure` returns tuple; it must return one array of floats"),
         ({"measure": whole}, "`measure` returns int32"),
-        ({"measure": measurements.LowResolution(3)}, "`factor` is 3, but an image of 8 by 8"),
+        ({"measure": measurements.LowResolution(3)}, "`factor` is 3, which does not divide an image of 8 by 8"),
         ({"measure": measurements.Known(np.zeros((8, 8), bool)), "noise": 0.1}, "known pixels are exact"),
         ({"noise": -1.0}, "`noise` is -1.0"),
         ({"noise": np.nan}, "`noise` is nan"),
         ({"noise": "much"}, "`noise` is much"),
+        ({"noise": np.array([0.1])}, r"`noise` is \[0.1\]"),
+        ({"noise": 1j}, "`noise` is 1j"),
         ({"config": dj.InpaintConfig(start="encoder")}, "this prior has no encoder"),
     ],
 )
