@@ -95,6 +95,9 @@ class Known:
         return jnp.where(jnp.asarray(self.hole)[..., None], 0, image)
 
 
+BUILT_IN = (Identity, LowResolution, Grey, Grid)  # their values have the range of images
+
+
 def _check_size(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` is {value!r}; it takes a whole number of pixels, 1 or more")

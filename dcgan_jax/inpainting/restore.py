@@ -19,7 +19,7 @@ from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.result import InpaintResult, Status, collect
 from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.inpainting.starts import add_starts
-from dcgan_jax.measurements import Known
+from dcgan_jax.measurements import BUILT_IN, Known
 from dcgan_jax.parallel.sharding import spread
 from dcgan_jax.priors.labels import check_labels
 from dcgan_jax.priors.prior import Prior
@@ -64,7 +64,8 @@ def restore(
         `InpaintResult`. `images` and `mean` are floats in [−1, 1], clipped; they are 0 if the status is "not finite".
 
     Raises:
-        ValueError: shapes or types do not fit together, a measured value is not finite, or `noise` is negative.
+        ValueError: shapes or types do not fit together, a measured value is not finite, or `noise` is negative; or
+            a value of one of `dj.measurements` is beyond 2 + 10 `noise`.
         UserError: the configuration needs an encoder, but the prior has none.
 
     Example:
@@ -93,6 +94,11 @@ def restore(
     bad = np.flatnonzero(~np.isfinite(np.asarray(measured, np.float32)).reshape(n, -1).all(axis=1))
     if bad.size:
         raise ValueError(f"row {bad[0]} of `measured` has values that are not finite")
+    most = 2 + 10 * float(noise)
+    if isinstance(measure, BUILT_IN) and np.abs(measured).max() > most:
+        raise ValueError(
+            f"`measured` has values up to {np.abs(measured).max():g}; pass floats on the scale of images in [-1, 1]"
+        )
     prior, (measured, keys, labels) = spread(prior, (measured, keys, labels))
     result = restore_batch(prior, measured, measure, keys, config, noise, optimizer, labels)
     return jax.tree.map(lambda x: x[:n], result) if measured.shape[0] > n else result

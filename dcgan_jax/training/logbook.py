@@ -242,7 +242,7 @@ class FolderLogbook(Logbook):
             lines = journal.read_whole(path, lambda line: (int(line["step"]), float(line.get(QUALITY, -np.inf))))
             kept = [(text, quality) for text, (done, quality) in lines if done <= step]
             journal.replace(path, [text for text, _ in kept])
-            self._best = max((quality for _, quality in kept), default=-np.inf)
+            self._best = np.fmax.reduce([quality for _, quality in kept], initial=-np.inf)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,7 @@ def test_noisy_values_are_not_refined():
         ({"measured": [[0.0]]}, "`measured` is a list"),
         ({"measured": np.zeros((0, 2, 2, 3), np.float32)}, "holds no value"),
         ({"measured": np.full((1, 2, 2, 3), np.nan, np.float32)}, "row 0 of `measured` has values that are not finite"),
+        ({"measured": np.full((1, 2, 2, 3), 200, np.float32)}, r"`measured` has values up to 200; .* \[-1, 1\]"),
         ({"measure": "grey"}, "`measure` is a str; pass a function"),
         ({"measure": pair}, "`measure` returns tuple; it must return one array of floats"),
         ({"measure": whole}, "`measure` returns int32"),
