@@ -48,10 +48,10 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!dcgan_jax\.).*")]
 
 
 def _plain(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Escapes |x| and [n, *shape], which reStructuredText would take for markup."""
+    """Escapes |x|, [n, *shape] and '*b h w', which reStructuredText would take for markup."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            lines[i] = re.sub(r"\||(?<=, )\*(?=\w+\])", r"\\\g<0>", line)
+            lines[i] = re.sub(r"\||(?<=, )\*(?=\w+\])|(?<=')\*(?=\w)", r"\\\g<0>", line)
 
 
 def _short(
