@@ -26,6 +26,30 @@ def batch_norm(x, params, statistics=None):
     return scaled * params["scale"] + params["bias"], statistics
 
 
+def fill(images, holes):
+    """Pull and push by one matrix for each hole, which must not be traced."""
+    matrices = np.stack([fill_matrix(hole) for hole in np.asarray(holes)])
+    return (matrices @ images.reshape(*matrices.shape[:2], -1)).reshape(images.shape)
+
+
+def fill_matrix(hole):
+    """Averages of known pixels, level by level, and enlargements."""
+    side = len(hole)
+    if side == 1:
+        return np.diag((~hole).astype(np.float32).ravel())
+    known = [[np.flatnonzero(~hole[r : r + 2, c : c + 2].ravel()) for c in range(0, side, 2)] for r in range(0, side, 2)]
+    pull = np.zeros((side // 2, side // 2, side, side), np.float32)
+    for r, c in np.ndindex(side // 2, side // 2):
+        for place in known[r][c]:
+            pull[r, c, 2 * r + place // 2, 2 * c + place % 2] = 1 / len(known[r][c])
+    smaller = np.array([[not len(cell) for cell in row] for row in known])
+    # The centres of the pixels of an enlarged image lie a quarter of a pixel beside those of the smaller one.
+    places = np.clip((np.arange(side) + 0.5) / 2 - 0.5, 0, side // 2 - 1)
+    enlarge = np.maximum(1 - np.abs(places[:, None] - np.arange(side // 2)), 0).astype(np.float32)
+    pushed = np.kron(enlarge, enlarge) @ fill_matrix(smaller) @ pull.reshape(-1, side * side)
+    return np.where(hole.reshape(-1, 1), pushed, np.eye(side * side, dtype=np.float32))
+
+
 def conv_up(x, kernel):
     return lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=DIMENSIONS, transpose_kernel=True)
 

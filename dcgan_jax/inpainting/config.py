@@ -74,6 +74,12 @@ class InpaintConfig(Config):
     refine_learning_rate: float = option(
         0.02, "Learning rate of Adam on latent and features during `refine_steps`.", above=0
     )
+    guess_length: float = option(
+        0.0,
+        "Length in pixels. Structure longer than it is taken from the encoder's guess, with all its feature offsets; "
+        "finer detail is taken from the search. 0 takes everything from the search.",
+        min=0,
+    )
     blend: str = option(
         "poisson",
         "How the completion is blended into the hole: poisson keeps its gradients, smooth makes it as smooth as the "
@@ -86,6 +92,7 @@ class InpaintConfig(Config):
         super().__post_init__()
         self._check("window", self.window % 2 == 1, "an odd number of pixels, such as 7")
         self._check("start_shifts", not self.start_shifts or self.start == "encoder", "0, unless `start` is encoder")
+        self._check("guess_length", not self.guess_length or self.start == "encoder", "0, unless `start` is encoder")
         self._check("num_completions", self.num_completions <= self.restarts, "1 to the number of `restarts`")
 
     @classmethod
@@ -115,7 +122,7 @@ def default_config(prior: "Prior", noisy: bool = False) -> InpaintConfig:
         return InpaintConfig()
     best = InpaintConfig.preset("best")
     if not prior.feature_shapes:
-        return dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
+        return dataclasses.replace(best, start_shifts=0.0, refine_steps=0, guess_length=0.0)
     return dataclasses.replace(best, refine_steps=0) if noisy else best
 
 

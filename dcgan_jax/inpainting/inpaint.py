@@ -124,4 +124,4 @@ def inpaint_batch(
     def search_image(problem: Problem, starts: Point) -> Found:
         return jax.vmap(lambda start: search(prior, config, problem, start, optimizer))(starts)
 
-    return assemble(prior, config, images, hole, problems.measured, jax.vmap(search_image)(problems, starts))
+    return assemble(prior, config, images, hole, problems, jax.vmap(search_image)(problems, starts))

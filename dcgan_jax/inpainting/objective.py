@@ -32,6 +32,7 @@ class Problem:
             0 in the hole. For any other measurement, one number.
         guess: the loss includes the distance from it; None without `encoder_weight`.
         labelled: True: the label is given and fixed; None without classes.
+        guessed: the image of the encoder's guess, with all its shifts; None without `guess_length`.
         measure: measure(image [h, w, c]) -> the values to compare, of any shape; None compares the image itself.
     """
 
@@ -39,6 +40,7 @@ class Problem:
     weights: Float[Array, "*b"] | Float[Array, "*b h w"]
     guess: Guess | None = None
     labelled: Bool[Array, "*b"] | None = None
+    guessed: Float[Array, "*b h w c"] | None = None
     measure: Callable[[Array], Array] | None = dataclasses.field(metadata={"static": True}, default=None)
 
 

@@ -131,7 +131,7 @@ def restore_batch(
     smooth = jnp.clip(blend(jnp.broadcast_to(average(prior), (n, 1, *prior.image_shape)))[:, 0], -1, 1)
     problems, starts = add_starts(prior, config, problem, smooth, ~everywhere, keys, labels)
     found = jax.vmap(search_image)(problems, starts)
-    return collect(prior, config, grey, everywhere, blend, jnp.full(n, Status.OK), found)
+    return collect(prior, config, grey, everywhere, blend, jnp.full(n, Status.OK), problems, found)
 
 
 def average(prior: Prior) -> Float[Array, "h w c"]:

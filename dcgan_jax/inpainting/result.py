@@ -13,7 +13,7 @@ from dcgan_jax.blending.poisson import poisson_blend
 from dcgan_jax.blending.smooth import smooth_blend
 from dcgan_jax.images.pixels import composite
 from dcgan_jax.inpainting.config import InpaintConfig
-from dcgan_jax.inpainting.objective import Losses, Point
+from dcgan_jax.inpainting.objective import Losses, Point, Problem
 from dcgan_jax.inpainting.search import Found
 from dcgan_jax.inpainting.trace import Trace
 from dcgan_jax.priors.prior import Prior
@@ -39,6 +39,7 @@ class InpaintResult(NamedTuple):
     Attributes:
         images: the results, of the input's type; known pixels equal the input.
         completions: the generated images G(ẑ) in [−1, 1], including the feature shifts of the search if there are any.
+            With `guess_length`, their structure is that of the encoder's guess.
         latents: the latents ẑ that were found.
         context_loss: the context loss at ẑ.
         prior_loss: the prior loss at ẑ.
@@ -69,7 +70,7 @@ def assemble(
     config: InpaintConfig,
     images: Shaped[Array | np.ndarray, "b h w c"],
     hole: Bool[Array | np.ndarray, "b h w"],
-    known: Float[Array, "b h w c"],
+    problems: Problem,
     found: Found,
 ) -> InpaintResult:
     """Keeps the best restarts of each image and blends their completions into the hole.
@@ -79,15 +80,15 @@ def assemble(
         config: see `inpaint`.
         images: the images that the caller gave.
         hole: True = missing.
-        known: the images in [−1, 1], grey (0) in the hole.
+        problems: the search problems of the batch.
         found: the results of all searches. Each field has two leading axes: images and restarts.
     """
     images, hole = jnp.asarray(images), jnp.asarray(hole)
 
     def blend(completions: Float[Array, "b k h w c"]) -> Float[Array, "b k h w c"]:
-        return _blend(config, completions, known, hole)
+        return _blend(config, completions, problems.measured, hole)
 
-    return collect(prior, config, images, hole, blend, _status(hole), found)
+    return collect(prior, config, images, hole, blend, _status(hole), problems, found)
 
 
 def collect(
@@ -97,6 +98,7 @@ def collect(
     hole: Bool[Array, "b h w"],
     blend: Callable[[Float[Array, "b k h w c"]], Float[Array, "b k h w c"]],
     status: Int[Array, " b"],
+    problems: Problem,
     found: Found,
 ) -> InpaintResult:
     """Keeps the best restarts of each image, and blends their completions.
@@ -108,11 +110,14 @@ def collect(
         hole: the pixels that the blend sets: True = missing.
         blend: turns the completions of each image into results, which are not clipped.
         status: the status of each image if its values are finite.
+        problems: see `assemble`.
         found: see `assemble`.
     """
     order = jnp.argsort(_rank(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept.point)
+    if problems.guessed is not None:
+        completions += _smoothed(problems.guessed[:, None] - completions, config.guess_length)
     blended = blend(completions)
     finite = jnp.isfinite(_total(kept.losses))
     finite &= jnp.all(jnp.isfinite(completions) & jnp.isfinite(blended), axis=(2, 3, 4))
@@ -180,6 +185,18 @@ def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found
         mean = jnp.sum(jnp.where(counted, completions, 0), axis=1, keepdims=True) / number
         score = jnp.sum(jnp.where(counted, (completions - mean) ** 2, 0), axis=(2, 3, 4))
     return jnp.where(finite, score, jnp.inf)
+
+
+def _smoothed(images: Float[Array, "*b h w c"], length: float) -> Float[Array, "*b h w c"]:
+    """Smooths images by a normal window whose standard deviation is `length` pixels. Windows end at the border."""
+
+    def window(side: int) -> Array:
+        place = np.arange(side)
+        weights = np.exp(-0.5 * ((place[:, None] - place) / length) ** 2)
+        return jnp.asarray(weights / weights.sum(axis=1, keepdims=True), images.dtype)
+
+    rows, columns = window(images.shape[-3]), window(images.shape[-2])
+    return jnp.einsum("ij,...jkc,lk->...ilc", rows, images, columns, precision="highest")
 
 
 def _completions(prior: Prior, points: Point) -> Float[Array, "b k h w c"]:

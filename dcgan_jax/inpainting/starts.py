@@ -69,6 +69,7 @@ def add_starts(
     restarts = jnp.arange(config.restarts)
     keys = jax.vmap(lambda key: jax.vmap(lambda restart: jax.random.fold_in(key, restart))(restarts))(keys)
     start = Point(jax.vmap(jax.vmap(lambda key: prior.sample_latents(key, 1)[0]))(keys))
+    shifts: tuple[Array, ...] = ()
     if prior.encode is not None and (config.start == "encoder" or config.encoder_weight):
         mean, deviation, shifts = prior.encode(prior.params, known, hole)
         if config.encoder_weight:
@@ -78,7 +79,12 @@ def add_starts(
     if config.latent_bound is not None:
         clipped = jnp.clip(start.latent, -config.latent_bound, config.latent_bound)
         start = start._replace(latent=keep_label(prior.num_classes, clipped, start.latent))
-    return _with_labels(prior, config, problem, start, labels) if prior.num_classes else (problem, start)
+    if prior.num_classes:
+        problem, start = _with_labels(prior, config, problem, start, labels)
+    if config.guess_length:
+        guessed = prior.generate(prior.params, start.latent[:, 0], *([shifts] if shifts else []))
+        problem = dataclasses.replace(problem, guessed=guessed)
+    return problem, start
 
 
 def _around_guess(

@@ -326,7 +326,7 @@ def _finish(prior: Prior, config: InpaintConfig, key: PRNGKeyArray, slots: _Item
     def one(problem: Problem, searches: Search) -> Found:
         return jax.vmap(lambda search: finish(prior, config, problem, search))(searches)
 
-    return assemble(prior, config, slots.image, slots.hole, problems.measured, jax.vmap(one)(problems, searches))
+    return assemble(prior, config, slots.image, slots.hole, problems, jax.vmap(one)(problems, searches))
 
 
 def _multiple(count: int, of: int) -> int:

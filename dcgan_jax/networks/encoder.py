@@ -9,6 +9,7 @@ from jax.nn.initializers import normal
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dcgan_jax.networks.config import ModelConfig
+from dcgan_jax.networks.filling import fill
 from dcgan_jax.networks.layers import LEAK, STATISTICS_DECAY, batch_norm, convolve_down, convolve_up
 
 ENCODED = 512  # width of the encoder's hidden dense layer
@@ -21,10 +22,26 @@ def init_params(model: ModelConfig, key: PRNGKeyArray) -> Any:
     return Encoder(model).init(key, known, jnp.zeros(known.shape[:3], bool), train=True)
 
 
+def upgrade(params: Any, model: ModelConfig) -> Any:
+    """Returns the weights of an encoder of version 0.2 or earlier as those of an equal one today; others as they are.
+
+    Earlier encoders did not see the filled hole. The weights for it are then 0.
+
+    Args:
+        params: weights ("params") and statistics ("batch_stats").
+        model: the configuration of the generator.
+    """
+    kernel = params["params"]["down_0"]
+    if kernel.ndim != 4 or kernel.shape[2] != model.channels + 1:
+        return params
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, model.channels), (0, 0)))
+    return {**params, "params": {**params["params"], "down_0": kernel}}
+
+
 class Encoder(nn.Module):
     """Maps a masked image to a Gaussian over latents and to offsets ("shifts") of the generator's features.
 
-    Convolutions halve the side, as in the discriminator. Two dense layers then give mean and standard deviation of the
+    It sees the known pixels, the hole, and the known pixels again with the hole filled by `fill`. Convolutions halve the side, as in the discriminator. Two dense layers then give mean and standard deviation of the
     latent. Transposed convolutions double the side again. At each size they add the features of the first half, as a
     U-Net does (Ronneberger et al. 2015). Their features give the shifts, which hold detail that a latent cannot hold.
     The encoder has the widths of the model. Before training all shifts are 0.
@@ -57,7 +74,7 @@ class Encoder(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
         dense = functools.partial(nn.Dense, use_bias=False, kernel_init=init, dtype=self.dtype)
         widths, sides = self.config.widths, []
-        x = jnp.concatenate([known, hole[..., None].astype(known.dtype)], axis=-1)
+        x = jnp.concatenate([known, hole[..., None].astype(known.dtype), fill(known, hole)], axis=-1)
         for i, width in enumerate(widths):
             x = convolve_down(self, f"down_{i}", x, width, init, self.dtype)
             x = norm(name=f"norm_{i}")(x, LEAK)

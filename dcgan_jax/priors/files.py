@@ -68,7 +68,8 @@ def prior_from_run(run: Run) -> tuple[Prior, int]:
         raise UserError(f"{run.folder / RECORD} is damaged ({error}): restore it from a copy") from error
     weights = jax.device_put(read_newest(run.folder, _PARTS[run.kind]), jax.local_devices()[0])
     if run.kind == "encoder":
-        params = weights["prior"] | {"encoder": {"params": weights["encoder"], "batch_stats": weights["statistics"]}}
+        trained = {"params": weights["encoder"], "batch_stats": weights["statistics"]}
+        params = weights["prior"] | {"encoder": encoder.upgrade(trained, model)}
     else:
         params = averaged_params(
             model, weights["average"], weights["discriminator"], weights["discriminator_statistics"]
@@ -114,8 +115,12 @@ def save_prior(prior: Prior, path: str | Path, *, half: bool = False) -> None:
 
 
 def _read(path: Path) -> Prior:
-    params, model, metadata = read_weights(path, FORMAT, "a prior", ModelConfig, _init_params)
+    params, model, metadata = read_weights(path, FORMAT, "a prior", ModelConfig, _init_params, _upgrade)
     return dataclasses.replace(prior_from_params(params, model), crop=metadata.get("crop"))
+
+
+def _upgrade(params: Any, model: ModelConfig) -> Any:
+    return params | {"encoder": encoder.upgrade(params["encoder"], model)} if "encoder" in params else params
 
 
 def _init_params(model: ModelConfig, metadata: Container[str]) -> Any:

@@ -42,7 +42,12 @@ def save_weights(path: str | Path, params: Any, metadata: dict[str, str], *, hal
 
 
 def read_weights(
-    path: Path, file_format: str, what: str, parse: type[Config], init: Callable[[Any, dict[str, str]], Any]
+    path: Path,
+    file_format: str,
+    what: str,
+    parse: type[Config],
+    init: Callable[[Any, dict[str, str]], Any],
+    upgrade: Callable[[Any, Any], Any] = lambda params, config: params,
 ) -> tuple[Any, Any, dict[str, str]]:
     """Reads a file that `save_weights` wrote.
 
@@ -52,6 +57,7 @@ def read_weights(
         what: this kind of file in words, for messages, such as "a prior".
         parse: the class of the configuration, which the metadata hold as `model`.
         init: (configuration, metadata) -> weights of the right shapes. Only the shapes are computed.
+        upgrade: (weights, configuration) -> the weights; those of an earlier version become those of today.
 
     Returns:
         The arrays in float32, the configuration, and the metadata.
@@ -67,6 +73,7 @@ def read_weights(
             raise UserError(f"its format is {metadata.get('format')!r}, not {file_format!r}")
         config = parse.from_json(json.loads(metadata["model"]))
         params = unflatten_dict({name: jnp.asarray(x.astype(np.float32)) for name, x in tensors.items()}, sep="/")
+        params = upgrade(params, config)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not {what} ({error}): give another file, or a run's folder") from error
 

@@ -21,6 +21,7 @@ from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.networks.dcgan import Generator, draw_latents, init_gan
 from dcgan_jax.networks.encoder import Encoder, init_params
+from dcgan_jax.networks.filling import fill
 from dcgan_jax.networks.layers import arithmetic_dtype
 from dcgan_jax.parallel.sharding import constrain
 from dcgan_jax.priors.dcgan import prior_from_params
@@ -29,6 +30,9 @@ from dcgan_jax.priors.prior import Prior
 from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.config import EncoderConfig
 from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
+
+
+_KNOWN_WEIGHT = 0.25  # weight of the error over the known pixels, which the blend removes
 
 
 class EncoderState(NamedTuple):
@@ -73,8 +77,10 @@ def make_train_step(
 
     The encoder predicts a Gaussian N(m, s²) and shifts from an image x with a hole. The loss has these terms:
 
-    - For a real image: the root mean square of G(m) − x in the hole, and the one over the known pixels. The same two
-      terms for G(m, shifts) − x.
+    - For a real image: the root mean square of G(m) − x in the hole, and the one over the known pixels.
+    - For a real image: the root mean square of the error of G(m, shifts) in the hole after a blend, and a quarter of
+      the one of G(m, shifts) − x over the known pixels. The blend adds x − G(m, shifts), filled from the known pixels
+      into the hole by `fill`.
     - For a generated image x = G(z): `latent_weight` times the mean over dimensions of ((z − m) / s)² / 2 + log s.
 
     The gradient of a root does not grow with the error, so images that cannot be completed do not dominate.
@@ -85,8 +91,9 @@ def make_train_step(
 
     Returns:
         step(state, batch, key) -> (state, metrics), a pure function for the caller to jit. `key` is the run's key: step
-        t uses fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `hole_error` and `known_error`
-        of G(m, shifts), `latent_hole_error` and `latent_known_error` of G(m); and `latent_loss`.
+        t uses fold_in(key, t), where t is `state.step`. Metrics, on the scale [−1, 1]: `latent_hole_error` and
+        `latent_known_error` of G(m), `hole_error` (after the blend) and `known_error` of G(m, shifts); and
+        `latent_loss`.
     """
     dtype = arithmetic_dtype(config.compute_dtype)
     encoder, generator, optimizer = Encoder(config.model, dtype), Generator(config.model, dtype), _optimizer(config)
@@ -116,12 +123,15 @@ def make_train_step(
             latent = ((z - guessed) / deviation) ** 2 / 2 + jnp.log(deviation)
             metrics = {"latent_loss": jnp.mean(latent)}
             loss = config.latent_weight * metrics["latent_loss"]
-            for name, shifting in (("latent_", ()), ("", shifts)):
+            for name, shifting, weight in (("latent_", (), 1.0), ("", shifts, _KNOWN_WEIGHT)):
                 found: Any = generator.apply(state.prior["generator"], mean, train=False, shifts=shifting)
-                squares = jnp.mean((found - real) ** 2, axis=-1)
-                for part, where in (("hole_error", missing), ("known_error", ~missing)):
-                    metrics[name + part] = jnp.mean(_root_mean(squares, where))
-                    loss = loss + metrics[name + part]
+                error = real - found
+                if shifting:
+                    error = error - jnp.where(missing[..., None], fill(known_pixels(error, missing), missing), 0)
+                squares = jnp.mean(error**2, axis=-1)
+                metrics[name + "hole_error"] = jnp.mean(_root_mean(squares, missing))
+                metrics[name + "known_error"] = jnp.mean(_root_mean(squares, ~missing))
+                loss = loss + metrics[name + "hole_error"] + weight * metrics[name + "known_error"]
             return loss, (metrics, updated["batch_stats"])
 
         gradient, (metrics, statistics) = jax.grad(objective, has_aux=True)(state.encoder)
