@@ -82,7 +82,7 @@ def add_starts(
     if prior.num_classes:
         problem, start = _with_labels(prior, config, problem, start, labels)
     if config.guess_length:
-        guessed = prior.generate(prior.params, start.latent[:, 0], *([shifts] if shifts else []))
+        guessed = prior.generate(prior.params, start.latent[:, 0], *([shifts] if prior.feature_shapes else []))
         problem = dataclasses.replace(problem, guessed=guessed)
     return problem, start
 

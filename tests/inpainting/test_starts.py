@@ -80,6 +80,15 @@ def numpy_start(i, restart=0):
     return np.clip(mean, -1, 1), shift
 
 
+def numpy_smoothed(x, length):
+    """A normal window that ends at the border, where its weights are scaled to the sum 1."""
+    rows, columns = (
+        np.exp(-((np.arange(side)[:, None] - np.arange(side)) ** 2) / (2 * length**2)) for side in (H, W)
+    )
+    weights = np.einsum("ij,kl->ikjl", rows, columns)
+    return np.einsum("ikjl,jlc->ikc", weights / weights.sum(axis=(2, 3), keepdims=True), x)
+
+
 def numpy_losses(i, config, z, shift, searching):
     """Objective, context loss, and the objective's gradient in latent and shift, by hand."""
     params = {name: np.asarray(x, np.float64) for name, x in PARAMS.items()}
@@ -137,6 +146,7 @@ def numpy_search(i, config, restart=0):
         {"refine_steps": 0},
         {"tolerance": 1e-9, "patience": 3, "start_shifts": 0.5, "blend": "smooth"},
         {"start_shifts": 1.0, "refine_steps": 0},
+        {"guess_length": 0.7, "start_shifts": 0.5, "blend": "sharp"},
     ],
 )
 def test_search_and_refinement_agree_with_the_plain_algorithm(changes):
@@ -148,7 +158,12 @@ def test_search_and_refinement_agree_with_the_plain_algorithm(changes):
         np.testing.assert_allclose(result.latents[i], z, atol=2e-4)
         np.testing.assert_allclose(result.context_loss[i], context, rtol=2e-3)
         completion = decode(PARAMS, jnp.asarray(z, jnp.float32)[None], (jnp.asarray(shift, jnp.float32)[None],))
-        np.testing.assert_allclose(result.completions[i], completion[0], atol=1e-3)
+        expected = np.asarray(completion[0])
+        if config.guess_length:
+            mean, whole = (jnp.asarray(x, jnp.float32)[None] for x in numpy_start(i))
+            guess = np.asarray(decode(PARAMS, mean, (whole,))[0])
+            expected = expected + numpy_smoothed(guess - expected, config.guess_length)
+        np.testing.assert_allclose(result.completions[i], expected, atol=1e-3)
         assert int(result.num_steps[i]) == config.num_steps + config.refine_steps
     completions = np.asarray(result.completions)
     if config.blend == "poisson":
@@ -226,7 +241,7 @@ def test_searches_that_are_not_finite_are_left_out_of_mean_and_centre():
 
 
 SEVERAL = {"restarts": 2, "num_completions": 2, "start_shifts": 0.5}
-EARLY = dataclasses.replace(CONFIG, num_steps=20, tolerance=0.05, patience=2, blend="sharp", **SEVERAL)
+EARLY = dataclasses.replace(CONFIG, num_steps=20, tolerance=0.05, patience=2, blend="sharp", guess_length=0.8, **SEVERAL)
 
 
 def test_the_stream_equals_the_batch_bit_for_bit():
@@ -256,7 +271,8 @@ def test_the_default_search_is_the_best_that_the_prior_allows():
     assert default_config(PRIOR) == best
     assert default_config(PLAIN) == dj.InpaintConfig()
     without_features = dataclasses.replace(PRIOR, feature_shapes=())
-    assert default_config(without_features) == dataclasses.replace(best, start_shifts=0.0, refine_steps=0)
+    latent_alone = dataclasses.replace(best, start_shifts=0.0, refine_steps=0, guess_length=0.0)
+    assert default_config(without_features) == latent_alone
     found, expected = (dj.inpaint(PRIOR, IMAGES, HOLES, KEY, config) for config in (None, best))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -279,11 +295,19 @@ def test_values_out_of_range_are_refused(name, value):
         dataclasses.replace(CONFIG, **{name: value})
 
 
-def test_shifts_without_the_encoder_s_start_are_refused():
-    with pytest.raises(
-        ValueError, match=r"`start_shifts` of InpaintConfig is 0\.5; it takes 0, unless `start` is encoder"
-    ):
-        dj.InpaintConfig(start_shifts=0.5)
+@pytest.mark.parametrize("name", ["start_shifts", "guess_length"])
+def test_parts_of_the_guess_without_the_encoder_s_start_are_refused(name):
+    with pytest.raises(ValueError, match=rf"`{name}` of InpaintConfig is 0\.5; it takes 0, unless `start` is encoder"):
+        dj.InpaintConfig(**{name: 0.5})
+
+
+def test_a_guess_without_shifts_gives_structure_too():
+    """Of a decoder that takes no shifts, the guess is the image of the encoder's latent."""
+    prior = dataclasses.replace(PRIOR, feature_shapes=())
+    whole = dataclasses.replace(CONFIG, refine_steps=0, guess_length=0.01)  # all but nothing is finer
+    guess = dataclasses.replace(whole, guess_length=0.0, num_steps=0)
+    one, other = (dj.inpaint(prior, IMAGES, HOLES, KEY, config) for config in (whole, guess))
+    np.testing.assert_allclose(one.completions, other.completions, atol=1e-5)
 
 
 @pytest.mark.parametrize(
