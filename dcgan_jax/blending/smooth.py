@@ -2,16 +2,18 @@
 
 Poisson's equation keeps every gradient of the completion G, including its noise. Here the result in the hole is
 
-    argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2,  x = image on the known pixels.
+    argmin |grad (x - G)|^2 + l^2 |D^2 x|^2,  x = image on the known pixels.
 
-The first term is the one of Poisson's equation. The second term is the bending energy of a thin plate. D^2 denotes the
-second derivatives; the mixed one counts twice. With detail d = 0 the second term makes x smooth. With d = 1 it pulls x
-towards the completion, and with d > 1 it exaggerates the completion's detail. Structure longer than the length l comes
-from the gradients of the completion. The result is a spline in tension (Smith, Wessel 1990): it joins the known pixels
+The first term is the one of Poisson's equation. The second term is the bending energy of a thin plate, which makes x
+smooth. D^2 denotes the second derivatives; the mixed one counts twice. Structure longer than the length l comes from
+the gradients of the completion. The result is a spline in tension (Smith, Wessel 1990): it joins the known pixels
 without the kinks of a membrane. Neither term crosses the image's border.
 
 There is one length l per image. It shrinks as the known pixels, or the completion in the hole, get rougher. So a good
 completion of a rough object on a plain background is blended almost as by Poisson's equation.
+
+What has the least error is softer than the original. The sharp blend adds to x a multiple of its own Laplacian, which
+exaggerates the detail that x has. For the same sharpness this costs less error than detail that x does not have.
 """
 
 import jax
@@ -21,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from dcgan_jax.blending.solver import blend_each, check_blend, laplacian, solve_in_hole
 
 LONGEST = 4.0  # largest l in pixels; a larger l takes the solver more steps
-MOST_DETAIL = 3.0  # largest d
+MOST_DETAIL = 2.0  # largest multiple of the Laplacian
 SHARPNESS = 0.8  # target fraction of the expected gradient energy; each 0.1 more costs 0.1 dB on faces
 ROUGHNESS = 0.25  # least roughness in the hole, as a fraction of the completion's roughness beyond its noise
 _TINY = 1e-18  # least divisor of mean squares; its square is still above float32's smallest number
@@ -35,8 +37,8 @@ def smooth_blend(
 ) -> Float[Array, "*b h w c"]:
     """Blends completions into the holes of images. The result is as smooth as the known pixels, or nearly as sharp.
 
-    The result is argmin |grad (x - G)|^2 + l^2 |D^2 (x - d G)|^2 subject to x = image on the known pixels. D^2 denotes
-    the second differences along rows and columns, and the mixed ones twice.
+    The result is argmin |grad (x - G)|^2 + l^2 |D^2 x|^2 subject to x = image on the known pixels. D^2 denotes the
+    second differences along rows and columns, and the mixed ones twice.
 
     The model treats both terms as normal errors. l^2 is the ratio of their variances, at most 16, and is computed for
     each image:
@@ -53,10 +55,11 @@ def smooth_blend(
         completion: G(z), any scale from 1e-6 to 1e9.
         image: same shape and dtype as `completion`. Values in the hole are never read.
         hole: True = missing. Leading axes broadcast against those of `completion`.
-        sharp: False takes d = 0, which has the least error. True chooses d for each image, so that the gradients in the
-            hole have 0.8 times the expected energy. The expected energy is e · cbrt(h / k): e is the energy of the
-            image's gradients at known pixels; h and k are the energies of the completion's gradients in the hole and at
-            known pixels.
+        sharp: False gives x, which has the least error. True gives x + d L x in the hole. L x is the Laplacian: the sum
+            of a pixel's differences from its 4-neighbours. The number d, from 0 to 2, is chosen for each image, so that
+            the gradients in the hole have 0.8 times the expected energy. The expected energy is e · cbrt(h / k): e is
+            the energy of the image's gradients at known pixels; h and k are the energies of the completion's gradients
+            in the hole and at known pixels.
 
     Returns:
         An array of the shape and dtype of `image`, equal to it bit for bit where `hole` is False. It is not clipped. A
@@ -101,30 +104,25 @@ def _blend_one(
         # Without a known pixel the matrix would be singular. The solution is then 0; any positive diagonal gives it.
         return jnp.where(hole, laplacian(x) + square * _plate(x) + jnp.all(hole) * x, 0)
 
-    def right_hand_side(detail: float) -> Array:
-        """Returns the right-hand side for the correction x - G, which is known outside the hole."""
-        known = jnp.where(hole, 0, y - guide)
-        return jnp.where(hole, -laplacian(known) - square * _plate(known + (1 - detail) * guide), 0)
-
-    if not sharp:
-        x = guide + solve_in_hole(hole, right_hand_side(0.0), matrix)
-    else:
-        # x is linear in d, so the energy of its gradients is a parabola: a d^2 + 2 b d + c.
-        both = jnp.concatenate([right_hand_side(0.0), right_hand_side(1.0)])
-        smooth, whole = jnp.split(solve_in_hole(hole, both, matrix), 2)
-        start, slope = jnp.where(hole, guide + smooth, y), whole - smooth
+    known = jnp.where(hole, 0, y - guide)  # the correction x - G outside the hole
+    right_hand_side = jnp.where(hole, -laplacian(known) - square * _plate(known + guide), 0)
+    x = guide + solve_in_hole(hole, right_hand_side, matrix)
+    if sharp:
+        # The result is linear in d, so the energy of its gradients is a parabola: a d^2 + 2 b d + c.
+        x = jnp.where(hole, x, y)
+        slope = jnp.where(hole, laplacian(x), 0)
         _, a = _products(slope, slope, hole)
-        _, b = _products(start, slope, hole)
-        _, c = _products(start, start, hole)
+        _, b = _products(x, slope, hole)
+        _, c = _products(x, x, hole)
         guide_known, guide_missing = _products(guide, guide, hole)
-        known, _ = _products(y, y, hole)
-        goal = SHARPNESS * known * jnp.cbrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
+        energy, _ = _products(y, y, hole)
+        goal = SHARPNESS * energy * jnp.cbrt(jnp.maximum(guide_missing / jnp.maximum(guide_known, _TINY), _TINY))
         # If the energy hardly depends on d, d becomes nearly 0. The code forms ratios first, because products would
         # exceed the range of float32.
         steepness = jnp.where(a > jnp.maximum(1e-10 * (c + goal), _TINY), a, jnp.inf)
         lowest = -b / steepness
         root = jnp.sqrt(jnp.maximum(lowest**2 - (c - goal) / steepness, _TINY))
-        x = start + jnp.clip(lowest + root, 0, MOST_DETAIL) * slope
+        x = x + jnp.clip(lowest + root, 0, MOST_DETAIL) * slope
     return jnp.where(hole[..., None], x.transpose(1, 2, 0).astype(image.dtype), image)
 
 

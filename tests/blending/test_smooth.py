@@ -71,15 +71,15 @@ def dense(completion, image, hole, sharp=False):
     square, missing = length_squared(g, y, hole), hole.ravel()
     matrix = membrane + square * plate
 
-    def solve(detail):
-        right = (membrane + detail * square * plate) @ g.reshape(-1, channels)
-        x = y.reshape(-1, channels).copy()
-        right = right[missing] - matrix[missing][:, ~missing] @ x[~missing]
-        x[missing] = np.linalg.solve(matrix[missing][:, missing], right)
+    x = y.reshape(-1, channels).copy()
+    right = (membrane @ g.reshape(-1, channels))[missing] - matrix[missing][:, ~missing] @ x[~missing]
+    x[missing] = np.linalg.solve(matrix[missing][:, missing], right)
+    if not sharp:
         return x.reshape(y.shape)
 
-    if not sharp:
-        return solve(0.0)
+    def solve(detail):
+        return (x + detail * missing[:, None] * (membrane @ x)).reshape(y.shape)
+
     goal = expected_energy(g, y, hole)
     # The energy is a parabola in d; three values give its coefficients.
     at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
