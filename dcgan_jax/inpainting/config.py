@@ -132,8 +132,22 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
     "yeh2017": {"num_steps": 1500, "learning_rate": 0.03, "window": 7, "keep_best": False},
     # He et al. draw normal latents and clip them to [-1, 1].
     "he2018": {"num_steps": 200, "learning_rate": 0.03, "window": 7, "latent_bound": 1.0},
-    "best": {**_GUIDED, "start_shifts": 0.15, "num_steps": 40, "refine_steps": 20, "blend": "sharp"},
-    "fast": {**_GUIDED, "start_shifts": 0.2, "num_steps": 20, "refine_steps": 10, "blend": "smooth"},
+    "best": {
+        **_GUIDED,
+        "start_shifts": 0.15,
+        "num_steps": 40,
+        "refine_steps": 20,
+        "guess_length": 2.0,
+        "blend": "sharp",
+    },
+    "fast": {
+        **_GUIDED,
+        "start_shifts": 0.2,
+        "num_steps": 20,
+        "refine_steps": 10,
+        "guess_length": 1.5,
+        "blend": "smooth",
+    },
     "several": {
         **_GUIDED,
         "num_steps": 20,
