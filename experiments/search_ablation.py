@@ -35,6 +35,7 @@ SEARCHES: dict[str, Config] = {
     "best without the weight": dataclasses.replace(BEST, encoder_weight=0.0),
     "best without shifts": dataclasses.replace(BEST, start_shifts=0.0),
     "best without refinement": dataclasses.replace(BEST, refine_steps=0),
+    "best without the guess's structure": dataclasses.replace(BEST, guess_length=0.0),
     "best, smooth": dataclasses.replace(BEST, blend="smooth"),
     "best, blended by Poisson": dataclasses.replace(BEST, blend="poisson"),
     "best": BEST,

@@ -83,7 +83,7 @@ class InpaintConfig(Config):
     blend: str = option(
         "poisson",
         "How the completion is blended into the hole: poisson keeps its gradients, smooth makes it as smooth as the "
-        "known pixels, sharp keeps more detail than smooth.",
+        "known pixels, sharp is smooth with its detail exaggerated.",
         choices=("poisson", "smooth", "sharp"),
     )
     trace_every: int = option(0, "Steps between points of the trace of losses and latents; 0 disables.", min=0)
