@@ -37,7 +37,9 @@ def fill_matrix(hole):
     side = len(hole)
     if side == 1:
         return np.diag((~hole).astype(np.float32).ravel())
-    known = [[np.flatnonzero(~hole[r : r + 2, c : c + 2].ravel()) for c in range(0, side, 2)] for r in range(0, side, 2)]
+    known = [
+        [np.flatnonzero(~hole[r : r + 2, c : c + 2].ravel()) for c in range(0, side, 2)] for r in range(0, side, 2)
+    ]
     pull = np.zeros((side // 2, side // 2, side, side), np.float32)
     for r, c in np.ndindex(side // 2, side // 2):
         for place in known[r][c]:

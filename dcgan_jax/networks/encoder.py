@@ -41,10 +41,11 @@ def upgrade(params: Any, model: ModelConfig) -> Any:
 class Encoder(nn.Module):
     """Maps a masked image to a Gaussian over latents and to offsets ("shifts") of the generator's features.
 
-    It sees the known pixels, the hole, and the known pixels again with the hole filled by `fill`. Convolutions halve the side, as in the discriminator. Two dense layers then give mean and standard deviation of the
-    latent. Transposed convolutions double the side again. At each size they add the features of the first half, as a
-    U-Net does (Ronneberger et al. 2015). Their features give the shifts, which hold detail that a latent cannot hold.
-    The encoder has the widths of the model. Before training all shifts are 0.
+    It sees the known pixels, the hole, and the known pixels again with the hole filled by `fill`. Convolutions halve
+    the side, as in the discriminator. Two dense layers then give mean and standard deviation of the latent. Transposed
+    convolutions double the side again. At each size they add the features of the first half, as a U-Net does
+    (Ronneberger et al. 2015). Their features give the shifts, which hold detail that a latent cannot hold. The encoder
+    has the widths of the model. Before training all shifts are 0.
 
     Attributes:
         config: the configuration of the generator.

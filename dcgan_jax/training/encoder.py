@@ -31,7 +31,6 @@ from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.config import EncoderConfig
 from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
 
-
 _KNOWN_WEIGHT = 0.25  # weight of the error over the known pixels, which the blend removes
 
 

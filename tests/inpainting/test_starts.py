@@ -82,9 +82,7 @@ def numpy_start(i, restart=0):
 
 def numpy_smoothed(x, length):
     """A normal window that ends at the border, where its weights are scaled to the sum 1."""
-    rows, columns = (
-        np.exp(-((np.arange(side)[:, None] - np.arange(side)) ** 2) / (2 * length**2)) for side in (H, W)
-    )
+    rows, columns = (np.exp(-((np.arange(side)[:, None] - np.arange(side)) ** 2) / (2 * length**2)) for side in (H, W))
     weights = np.einsum("ij,kl->ikjl", rows, columns)
     return np.einsum("ikjl,jlc->ikc", weights / weights.sum(axis=(2, 3), keepdims=True), x)
 
@@ -241,7 +239,9 @@ def test_searches_that_are_not_finite_are_left_out_of_mean_and_centre():
 
 
 SEVERAL = {"restarts": 2, "num_completions": 2, "start_shifts": 0.5}
-EARLY = dataclasses.replace(CONFIG, num_steps=20, tolerance=0.05, patience=2, blend="sharp", guess_length=0.8, **SEVERAL)
+EARLY = dataclasses.replace(
+    CONFIG, num_steps=20, tolerance=0.05, patience=2, blend="sharp", guess_length=0.8, **SEVERAL
+)
 
 
 def test_the_stream_equals_the_batch_bit_for_bit():
