@@ -1,5 +1,6 @@
 """Restoration of a batch from any measurement: the latent search, and the blend with the measured values."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,7 @@ def restore(
             compilation. The last step takes a nonlinear function as linear near G(ẑ), and agrees only about so well.
             With `measurements.Known(hole)`, `measured` holds images, and the call is `inpaint`, bit for bit.
         key: see `inpaint`.
-        config: see `inpaint`. `window` and `blend` have no effect. With noise, the default has no `refine_steps`; a
+        config: see `inpaint`. `window`, `blend` and `guess_length` have no effect. With noise, the default has no `refine_steps`; a
             traced `noise` counts as noise.
         noise: standard deviation of normal noise in `measured`, on the scale of [−1, 1]: 25 levels of 255 are 25 /
             127.5. 0 if the values are exact.
@@ -116,6 +117,8 @@ def restore_batch(
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> InpaintResult:
     """Restores a batch in one program for search and blend. The arguments must have been checked."""
+    # An encoder learned from images with holes. With other measurements, its guess has more error than the search.
+    config = dataclasses.replace(config, guess_length=0.0)
     n, size = measured.shape[0], np.prod(prior.image_shape)
     measured = jnp.asarray(measured, jnp.promote_types(measured.dtype, jnp.float32)).reshape(n, -1)
     grey, everywhere = jnp.zeros((n, *prior.image_shape), measured.dtype), jnp.ones((n, *prior.image_shape[:2]), bool)

@@ -154,6 +154,20 @@ def test_an_encoder_sees_the_mean_of_the_priors_images_where_nothing_is_measured
     np.testing.assert_allclose(result.latents[0], image[-1, -1], atol=1e-5)
 
 
+def test_the_structure_of_a_guess_is_not_taken():
+    def encode(params, known, hole):
+        mean = jnp.mean(known, axis=(1, 2))
+        return mean, jnp.ones_like(mean), ()
+
+    prior = dataclasses.replace(PRIOR, encode=encode)
+    config = dataclasses.replace(SEARCH, start="encoder")
+    measured = jax.vmap(LOW)(ORIGINALS)
+    one, other = (
+        dj.restore(prior, measured, LOW, KEY, dataclasses.replace(config, guess_length=length)) for length in (0.0, 2.0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_noisy_values_are_not_refined():
     best = dj.InpaintConfig.preset("best")
     encoded = dataclasses.replace(PRIOR, encode=lambda params, known, hole: None, feature_shapes=((1, 1, 1),))
