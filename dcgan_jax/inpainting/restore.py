@@ -54,8 +54,8 @@ def restore(
             compilation. The last step takes a nonlinear function as linear near G(ẑ), and agrees only about so well.
             With `measurements.Known(hole)`, `measured` holds images, and the call is `inpaint`, bit for bit.
         key: see `inpaint`.
-        config: see `inpaint`. `window`, `blend` and `guess_length` have no effect. With noise, the default has no `refine_steps`; a
-            traced `noise` counts as noise.
+        config: see `inpaint`. `window`, `blend` and `guess_length` have no effect. With noise, the default has no
+            `refine_steps`; a traced `noise` counts as noise.
         noise: standard deviation of normal noise in `measured`, on the scale of [−1, 1]: 25 levels of 255 are 25 /
             127.5. 0 if the values are exact.
         optimizer: see `inpaint`.
