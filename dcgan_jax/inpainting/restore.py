@@ -117,7 +117,7 @@ def restore_batch(
     labels: Int[Array | np.ndarray, " b"] | None = None,
 ) -> InpaintResult:
     """Restores a batch in one program for search and blend. The arguments must have been checked."""
-    # An encoder learned from images with holes. With other measurements, its guess has more error than the search.
+    # An encoder learned from images with holes. From most other measurements its guess has more error than the search.
     config = dataclasses.replace(config, guess_length=0.0)
     n, size = measured.shape[0], np.prod(prior.image_shape)
     measured = jnp.asarray(measured, jnp.promote_types(measured.dtype, jnp.float32)).reshape(n, -1)

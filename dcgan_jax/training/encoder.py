@@ -126,7 +126,7 @@ def make_train_step(
                 found: Any = generator.apply(state.prior["generator"], mean, train=False, shifts=shifting)
                 error = real - found
                 if shifting:
-                    error = error - jnp.where(missing[..., None], fill(known_pixels(error, missing), missing), 0)
+                    error = error - jnp.where(missing[..., None], fill(error, missing), 0)
                 squares = jnp.mean(error**2, axis=-1)
                 metrics[name + "hole_error"] = jnp.mean(_root_mean(squares, missing))
                 metrics[name + "known_error"] = jnp.mean(_root_mean(squares, ~missing))

@@ -155,6 +155,25 @@ def test_training_continues_from_the_prior_s_encoder(prior):
     jax.tree.map(np.testing.assert_array_equal, encoder.adopt(fresh, prior.params).encoder, fresh.encoder)
 
 
+def test_a_file_of_an_earlier_encoder_gives_what_it_gave(prior, tmp_path):
+    """Encoders of version 0.2.0 saw known pixels and hole only. Files without a filled hole load as equal encoders."""
+    state = some_state(prior)
+    earlier = {**state.encoder, "down_0": state.encoder["down_0"][:, :, :2]}
+    whole = encoder.encoder_prior(state._replace(encoder=earlier), CONFIG)
+    dj.save_prior(whole, tmp_path / "earlier.safetensors")
+    found = dj.load_prior(tmp_path / "earlier.safetensors")
+    known = np.random.default_rng(5).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
+    holes = jnp.stack([masks.center(32)] * 2)
+    known = np.where(np.asarray(holes)[..., None], 0, known)
+    blind = {**earlier, "down_0": jnp.concatenate([earlier["down_0"], jnp.zeros((5, 5, 1, 4))], axis=2)}
+    expected = plain_encoder(blind, known, holes, state.statistics)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
+        found.encode(found.params, known, holes),
+        (*expected[:2], tuple(expected[2])),
+    )
+
+
 def test_wrong_configurations_are_refused():
     for changes, message in (
         ({"latent_weight": 0.0}, "`latent_weight` of EncoderConfig is 0.0"),
