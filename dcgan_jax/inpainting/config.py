@@ -77,7 +77,8 @@ class InpaintConfig(Config):
     guess_length: float = option(
         0.0,
         "Length in pixels. Structure longer than it is taken from the encoder's guess, with all its feature offsets; "
-        "finer detail is taken from the search. 0 takes everything from the search.",
+        "finer detail is taken from the search. With several completions it is the structure of their mean. "
+        "0 takes everything from the search.",
         min=0,
     )
     blend: str = option(
@@ -153,6 +154,7 @@ _INPAINT_PRESETS: dict[str, dict[str, Any]] = {
         "num_steps": 20,
         "refine_steps": 20,
         "start_shifts": 0.6,
+        "guess_length": 4.0,
         "restarts": 8,
         "judge": "central",
         "num_completions": 8,

@@ -39,7 +39,7 @@ class InpaintResult(NamedTuple):
     Attributes:
         images: the results, of the input's type; known pixels equal the input.
         completions: the generated images G(ẑ) in [−1, 1], including the feature shifts of the search if there are any.
-            With `guess_length`, their structure is that of the encoder's guess.
+            With `guess_length`, their structure is that of the encoder's guess; that of several, in the mean.
         latents: the latents ẑ that were found.
         context_loss: the context loss at ẑ.
         prior_loss: the prior loss at ẑ.
@@ -117,10 +117,9 @@ def collect(
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept.point)
     if problems.guessed is not None:
-        completions += _smoothed(problems.guessed[:, None] - completions, config.guess_length)
+        completions = _with_structure(completions, problems.guessed, config.guess_length)
     blended = blend(completions)
-    finite = jnp.isfinite(_total(kept.losses))
-    finite &= jnp.all(jnp.isfinite(completions) & jnp.isfinite(blended), axis=(2, 3, 4))
+    finite = jnp.isfinite(_total(kept.losses)) & _are_finite(completions) & _are_finite(blended)
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     several = InpaintResult(
         images=jax.vmap(composite, (None, None, 1), 1)(images, hole, blended),
@@ -136,9 +135,26 @@ def collect(
     best = jax.tree.map(lambda x: x[:, 0], several)
     if config.num_completions == 1:
         return best
-    number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None]
-    mean = composite(images, hole, jnp.sum(jnp.clip(blended, -1, 1), axis=1) / number)
+    mean = composite(images, hole, _mean(jnp.clip(blended, -1, 1), finite))
     return best._replace(alternatives=several, mean=mean)
+
+
+def _with_structure(
+    completions: Float[Array, "b k h w c"], guessed: Float[Array, "b h w c"], length: float
+) -> Float[Array, "b k h w c"]:
+    """Adds one smooth image to all completions of an image, so that the structure of their mean is the guess's."""
+    mean = _mean(completions, _are_finite(completions))
+    return completions + _smoothed(guessed - mean, length)[:, None]
+
+
+def _mean(images: Float[Array, "b k h w c"], among: Bool[Array, "b k"]) -> Float[Array, "b h w c"]:
+    """Returns the mean of some of the images of each row; 0 if there are none."""
+    number = jnp.maximum(jnp.sum(among, axis=1), 1)[:, None, None, None]
+    return jnp.sum(jnp.where(among[..., None, None, None], images, 0), axis=1) / number
+
+
+def _are_finite(images: Float[Array, "b k h w c"]) -> Bool[Array, "b k"]:
+    return jnp.all(jnp.isfinite(images), axis=(2, 3, 4))
 
 
 def _total(losses: Losses) -> Float[Array, "b r"]:
@@ -181,8 +197,7 @@ def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found
     if config.judge == "central" and config.restarts > 1:
         completions = _completions(prior, found.point)
         counted = (hole[:, None] & finite[..., None, None])[..., None]
-        number = jnp.maximum(jnp.sum(finite, axis=1), 1)[:, None, None, None, None]
-        mean = jnp.sum(jnp.where(counted, completions, 0), axis=1, keepdims=True) / number
+        mean = _mean(completions, finite)[:, None]
         score = jnp.sum(jnp.where(counted, (completions - mean) ** 2, 0), axis=(2, 3, 4))
     return jnp.where(finite, score, jnp.inf)
 

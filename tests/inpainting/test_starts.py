@@ -301,6 +301,29 @@ def test_parts_of_the_guess_without_the_encoder_s_start_are_refused(name):
         dj.InpaintConfig(**{name: 0.5})
 
 
+def test_the_mean_of_several_completions_takes_the_guess_s_structure():
+    """One smooth image is added to all completions of an image. One whose values are not finite has no influence."""
+
+    def spoilt(params, z, shifts=()):
+        x = decode(params, z, shifts)
+        return jnp.where(jnp.sum(z, axis=1)[:, None, None, None] < -1, jnp.nan, x)
+
+    prior = dataclasses.replace(PRIOR, generate=spoilt)
+    found = dataclasses.replace(CONFIG, num_steps=0, refine_steps=0, restarts=6, num_completions=6, start_shifts=0.5)
+    without, result = (
+        dj.inpaint(prior, IMAGES, HOLES, KEY, dataclasses.replace(found, guess_length=length)) for length in (0.0, 0.7)
+    )
+    good = np.asarray(result.alternatives.status) == 0
+    np.testing.assert_array_equal(good, np.isfinite(without.alternatives.completions).all(axis=(2, 3, 4)))
+    assert 0 < good.sum() < good.size and good.any(axis=1).all()
+    for i in range(4):
+        mean, shift = (jnp.asarray(x, jnp.float32)[None] for x in numpy_start(i))
+        completions = np.asarray(without.alternatives.completions[i])[good[i]]
+        guess = np.asarray(decode(PARAMS, mean, (shift,))[0])
+        expected = completions + numpy_smoothed(guess - completions.mean(axis=0), 0.7)
+        np.testing.assert_allclose(np.asarray(result.alternatives.completions[i])[good[i]], expected, atol=1e-5)
+
+
 def test_a_guess_without_shifts_gives_structure_too():
     """Of a decoder that takes no shifts, the guess is the image of the encoder's latent."""
     prior = dataclasses.replace(PRIOR, feature_shapes=())
