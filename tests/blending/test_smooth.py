@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from dcgan_jax import masks
 from dcgan_jax.blending.poisson import poisson_blend
@@ -44,9 +45,9 @@ def length_squared(completion, image, hole):
     return min(energies(error, hole, 1)[0] / roughness, LONGEST**2) if roughness > 0 else LONGEST**2
 
 
-def expected_energy(completion, image, hole):
-    known, missing = energies(completion, hole, 1)
-    return SHARPNESS * energies(image, hole, 1)[0] * math.cbrt(missing / max(known, 1e-18))
+def expected_energy(completion, image, hole, order):
+    known, missing = energies(completion, hole, order)
+    return SHARPNESS * energies(image, hole, order)[0] * math.cbrt(missing / max(known, 1e-18))
 
 
 def dense(completion, image, hole, sharp=False):
@@ -80,13 +81,16 @@ def dense(completion, image, hole, sharp=False):
     def solve(detail):
         return (x + detail * missing[:, None] * (membrane @ x)).reshape(y.shape)
 
-    goal = expected_energy(g, y, hole)
-    # The energy is a parabola in d; three values give its coefficients.
-    at = [energies(solve(d), hole, 1)[1] for d in (-1.0, 0.0, 1.0)]
-    parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
-    roots = np.roots(parabola) if abs(parabola[0]) > 1e-12 else [0]
-    # Without a real root, use the parabola's lowest point, the real part of its roots.
-    return solve(np.clip(max(np.real(roots)), 0, MOST_DETAIL))
+    def at_goal(order):
+        goal = expected_energy(g, y, hole, order)
+        # The energy is a parabola in d; three values give its coefficients.
+        at = [energies(solve(d), hole, order)[1] for d in (-1.0, 0.0, 1.0)]
+        parabola = [(at[2] + at[0]) / 2 - at[1], (at[2] - at[0]) / 2, at[1] - goal]
+        roots = np.roots(parabola) if abs(parabola[0]) > 1e-12 else [0]
+        # Without a real root, use the parabola's lowest point, the real part of its roots.
+        return max(np.real(roots))
+
+    return solve(np.clip(min(at_goal(1), at_goal(2)), 0, MOST_DETAIL))
 
 
 def pair(count=6, size=SIZE, seed=0):
@@ -156,21 +160,22 @@ def test_a_smooth_blend_has_less_error_than_poisson_s():
     assert errors[0] < 0.6 * errors[1]
 
 
-def test_sharp_holes_have_the_gradient_energy_expected_from_known_pixels():
-    completion, image = pair(1, 32)
-    hole = np.zeros((1, 32, 32), bool)
-    hole[:, 8:24, 10:26] = True
-    for softness in (
-        1.0,
-        0.6,
-    ):  # factors of the completion; it is noisy, so its gradients have more energy than the image's
-        soft = (softness * completion).astype(np.float32)
-        x = np.asarray(smooth_blend(soft, image, hole, sharp=True))[0].astype(np.float64)
-        g, y = soft[0].astype(np.float64), image[0].astype(np.float64)
-        goal = expected_energy(g, y, hole[0])
-        assert energies(x, hole[0], 1)[1] == pytest.approx(goal, rel=1e-3)
-        smooth = np.asarray(smooth_blend(soft, image, hole))[0].astype(np.float64)
-        assert energies(smooth, hole[0], 1)[1] < 0.5 * goal
+@pytest.mark.parametrize(("grid", "bound"), [(0.0, 1), (0.1, 2)])
+def test_sharp_holes_have_the_energy_expected_from_known_pixels(grid, bound):
+    """Without a checkerboard in the completion the gradients set the bound; with one the second differences do."""
+    noise = np.random.default_rng(0).normal(size=(32, 32, 3))
+    image, completion = (gaussian_filter(noise, (softness, softness, 0)) for softness in (1.0, 1.6))
+    completion += grid * (-1) ** np.add.outer(np.arange(32), np.arange(32))[..., None]
+    hole = np.zeros((32, 32), bool)
+    hole[8:24, 10:26] = True
+    given = [x[None].astype(np.float32) for x in (completion, image)]
+    smooth, sharp = (
+        np.asarray(smooth_blend(*given, hole[None], sharp=sharp))[0].astype(np.float64) for sharp in (False, True)
+    )
+    ratios = [energies(sharp, hole, n)[1] / expected_energy(completion, image, hole, n) for n in (1, 2)]
+    assert max(ratios) == pytest.approx(1, rel=1e-4)
+    assert ratios[bound - 1] == max(ratios)
+    assert energies(smooth, hole, 1)[1] < 0.5 * energies(sharp, hole, 1)[1]
 
 
 def test_a_completion_that_fits_the_known_pixels_gets_the_poisson_blend():
