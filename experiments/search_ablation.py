@@ -3,6 +3,8 @@
 Each search completes the same held-out images, from --first on, under every mask. With --first 200 or more,
 `dcgan-jax evaluate --count 200` does not see them. It prints means over the images: the hole's PSNR and, in brackets,
 the gradient energy in the hole relative to the original's. Below 1 the completion is softer than the truth.
+With --sheet it also writes a picture of the ten worst and the ten best of the last search under `center` and `half`. It
+shows their holes alone, so it holds no pixel of the set.
 """
 
 import argparse
@@ -17,8 +19,11 @@ import dcgan_jax as dj
 from dcgan_jax import masks
 from dcgan_jax.data import open_prepared
 from dcgan_jax.evaluation.holes import draw_holes
+from dcgan_jax.images import figures
 from dcgan_jax.images.metrics import composite_scores
 
+SHEET = ("center", "half")  # masks of the sheet
+SHOWN = 10  # images in a row of the sheet
 SEED = 2  # so that the holes differ from the evaluation's
 Config = dj.InpaintConfig
 ENCODER = Config(start="encoder", num_steps=50, learning_rate=0.03)
@@ -68,25 +73,33 @@ def main() -> None:
     parser.add_argument(
         "--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES), help="searches to run (all)"
     )
+    parser.add_argument("--sheet", type=Path, help="a PNG file for the worst and the best images")
     options = parser.parse_args()
     prior = dj.load_prior(options.prior)
     split = open_prepared(options.data).split(options.split)
     images = np.asarray(split[options.first : options.first + options.count])
     print(f"| search | {' | '.join(masks.NAMES)} | seconds |\n" + "|---" * (len(masks.NAMES) + 2) + "|", flush=True)
     for name in options.searches:
-        cells, seconds = [], 0.0
-        averages = []
+        cells, averages, sheet, seconds = [], [], [], 0.0
         for mask in masks.NAMES:
             holes = draw_holes(mask, [str(i) for i in range(len(images))], images.shape[1], SEED)
             start = time.perf_counter()
             result = jax.device_get(dj.inpaint(prior, images, holes, jax.random.key(SEED), SEARCHES[name]))
             seconds += time.perf_counter() - start
             cells.append(_cell(result.images, images, holes))
+            if mask in SHEET:
+                order = np.argsort(composite_scores(result.images, images, holes)["psnr_hole"])
+                in_holes = figures.masked_view(result.images, ~holes)
+                sheet += [in_holes[order[:SHOWN]], in_holes[order[::-1][:SHOWN]]]
             if result.mean is not None:
                 averages.append(_cell(result.mean, images, holes))
         print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
         if averages:
             print(f"| {name.split(',')[0]}, the mean | {' | '.join(averages)} | |", flush=True)
+    if options.sheet:
+        grid = figures.tile(np.concatenate(sheet).repeat(2, axis=1).repeat(2, axis=2), columns=min(SHOWN, len(images)))
+        rows = [f"{mask}, {kind}" for mask in SHEET for kind in ("worst", "best")]
+        figures.save_png(options.sheet, figures.labelled(grid, rows, []))
 
 
 def _cell(results: np.ndarray | jax.Array, images: np.ndarray, holes: np.ndarray) -> str:
