@@ -55,8 +55,9 @@ class RunConfig(Config):
         return 0
 
     def is_measured(self, step: int) -> bool:
-        """Tells whether the run measures its network after this step."""
-        return False
+        """Tells whether the run measures its network after this step: every `measure_every` steps, and at the end."""
+        every = getattr(self, "measure_every", 0)
+        return every > 0 and (step % every == 0 or step == self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,6 @@ class TrainConfig(RunConfig):
         """Number of classes; 0 if a training step takes images without labels."""
         return self.model.num_classes
 
-    def is_measured(self, step: int) -> bool:
-        """Tells whether the run measures its generator after this step."""
-        return self.measure_every > 0 and (step % self.measure_every == 0 or step == self.num_steps)
-
     @classmethod
     def preset(cls, name: str, dataset: str | None = None) -> Self:
         """Returns published settings, or ours.
@@ -138,6 +135,7 @@ class EncoderConfig(RunConfig):
     """The training run of an encoder for one prior."""
 
     KIND: ClassVar[str] = "encoder"
+    RESUMABLE: ClassVar[tuple[str, ...]] = ("measure_every", *RunConfig.RESUMABLE)
 
     num_steps: int = option(
         6000, "Number of training steps. The learning rate falls to 0 over them, so a run cannot be extended.", min=1
@@ -152,6 +150,12 @@ class EncoderConfig(RunConfig):
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)  # the prior's
     latent_weight: float = option(
         0.1, "Weight of the latent loss of generated images, relative to the error of real images.", above=0
+    )
+    measure_every: int = option(
+        500,
+        "Steps between measurements of the guess (held_out_psnr, training_psnr). "
+        "The last step is measured too; 0 disables.",
+        min=0,
     )
 
     def __post_init__(self) -> None:

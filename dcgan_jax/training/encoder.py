@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 
 from dcgan_jax import masks
 from dcgan_jax.images.pixels import known_pixels
-from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.networks.dcgan import Generator, draw_latents, init_gan
 from dcgan_jax.networks.encoder import Encoder, init_params
@@ -29,7 +28,8 @@ from dcgan_jax.priors.files import load_prior
 from dcgan_jax.priors.prior import Prior
 from dcgan_jax.training.augmentation import scale_and_flip
 from dcgan_jax.training.config import EncoderConfig
-from dcgan_jax.training.recipe import SHOWN, Metrics, Recipe, completion_rows
+from dcgan_jax.training.measures import GUESS, make_guess_measures
+from dcgan_jax.training.recipe import SHOWN, Measures, Metrics, Recipe, completion_rows
 
 _KNOWN_WEIGHT = 0.25  # weight of the error over the known pixels, which the blend removes
 
@@ -178,14 +178,19 @@ def _picture(
     """Shows the first images of the set, masked, and completed from the encoder's guess without search steps."""
     images = np.asarray(images[:SHOWN])
     holes = np.asarray(masks.mixed(key, len(images), config.model.image_size))
-    search = InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0)
-    return completion_rows(
-        images, holes, np.asarray(inpaint(encoder_prior(state, config), images, holes, key, search).images)
-    )
+    guesses = inpaint(encoder_prior(state, config), images, holes, key, GUESS).images
+    return completion_rows(images, holes, np.asarray(guesses))
 
 
 def _warm_start(config: EncoderConfig, state: EncoderState) -> EncoderState:
     return adopt(state, load_prior(config.prior).params)
 
 
-RECIPE = Recipe(EncoderConfig, init_state, make_train_step, _picture, warm_start=_warm_start)
+RECIPE = Recipe(
+    EncoderConfig,
+    init_state,
+    make_train_step,
+    _picture,
+    Measures(encoder_prior, make_guess_measures, "held_out_psnr"),
+    warm_start=_warm_start,
+)

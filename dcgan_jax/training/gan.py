@@ -23,7 +23,8 @@ from dcgan_jax.priors.prior import Prior, generate
 from dcgan_jax.training.augmentation import augment
 from dcgan_jax.training.config import TrainConfig
 from dcgan_jax.training.losses import discriminator_loss, generator_loss
-from dcgan_jax.training.recipe import NUM_SAMPLES, Metrics, Recipe
+from dcgan_jax.training.measures import make_measures
+from dcgan_jax.training.recipe import NUM_SAMPLES, Measures, Metrics, Recipe
 
 
 class GANState(NamedTuple):
@@ -237,4 +238,6 @@ def _picture(config: TrainConfig, state: GANState, _: Any, key: PRNGKeyArray) ->
     return figures.tile(np.asarray(images), columns=COLUMNS)
 
 
-RECIPE = Recipe(TrainConfig, init_state, make_train_step, _picture, prior_from_state)
+RECIPE = Recipe(
+    TrainConfig, init_state, make_train_step, _picture, Measures(prior_from_state, make_measures, "inversion_psnr")
+)

@@ -27,14 +27,12 @@ from dcgan_jax.storage.files import make_folder
 from dcgan_jax.storage.mirror import RunCopy, open_run
 from dcgan_jax.storage.runs import RECORD, Run, differences, read_run, write_run
 from dcgan_jax.training.config import RunConfig
-from dcgan_jax.training.measures import make_measures
 from dcgan_jax.training.profiler import Profiler
 from dcgan_jax.training.recipe import Recipe
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 BEST = "best.safetensors"  # the prior that measured best
-QUALITY = "inversion_psnr"  # the measure that decides it
 
 
 class Logbook:
@@ -172,18 +170,18 @@ class FolderLogbook(Logbook):
             yield
 
     def prepare_measures(self, prepared: PreparedSet, split: str, key: PRNGKeyArray) -> None:
-        prior_of = self._recipe.prior
-        if prior_of is None:
+        measures = self._recipe.measures
+        if measures is None:
             return
-        measure = make_measures(prepared, split, key)
+        measure = measures.make(prepared, split, key)
 
         def measure_and_keep_best(state: Any) -> dict[str, float]:
-            prior = prior_of(state, self._config)
-            measures = measure(prior)
-            if measures.get(QUALITY, -np.inf) > self._best:
+            prior = measures.prior(state, self._config)
+            values = measure(prior)
+            if values.get(measures.quality, -np.inf) > self._best:
                 save_prior(dataclasses.replace(prior, crop=self._record.data.get("crop")), self._folder / BEST)
-                self._best = measures[QUALITY]
-            return measures
+                self._best = values[measures.quality]
+            return values
 
         self._measure = measure_and_keep_best
 
@@ -239,7 +237,8 @@ class FolderLogbook(Logbook):
         checkpoints.discard_after(self._folder, step)
         path, self._best = self._folder / METRICS, -np.inf
         if path.is_file():
-            lines = journal.read_whole(path, lambda line: (int(line["step"]), float(line.get(QUALITY, -np.inf))))
+            name = self._recipe.measures.quality if self._recipe.measures else ""
+            lines = journal.read_whole(path, lambda line: (int(line["step"]), float(line.get(name, -np.inf))))
             kept = [(text, quality) for text, (done, quality) in lines if done <= step]
             journal.replace(path, [text for text, _ in kept])
             self._best = np.fmax.reduce([quality for _, quality in kept], initial=-np.inf)

@@ -1,4 +1,7 @@
-"""Measures of a generator that need no pretrained network: distance, diversity, inversion of held-out images."""
+"""Measures of a prior that need no pretrained network.
+
+Of a generator: distance, diversity, inversion of held-out images. Of an encoder: the error of its guess.
+"""
 
 import functools
 import warnings
@@ -9,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
+from dcgan_jax import masks
 from dcgan_jax.data import PreparedSet
 from dcgan_jax.data.loading import permutation
 from dcgan_jax.images.distances import BATCH_SIZE, diversity, sliced_wasserstein
@@ -16,6 +20,7 @@ from dcgan_jax.images.inputs import check_images
 from dcgan_jax.images.metrics import psnr
 from dcgan_jax.images.pixels import to_float, to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
+from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.priors.labels import label_entries, with_label
@@ -24,6 +29,8 @@ from dcgan_jax.priors.prior import Prior, generate, sample_latents
 COUNT = 1024  # most generated images to compare with as many real ones
 INVERTED = 16  # most held-out images to invert
 INVERSION = InpaintConfig(num_steps=200, prior_weight=0.0)
+COMPLETED = 64  # most held-out images, and most training images, to complete by an encoder's guess
+GUESS = InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0, blend="smooth")
 HELD_OUT = ("validation", "test")  # splits in order of preference
 
 
@@ -129,6 +136,35 @@ def make_measures(prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Calla
             values["inversion_psnr"] = float(inversion_psnr(prior, images, search_key, INVERSION).mean())
         values |= of_real_images()
         return {name: round(value, 6) for name, value in values.items() if np.isfinite(value)}
+
+    return measure
+
+
+def make_guess_measures(prepared: PreparedSet, split: str, key: PRNGKeyArray) -> Callable[[Prior], dict[str, float]]:
+    """Builds the function that measures the encoders of a run. The holes are of the four published kinds in turn.
+
+    Args:
+        prepared: the set of the run.
+        split: the split of the training images.
+        key: random key of the holes. All priors get the same ones.
+
+    Returns:
+        measure(prior) -> numbers by name: the mean PSNR, in dB, of the hole completed by the encoder's guess with all
+        of its shifts, without a step, blended smoothly.
+
+        - `held_out_psnr`: that of 64 held-out images, or all if there are fewer. It is left out if there are none.
+        - `training_psnr`: that of as many training images. If it is far higher, the encoder overfits.
+    """
+    sets = {"held_out_psnr": held_out(prepared, split), "training_psnr": prepared.split(split)}
+    images = {name: np.asarray(x[permutation(len(x), 0)[:COMPLETED]]) for name, x in sets.items() if len(x)}
+
+    def measure(prior: Prior) -> dict[str, float]:
+        values = {}
+        for name, x in images.items():
+            holes = np.asarray(masks.mixed(key, len(x), x.shape[1]))
+            completed = inpaint(prior, x, holes, key, GUESS).images
+            values[name] = round(float(np.mean(psnr(completed, x, where=holes))), 6)
+        return values
 
     return measure
 

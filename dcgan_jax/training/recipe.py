@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped, UInt8
 
+from dcgan_jax.data import PreparedSet
 from dcgan_jax.images import figures
 from dcgan_jax.priors.prior import Prior
 from dcgan_jax.training.config import RunConfig
@@ -19,6 +20,20 @@ SHOWN = 16  # images in a picture of completed images
 Metrics = dict[str, Float[Array, ""]]
 
 
+class Measures(NamedTuple):
+    """The functions that measure a run's prior on real images.
+
+    Attributes:
+        prior: (state, config) -> the prior of a state.
+        make: (prepared set, split, key) -> measure(prior), which returns numbers by name.
+        quality: name of the number that decides which prior of the run is the best; higher is better.
+    """
+
+    prior: Callable[[Any, Any], Prior]
+    make: Callable[[PreparedSet, str, PRNGKeyArray], Callable[[Prior], dict[str, float]]]
+    quality: str
+
+
 class Recipe(NamedTuple):
     """The functions that train one kind of network. A state is a NamedTuple of arrays; `step` counts its steps done.
 
@@ -27,7 +42,7 @@ class Recipe(NamedTuple):
         init: (config, key) -> the first state.
         make_step: (config, batch_sharding) -> the training step, step(state, batch, key) -> (state, metrics).
         picture: (config, state, images, key) -> a picture of the networks' output.
-        prior: (state, config) -> the prior of a state, which is measured; None if there is nothing to measure.
+        measures: how the run's prior is measured; None if there is nothing to measure.
         warm_start: (config, state) -> the state with pretrained weights; None if there are none to load.
     """
 
@@ -35,7 +50,7 @@ class Recipe(NamedTuple):
     init: Callable[[Any, PRNGKeyArray], Any]
     make_step: Callable[..., Callable]
     picture: Callable[[Any, Any, np.ndarray, PRNGKeyArray], UInt8[np.ndarray, "h w 3"]]
-    prior: Callable[[Any, Any], Prior] | None = None
+    measures: Measures | None = None
     warm_start: Callable[[Any, Any], Any] | None = None
 
 

@@ -1,17 +1,21 @@
 """The encoder: its training step against plain networks, its holes, its run, and the resulting prior."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import plain
 import pytest
+import trainings
 from jax import lax
 
 import dcgan_jax as dj
 from dcgan_jax import masks
 from dcgan_jax.command import main
+from dcgan_jax.data import open_prepared
+from dcgan_jax.data.loading import permutation
 from dcgan_jax.errors import UserError
 from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.training import encoder
@@ -144,6 +148,33 @@ def test_a_run_becomes_a_prior_with_its_encoder(prior, digits, tmp_path):
     generator = found.params["generator"]
     expected, _ = plain.generator(generator["params"], mean, generator["batch_stats"], shifts)
     np.testing.assert_allclose(one.completions, expected, atol=1e-4)
+
+
+def test_a_run_measures_its_guesses_and_keeps_the_best(prior, digits, tmp_path):
+    dj.save_prior(prior, tmp_path / "gan.safetensors")
+    run = tmp_path / "run"
+    arguments = ["train-encoder", "--data", str(digits), "--run", str(run), "--quiet", "--num-steps", "4"]
+    arguments += ["--prior", str(tmp_path / "gan.safetensors"), "--batch-size", "8", "--checkpoint-every", "2"]
+    assert main.main([*arguments, "--measure-every", "2"]) == 0
+    lines = [line for line in trainings.metrics_of(run) if "held_out_psnr" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    prepared = open_prepared(digits)
+    kept = {4: dj.load_prior(run)}
+    shutil.rmtree(run / "checkpoints" / "4")
+    kept[2] = dj.load_prior(run)
+    key = jax.random.split(jax.random.key(0), 3)[2]
+    for name, split in (("held_out_psnr", "test"), ("training_psnr", "train")):
+        whole = prepared.split(split)
+        images = np.asarray(whole[permutation(len(whole), 0)[:64]])
+        holes = np.asarray(masks.mixed(key, len(images), 32))
+        config = dj.InpaintConfig(num_steps=0, start="encoder", start_shifts=1.0, blend="smooth")
+        for line in lines:
+            completed = np.asarray(dj.inpaint(kept[line["step"]], images, holes, jax.random.key(1), config).images)
+            squares = (completed.astype(float) - images) ** 2
+            errors = [square[hole].mean() for square, hole in zip(squares, holes, strict=True)]
+            assert line[name] == pytest.approx(np.mean(10 * np.log10(255**2 / np.array(errors))), abs=1e-3)
+    best = max(lines, key=lambda line: line["held_out_psnr"])["step"]
+    trainings.assert_same(dj.load_prior(run / "best.safetensors").params, kept[best].params)
 
 
 def test_training_continues_from_the_prior_s_encoder(prior):

@@ -21,7 +21,7 @@ from dcgan_jax.images.pixels import to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.objective import Point, Problem
 from dcgan_jax.inpainting.search import search
-from dcgan_jax.training import logbook, measures
+from dcgan_jax.training import gan, measures
 from dcgan_jax.training.config import TrainConfig
 
 compiled_once = trainings.compiled_once
@@ -128,7 +128,8 @@ def test_tensorboard_shows_the_measures(measured):
 def test_the_prior_that_measured_best_is_kept(digits, tmp_path, monkeypatch):
     """Through resuming, and for all commands that take a prior."""
     qualities = {2: 20.0, 4: 22.0, 6: 21.0, 8: 23.0}
-    monkeypatch.setattr(logbook, "make_measures", lambda *args: lambda prior: {"inversion_psnr": qualities[steps]})
+    made = gan.RECIPE.measures._replace(make=lambda *args: lambda prior: {"inversion_psnr": qualities[steps]})
+    trainings.replace_recipe(monkeypatch, measures=made)
     states, best = {}, tmp_path / "best.safetensors"
     for steps in qualities:
         states[steps] = trainings.train(dataclasses.replace(TRAIN, num_steps=steps, measure_every=2), digits, tmp_path)
