@@ -161,9 +161,9 @@ def make_guess_measures(prepared: PreparedSet, split: str, key: PRNGKeyArray) ->
     def measure(prior: Prior) -> dict[str, float]:
         values = {}
         for name, x in images.items():
-            holes = np.asarray(masks.mixed(key, len(x), x.shape[1]))
+            holes = masks.mixed(key, len(x), x.shape[1])
             completed = inpaint(prior, x, holes, key, GUESS).images
-            values[name] = round(float(np.mean(psnr(completed, x, where=holes))), 6)
+            values[name] = round(float(jnp.mean(psnr(completed, jnp.asarray(x), where=holes))), 6)
         return values
 
     return measure
