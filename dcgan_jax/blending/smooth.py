@@ -61,7 +61,9 @@ def smooth_blend(
             of a pixel's differences from its 4-neighbours. The number d, from 0 to 2, is the largest for each image
             with which neither the gradients nor the second differences in the hole exceed 0.9 times their expected
             energy. The expected energy is e · cbrt(h / k): e is the energy of the image's differences at known pixels;
-            h and k are the energies of the completion's differences in the hole and at known pixels.
+            h and k are the energies of the completion's differences in the hole and at known pixels. If there is no
+            such number, d is the one with the least energy, usually 0. So it is where no three known pixels lie in a
+            row.
 
     Returns:
         An array of the shape and dtype of `image`, equal to it bit for bit where `hole` is False. It is not clipped. A

@@ -39,7 +39,8 @@ class InpaintResult(NamedTuple):
     Attributes:
         images: the results, of the input's type; known pixels equal the input.
         completions: the generated images G(ẑ) in [−1, 1], including the feature shifts of the search if there are any.
-            With `guess_length`, their structure is that of the encoder's guess; that of several, in the mean.
+            With `guess_length`, a completion has the structure of the encoder's guess. With several completions, their
+            mean has it.
         latents: the latents ẑ that were found.
         context_loss: the context loss at ẑ.
         prior_loss: the prior loss at ẑ.
@@ -116,10 +117,11 @@ def collect(
     order = jnp.argsort(_rank(prior, config, hole, found), axis=1)[:, : config.num_completions]
     kept = jax.vmap(lambda restarts, places: jax.tree.map(lambda x: x[places], restarts))(found, order)
     completions = _completions(prior, kept.point)
+    finite = jnp.isfinite(_total(kept.losses)) & _are_finite(completions)
     if problems.guessed is not None:
-        completions = _with_structure(completions, problems.guessed, config.guess_length)
+        completions = _with_structure(completions, finite, problems.guessed, config.guess_length)
     blended = blend(completions)
-    finite = jnp.isfinite(_total(kept.losses)) & _are_finite(completions) & _are_finite(blended)
+    finite &= _are_finite(completions) & _are_finite(blended)
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     several = InpaintResult(
         images=jax.vmap(composite, (None, None, 1), 1)(images, hole, blended),
@@ -140,11 +142,10 @@ def collect(
 
 
 def _with_structure(
-    completions: Float[Array, "b k h w c"], guessed: Float[Array, "b h w c"], length: float
+    completions: Float[Array, "b k h w c"], finite: Bool[Array, "b k"], guessed: Float[Array, "b h w c"], length: float
 ) -> Float[Array, "b k h w c"]:
-    """Adds one smooth image to all completions of an image, so that the structure of their mean is the guess's."""
-    mean = _mean(completions, _are_finite(completions))
-    return completions + _smoothed(guessed - mean, length)[:, None]
+    """Adds one smooth image to all completions of an image. The mean of the finite ones then has that structure."""
+    return completions + _smoothed(guessed - _mean(completions, finite), length)[:, None]
 
 
 def _mean(images: Float[Array, "b k h w c"], among: Bool[Array, "b k"]) -> Float[Array, "b h w c"]:
@@ -196,6 +197,7 @@ def _rank(prior: Prior, config: InpaintConfig, hole: Bool[Array, "b h w"], found
     finite = jnp.isfinite(score)
     if config.judge == "central" and config.restarts > 1:
         completions = _completions(prior, found.point)
+        finite &= _are_finite(completions)
         counted = (hole[:, None] & finite[..., None, None])[..., None]
         mean = _mean(completions, finite)[:, None]
         score = jnp.sum(jnp.where(counted, (completions - mean) ** 2, 0), axis=(2, 3, 4))

@@ -22,6 +22,7 @@ from dcgan_jax.images.pixels import to_float, to_uint8
 from dcgan_jax.inpainting.config import InpaintConfig
 from dcgan_jax.inpainting.inpaint import inpaint
 from dcgan_jax.inpainting.objective import Point, Problem
+from dcgan_jax.inpainting.result import Status
 from dcgan_jax.inpainting.search import Found, search
 from dcgan_jax.priors.labels import label_entries, with_label
 from dcgan_jax.priors.prior import Prior, generate, sample_latents
@@ -154,16 +155,25 @@ def make_guess_measures(prepared: PreparedSet, split: str, key: PRNGKeyArray) ->
 
         - `held_out_psnr`: that of 64 held-out images, or all if there are fewer. It is left out if there are none.
         - `training_psnr`: that of as many training images. If it is far higher, the encoder overfits.
+
+        A number is left out, too, if a guess is not finite.
+
+    Warns:
+        UserWarning: the set has no held-out image, so `held_out_psnr` is left out.
     """
     sets = {"held_out_psnr": held_out(prepared, split), "training_psnr": prepared.split(split)}
-    images = {name: np.asarray(x[permutation(len(x), 0)[:COMPLETED]]) for name, x in sets.items() if len(x)}
+    # Floats, because a guess rounded to the levels of an even image may have no error at all.
+    images = {name: to_float(np.asarray(x[permutation(len(x), 0)[:COMPLETED]])) for name, x in sets.items() if len(x)}
+    if "held_out_psnr" not in images:
+        warnings.warn(f"{prepared.path} has no held-out images: `held_out_psnr` is left out", stacklevel=2)
 
     def measure(prior: Prior) -> dict[str, float]:
         values = {}
         for name, x in images.items():
             holes = masks.mixed(key, len(x), x.shape[1])
-            completed = inpaint(prior, x, holes, key, GUESS).images
-            values[name] = round(float(jnp.mean(psnr(completed, jnp.asarray(x), where=holes))), 6)
+            result = inpaint(prior, x, holes, key, GUESS)
+            if not np.any(np.asarray(result.status) == Status.NOT_FINITE):
+                values[name] = round(float(jnp.mean(psnr(result.images, jnp.asarray(x), where=holes))), 6)
         return values
 
     return measure

@@ -33,7 +33,7 @@ def _numbers(line: journal.Line) -> dict[str, float]:
 def plot(run: Path) -> Path:
     """Draws the metrics of a run over its steps into RUN/losses.png.
 
-    Losses, probabilities, speed and each measure of the generator have a panel of their own. A measure of real images
+    Losses, probabilities, speed and each measure have a panel of their own. A measure of real images
     is in the panel of the same measure of generated images.
 
     Returns:

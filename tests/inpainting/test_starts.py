@@ -301,22 +301,27 @@ def test_parts_of_the_guess_without_the_encoder_s_start_are_refused(name):
         dj.InpaintConfig(**{name: 0.5})
 
 
-def test_the_mean_of_several_completions_takes_the_guess_s_structure():
-    """One smooth image is added to all completions of an image. One whose values are not finite has no influence."""
+def spoilt_image(params, z, shifts=()):
+    x = decode(params, z, shifts)
+    return jnp.where(jnp.sum(z, axis=1)[:, None, None, None] < -1, jnp.nan, x)
 
-    def spoilt(params, z, shifts=()):
-        x = decode(params, z, shifts)
-        return jnp.where(jnp.sum(z, axis=1)[:, None, None, None] < -1, jnp.nan, x)
 
-    prior = dataclasses.replace(PRIOR, generate=spoilt)
+def spoilt_judgement(params, x):
+    return jnp.where(x[:, 0, 0, 0] > 0, jnp.nan, judge(params, x))
+
+
+@pytest.mark.parametrize("spoilt", [{"generate": spoilt_image}, {"discriminate": spoilt_judgement}])
+def test_the_mean_of_several_completions_takes_the_guess_s_structure(spoilt):
+    """One smooth image is added to all completions of an image. One that is not finite has no influence."""
+    prior = dataclasses.replace(PRIOR, **spoilt)
     found = dataclasses.replace(CONFIG, num_steps=0, refine_steps=0, restarts=6, num_completions=6, start_shifts=0.5)
     without, result = (
         dj.inpaint(prior, IMAGES, HOLES, KEY, dataclasses.replace(found, guess_length=length)) for length in (0.0, 0.7)
     )
     good = np.asarray(result.alternatives.status) == 0
-    np.testing.assert_array_equal(good, np.isfinite(without.alternatives.completions).all(axis=(2, 3, 4)))
-    assert 0 < good.sum() < good.size and good.any(axis=1).all()
-    for i in range(4):
+    np.testing.assert_array_equal(good, np.asarray(without.alternatives.status) == 0)
+    assert 0 < good.sum() < good.size and (good.sum(axis=1) > 1).any()
+    for i in np.flatnonzero(good.any(axis=1)):
         mean, shift = (jnp.asarray(x, jnp.float32)[None] for x in numpy_start(i))
         completions = np.asarray(without.alternatives.completions[i])[good[i]]
         guess = np.asarray(decode(PARAMS, mean, (shift,))[0])
