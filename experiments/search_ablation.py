@@ -75,6 +75,8 @@ def main() -> None:
     )
     parser.add_argument("--sheet", type=Path, help="a PNG file for the worst and the best images")
     options = parser.parse_args()
+    if options.sheet and (options.sheet.suffix != ".png" or not options.sheet.parent.is_dir()):
+        parser.error(f"--sheet is {options.sheet}: give a .png file in a folder that exists")
     prior = dj.load_prior(options.prior)
     split = open_prepared(options.data).split(options.split)
     images = np.asarray(split[options.first : options.first + options.count])

@@ -121,7 +121,7 @@ def collect(
     if problems.guessed is not None:
         completions = _with_structure(completions, finite, problems.guessed, config.guess_length)
     blended = blend(completions)
-    finite &= _are_finite(completions) & _are_finite(blended)
+    finite &= _are_finite(completions) & _are_finite(blended)  # the guess may not be finite
     blended = jnp.where(finite[..., None, None, None], blended, 0.0)
     several = InpaintResult(
         images=jax.vmap(composite, (None, None, 1), 1)(images, hole, blended),

@@ -33,8 +33,8 @@ def _numbers(line: journal.Line) -> dict[str, float]:
 def plot(run: Path) -> Path:
     """Draws the metrics of a run over its steps into RUN/losses.png.
 
-    Losses, probabilities, speed and each measure have a panel of their own. A measure of real images
-    is in the panel of the same measure of generated images.
+    Losses, probabilities, speed and each measure have a panel of their own. A measure of real images is in the panel of
+    the same measure of generated images.
 
     Returns:
         The path of the picture.

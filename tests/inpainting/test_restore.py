@@ -60,6 +60,30 @@ def test_the_measurements_are_their_definitions():
 # ------------------------------------------------------------------------------------------ restoration
 
 
+def test_a_completion_that_is_not_finite_where_nothing_is_measured_does_not_rank_the_others():
+    """A measurement may not see all pixels, so that the loss of such a completion is finite."""
+
+    def spoilt(params, z, shifts=()):
+        x = PRIOR.generate(params, z)
+        return jnp.where((z[:, 0] < 0)[:, None, None, None] & (jnp.arange(8) > 5)[:, None], jnp.nan, x)
+
+    def seen(image):
+        return image[:, :5]
+
+    prior = dataclasses.replace(PRIOR, generate=spoilt, discriminate=None)
+    config = dj.InpaintConfig(num_steps=0, restarts=8, num_completions=8, judge="central", prior_weight=0.0)
+    result = dj.restore(prior, jax.vmap(seen)(ORIGINALS), seen, KEY, config)
+    kept = result.alternatives
+    good = np.asarray(kept.latents)[..., 0] >= 0
+    assert 0 < good.sum() < good.size
+    np.testing.assert_array_equal(np.asarray(kept.status) != Status.NOT_FINITE, good)
+    for i in range(len(good)):
+        assert good[i][: good[i].sum()].all()  # the finite ones come first,
+        completions = np.asarray(kept.completions[i])[good[i]]
+        apart = ((completions - completions.mean(axis=0)) ** 2).sum(axis=(1, 2, 3))
+        assert (np.diff(apart) >= -1e-4).all()  # in the order of their distance from their mean
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_with_known_pixels_it_is_inpaint(dtype):
     images = IMAGES if dtype == np.float32 else ((IMAGES + 1) * 127.5).astype(np.uint8)

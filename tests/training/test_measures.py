@@ -207,6 +207,33 @@ def test_the_documented_images_are_compared(counts, n, others, inverted, chosen,
         assert len(set(images)) == inverted and all(counts["train"] <= i for i in images)
 
 
+def guessing(value):
+    """A prior whose encoder guesses an image of one value."""
+
+    def generate(params, z, shifts=()):
+        return jnp.broadcast_to(z[:, 0, None, None, None], (len(z), 32, 32, 1))
+
+    def encode(params, known, hole):
+        guess = jnp.full((len(known), 1), value)
+        return guess, jnp.ones_like(guess), (jnp.zeros((len(known), 1)),)
+
+    draw = lambda key, n: jax.random.uniform(key, (n, 1))  # noqa: E731
+    return dj.Prior({}, generate, draw, (-1.0, 1.0), encode=encode, feature_shapes=((1,),))
+
+
+def test_guesses_without_held_out_images_or_finite_values_are_left_out():
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), np.uint8)
+    whole = PreparedSet(Path("set"), images, None, {"splits": {"train": [0, 8], "test": [8, 12]}})
+    alone = PreparedSet(Path("set"), images, None, {"splits": {"train": [0, 12]}})
+    measure = measures.make_guess_measures(whole, "train", KEY)
+    found = measure(guessing(0.5))
+    assert found.keys() == {"held_out_psnr", "training_psnr"} and all(map(np.isfinite, found.values()))
+    assert measure(guessing(np.nan)) == {}
+    with pytest.warns(UserWarning, match="no held-out images: `held_out_psnr` is left out"):
+        measure = measures.make_guess_measures(alone, "train", KEY)
+    assert measure(guessing(0.5)).keys() == {"training_psnr"}
+
+
 def test_held_out_images_come_from_other_splits():
     prepared = numbered(Path("set"), train=2, validation=3, test=4)
     held = {split: measures.held_out(prepared, split)[:, 0, 0, 0].tolist() for split in ("train", "validation", "test")}
