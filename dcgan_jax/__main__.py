@@ -1,8 +1,6 @@
 """`python -m dcgan_jax`."""
 
-import sys
-
-from dcgan_jax.command.main import main
+from dcgan_jax.command.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -21,3 +21,11 @@ class Preempted(RuntimeError):
     """A training run was told to stop and saved its state. The same command resumes it."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again
+    signal = "SIGTERM"
+
+
+class Interrupted(Preempted):
+    """Ctrl+C stopped a training run, which saved its state. The same command resumes it."""
+
+    exit_status = 130
+    signal = "Ctrl+C"

@@ -1,5 +1,6 @@
 """The command `dcgan-jax`: parses the arguments, runs one subcommand and reports errors in one line."""
 
+import os
 import pkgutil
 import sys
 import traceback
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     | 3 | the training diverged |
     | 70 | a bug, in a job of several processes |
     | 75 | SIGTERM stopped a training run; the same command resumes it |
-    | 130 | interrupted |
+    | 130 | Ctrl+C. It saves a training run; the same command resumes it |
     """
     options = make_parser().parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
@@ -48,6 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
 
         return distributed.leave(status)
     return status
+
+
+def run() -> None:
+    """Runs the command as a program of its own."""
+    status = main()
+    if status == 130:
+        # XLA may still compile on threads of its own. It crashes if the interpreter is taken down meanwhile.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _in_a_job() -> bool:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dcgan_jax.errors import Preempted, UserError
+from dcgan_jax.errors import Interrupted, Preempted, UserError
 
 T = TypeVar("T")
 _barriers = itertools.count()
@@ -146,27 +147,38 @@ def wait_for_all() -> None:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
+def stop_signal() -> Iterator[Callable[[int], type[Preempted] | None]]:
     """Within the block SIGTERM does not end the program. All processes stop after the same step.
 
-    In a job of one process, this does not replace the program's own SIGTERM handler, nor an ignored SIGTERM.
+    In a job of one process, the first Ctrl+C does not end the program either; the second one does. The program's own
+    handler of a signal is not replaced, nor is an ignored signal.
 
     Yields:
-        A function: number of steps done -> whether to stop now. Call it after every step.
+        A function: number of steps done -> the error to stop with now, or None. Call it after every step.
     """
     if jax.distributed.is_initialized():
-        yield multihost_utils.reached_preemption_sync_point
+        yield lambda step: Preempted if multihost_utils.reached_preemption_sync_point(step) else None
         return
-    received = threading.Event()
-    main = threading.current_thread() is threading.main_thread()  # only the main thread may install a handler
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield lambda step: False
-        return
-    signal.signal(signal.SIGTERM, lambda *_: received.set())
-    try:
-        yield lambda step: received.is_set()
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    received: list[type[Preempted]] = []
+
+    def terminate(*_: Any) -> None:
+        received.append(Preempted)
+
+    def interrupt(*_: Any) -> None:
+        received.append(Interrupted)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        warnings.warn("stopping after this step; Ctrl+C once more stops at once, without saving", stacklevel=2)
+
+    with contextlib.ExitStack() as stack:
+        if threading.current_thread() is threading.main_thread():  # only the main thread may install a handler
+            for number, default, handler in (
+                (signal.SIGTERM, signal.SIG_DFL, terminate),
+                (signal.SIGINT, signal.default_int_handler, interrupt),
+            ):
+                if signal.getsignal(number) is default:
+                    signal.signal(number, handler)
+                    stack.callback(signal.signal, number, default)
+        yield lambda step: received[0] if received else None
 
 
 def leave(status: int) -> int:

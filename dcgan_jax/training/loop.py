@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from dcgan_jax.data import batch_indices, feeding, open_prepared
-from dcgan_jax.errors import DivergedError, Preempted, UserError
+from dcgan_jax.errors import DivergedError, UserError
 from dcgan_jax.parallel import distributed, sharding
 from dcgan_jax.training import divergence, logbook
 from dcgan_jax.training.batches import batch_reader, order_of, training_images, training_labels
@@ -55,6 +55,7 @@ def train(
         DivergedError: a loss or a state to be saved is not finite, and all `rollbacks` of the configuration are used.
             The last checkpoint is finite.
         Preempted: the process received SIGTERM. The state is saved.
+        Interrupted: the same after Ctrl+C, in a job of one process. A second Ctrl+C raises KeyboardInterrupt at once.
     """
     # ---------------------------------------------------------------- inputs
     prepared = open_prepared(data)
@@ -102,7 +103,7 @@ def train(
             previous = metrics
             t += 1
             stopping = stop(t)
-            now = due(config, t, stopping)
+            now = due(config, t, stopping is not None)
             book.after_step()
             try:
                 if any(now):
@@ -128,9 +129,12 @@ def train(
                 warnings.warn(
                     f"{error}; going back to it, rollback {len(rollbacks)} of {config.rollbacks}", stacklevel=2
                 )
-            if stopping and t < config.num_steps:
+            if stopping is not None and t < config.num_steps:
                 book.wait()
-                raise Preempted(f"stopped by SIGTERM after step {t}, which is saved: run the same command to continue")
+                message = (
+                    f"stopped by {stopping.signal} after step {t}, which is saved: run the same command to continue"
+                )
+                raise stopping(message)
     return state
 
 

@@ -18,6 +18,7 @@ from dcgan_jax import config as config_module
 from dcgan_jax.baselines.context_encoder import ContextEncoderConfig
 from dcgan_jax.command import inpaint as inpaint_module
 from dcgan_jax.command.inpaint import Report
+from dcgan_jax.command.main import run
 from dcgan_jax.data import cropping
 from dcgan_jax.errors import DivergedError
 from dcgan_jax.storage.runs import read_run
@@ -257,6 +258,21 @@ def test_divergence_and_ctrl_c_have_their_exit_status(monkeypatch, capsys, error
     monkeypatch.setattr(loop, "train", fail)
     assert main("train", "--data", "data", "--run", "run") == status
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_after_ctrl_c_the_program_ends_at_once(monkeypatch, capfd):
+    """XLA crashes if the interpreter is taken down while it compiles."""
+    ended = []
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(sys, "argv", ["dcgan-jax", "train", "--data", "data", "--run", "run"])
+    with pytest.raises(SystemExit):
+        run()
+    assert ended == [130] and "interrupted" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------ options

@@ -1,5 +1,6 @@
 """Training runs: their files, resuming, refused settings, divergence, interruptions, damaged checkpoints."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,7 +31,7 @@ from trainings import (  # noqa: F401
 
 import dcgan_jax as dj
 from dcgan_jax.data import batch_indices, open_prepared
-from dcgan_jax.errors import DivergedError, Preempted, UserError
+from dcgan_jax.errors import DivergedError, Interrupted, Preempted, UserError
 from dcgan_jax.images import figures
 from dcgan_jax.networks.dcgan import draw_latents
 from dcgan_jax.parallel import distributed, sharding
@@ -240,14 +241,25 @@ def test_values_that_are_not_finite_stop_the_run_and_are_not_saved(what, digits,
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored))
 
 
-def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl+C raises KeyboardInterrupt, even if the tests run in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)])
+def test_sigterm_and_ctrl_c_save_and_stop(number, error, uninterrupted, digits, tmp_path, monkeypatch, ctrl_c):
     config = dataclasses.replace(CONFIG, checkpoint_every=100)
-    before_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(
-        Preempted, match="stopped by SIGTERM after step 5, which is saved: run the same command to continue"
-    ):
+    before_step(monkeypatch, 4, lambda: signal.raise_signal(number))
+    match = f"stopped by {re.escape(error.signal)} after step 5, which is saved: run the same command to continue"
+    told = pytest.warns(UserWarning, match="Ctrl.C once more") if error is Interrupted else contextlib.nullcontext()
+    with pytest.raises(error, match=match) as raised, told:
         train(config, digits, tmp_path / "run")
+    assert raised.value.exit_status == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
     assert load_state(tmp_path / "run")[0].step == 5
     replace_recipe(monkeypatch, make_step=one_step_for_all)
@@ -255,16 +267,25 @@ def test_sigterm_saves_and_stops(uninterrupted, digits, tmp_path, monkeypatch):
     assert metrics_of(tmp_path / "run") == metrics_of(uninterrupted[0])
 
 
-def test_the_program_s_own_signal_handler_stays():
+def test_a_second_ctrl_c_stops_at_once(ctrl_c):
+    with pytest.raises(KeyboardInterrupt), distributed.stop_signal() as stop:
+        with pytest.warns(UserWarning, match="Ctrl.C once more"):
+            signal.raise_signal(signal.SIGINT)
+        assert stop(1) is Interrupted
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_program_s_own_signal_handler_stays(number):
     came = []
-    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+    before = signal.signal(number, lambda *_: came.append(1))
     try:
         with distributed.stop_signal() as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(number)
             assert not stop(1)
         assert came == [1]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 @pytest.fixture
