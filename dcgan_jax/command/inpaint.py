@@ -146,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
     where = options.out / ("results.jsonl" if jax.process_count() == 1 else "results-*.jsonl")
     print(f"{options.out}: {report.completed} image{'' if report.completed == 1 else 's'} completed")
     if report.before:
-        kept = f"{report.before} images were completed before and are kept (give another folder to repeat them)"
+        kept = f"already completed and kept: {report.before} (give another folder to repeat them)"
         print(f"dcgan-jax: {kept}", file=sys.stderr)
     _print_some([f"{name}: {note}" for name, note in report.notes.items()], where)
     if report.others:

@@ -44,8 +44,8 @@ def add_label(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--label", type=int, default=None, help=text)
 
 
-def add_search(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a latent search, which `search_config` reads."""
+def add_search(parser: argparse.ArgumentParser, preset: str) -> None:
+    """Adds the options of a latent search, which `search_config` reads. `preset` tells the default preset."""
     add = parser.add_argument
     add("--count", type=int, default=None, help="Number of images, from the first (default: all).")
     add("--seed", type=int, default=0, help="Seed of holes and searches (default: 0).")
@@ -53,10 +53,10 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     dtype = "Number type of the networks' arithmetic (default: float32)."
     add("--compute-dtype", default="float32", choices=COMPUTE_DTYPES, help=dtype)
     presets = (
-        "fast, best or several (the prior needs an encoder), yeh2017 or he2018. Other options override its fields."
+        "fast, best or several (the prior needs an encoder), yeh2017 or he2018. Options below override its values."
     )
-    add("--preset", default=None, help=presets)
-    add_fields(parser, InpaintConfig)
+    add("--preset", default=None, help=f"{presets} (default: {preset})")
+    add_fields(parser, InpaintConfig, "without a preset")
 
 
 def check_counts(options: argparse.Namespace) -> None:
@@ -85,13 +85,19 @@ def search_config(options: argparse.Namespace, default: InpaintConfig | None = N
     return dataclasses.replace(base, **given)
 
 
-def add_fields(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """Adds an option for each field. An option that is not given is not in the namespace, so a preset can set it."""
+def add_fields(parser: argparse.ArgumentParser, config: type[Config], default: str = "default") -> None:
+    """Adds an option for each field. An option that is not given is not in the namespace, so a preset can set it.
+
+    Args:
+        parser: the parser of a command.
+        config: the class with the fields.
+        default: the word for the default values in the help.
+    """
     for field in dataclasses.fields(config):
         if "help" not in field.metadata:
             continue
         name, kind = "--" + field.name.replace("_", "-"), (typing.get_args(field.type) or (field.type,))[0]
-        text = f"{field.metadata['help']} (default: {field.default})"
+        text = f"{field.metadata['help']} ({default}: {field.default})"
         if kind is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, help=text, default=argparse.SUPPRESS)
         else:

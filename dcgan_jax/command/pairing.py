@@ -93,7 +93,10 @@ def _find_masks(mask: str, names: list[str]) -> MaskReader:
         same = masks.read_mask(path)
         return lambda name, picture: same
     if not path.is_dir():
-        raise UserError(f"`masks` is {mask!r}: give a file, a folder, or one of {', '.join((*masks.NAMES, ALPHA))}")
+        raise UserError(
+            f"`masks` is {mask!r}, which does not exist: give a file, a folder, or one of "
+            f"{', '.join((*masks.NAMES, ALPHA))}"
+        )
     files = by_stem(_files(path)[0], path)
     rule = f"no mask in {path}: give each mask the name of its image (the suffix may differ)"
     if names and not any(name in files for name in names):

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 from dcgan_jax.baselines.config import ContextEncoderConfig
 from dcgan_jax.command.options import (
@@ -19,12 +20,19 @@ from dcgan_jax.networks.config import ModelConfig
 from dcgan_jax.training.config import DATASETS, EncoderConfig, TrainConfig
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong options in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of `dcgan-jax`.
 
     The parsed options have the attribute `command`: the function to call, as MODULE:FUNCTION in `dcgan_jax.command`.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dcgan-jax",
         description="Semantic image inpainting by a generative prior (Yeh et al. 2017), in JAX.",
         epilog="Sources, prepared sets, runs, priors, images and masks may be in buckets: gs://, s3:// and others.",
@@ -67,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("serve", "serve:run", "Open a page in the browser on which photographs are completed.")
     add_prior(sub)
     sub.add_argument("--host", default="127.0.0.1", help="Address of the page. The default serves this machine alone.")
-    sub.add_argument("--port", type=int, default=7860, help="Port of the page; 0 takes a free one (7860).")
+    sub.add_argument("--port", type=int, default=7860, help="Port of the page (default: 7860); 0 takes a free one.")
     sub = command("demo", "demo:run", "Prepare, train and evaluate on the digits that come with scikit-learn.")
     sub.add_argument("--out", type=local_path, default=Path("demo"), help="Folder of the results (default: demo).")
     return parser
@@ -100,14 +108,15 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     add_run(sub)
     add = sub.add_argument
     add("--verify", action="store_true", default=False, help="Check the checksum of the set first.")
-    add("--preset", default=None, help="radford2016, he2018, yeh2017 or modern. Other options override its fields.")
+    presets = "radford2016, he2018, yeh2017 or modern (default: none). Options below override its values."
+    add("--preset", default=None, help=presets)
     add("--dataset", default=None, choices=DATASETS, help="Sets batch size and learning rate of the preset he2018.")
     conditional = "Train a class-conditional model. Sets --num-classes to the number of classes in the set."
     add("--conditional", action="store_true", default=False, help=conditional)
     trace = "Profile the steps from FIRST to END, such as 20:30, into the folder `profile` of the run."
     add("--profile-steps", default=None, metavar="FIRST:END", help=trace)
-    add_fields(sub, ModelConfig)
-    add_fields(sub, TrainConfig)
+    add_fields(sub, ModelConfig, "without a preset")
+    add_fields(sub, TrainConfig, "without a preset")
 
 
 def _add_sample(sub: argparse.ArgumentParser) -> None:
@@ -161,7 +170,7 @@ def _add_inpaint(sub: argparse.ArgumentParser) -> None:
     score = "Compare results with the original pixels. Results for drawn masks are always compared."
     add("--score", "--complete", action="store_true", default=False, help=score)
     add_label(sub, "found by each search")
-    add_search(sub)
+    add_search(sub, "best, if the prior has an encoder; else none")
 
 
 def _add_evaluate(sub: argparse.ArgumentParser) -> None:
@@ -179,4 +188,4 @@ def _add_evaluate(sub: argparse.ArgumentParser) -> None:
     which = f"Any of {', '.join(METHODS)}, or all (default: search). NAME:COUNT sets a method's number of images."
     add("--methods", nargs="+", default=["search"], metavar="METHOD", help=which)
     add("--out", type=local_path, required=True, help="Folder of the tables and figures.")
-    add_search(sub)
+    add_search(sub, "none")

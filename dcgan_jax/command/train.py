@@ -69,4 +69,6 @@ def _train(recipe: Recipe, config: RunConfig, options: argparse.Namespace, windo
         profile_steps=window,
         progress=not options.quiet,
     )
+    if distributed.is_first():
+        print(f"{options.run}: all {config.num_steps} steps are done")
     return 0

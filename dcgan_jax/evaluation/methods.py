@@ -193,6 +193,7 @@ def _search(
     """Prepares a latent search by `config` or by a preset. With `mean`, the result is the mean of the completions."""
     import numpy as np
 
+    from dcgan_jax.inpainting.inpaint import check_config
     from dcgan_jax.inpainting.result import Status
     from dcgan_jax.inpainting.stream import inpaint_stream
     from dcgan_jax.priors.dcgan import fingerprint
@@ -203,6 +204,7 @@ def _search(
     _check_size(images, "prior", prior.image_shape)
     if preset is not None:
         config = InpaintConfig.preset(preset)
+    check_config(prior, config)
 
     def complete(
         x: UInt8[np.ndarray, "b h w c"], hole: Bool[np.ndarray, "b h w"], keys: PRNGKeyArray

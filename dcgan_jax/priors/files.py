@@ -61,7 +61,7 @@ def prior_from_run(run: Run) -> tuple[Prior, int]:
         UserError: the run trains no prior, or has no readable checkpoint.
     """
     if run.kind not in _PARTS:
-        raise UserError(f"{run.folder} is the run of a {run.kind}, which has no prior: give another folder")
+        raise UserError(f"{run.folder} holds a run of kind {run.kind}, which has no prior: give another folder")
     try:
         model = ModelConfig.from_json(run.config["model"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

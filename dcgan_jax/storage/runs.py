@@ -62,7 +62,7 @@ class Run:
             UserError: the run is of another kind, or a value is not allowed.
         """
         if self.kind != parse.KIND:
-            raise UserError(f"{self.folder} is the run of a {self.kind}, not of a {parse.KIND}: give another folder")
+            raise UserError(f"{self.folder} holds a run of kind {self.kind}, not {parse.KIND}: give another folder")
         try:
             return parse.from_json(self.config)
         except (ValueError, TypeError, AttributeError) as error:

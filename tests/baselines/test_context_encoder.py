@@ -173,12 +173,12 @@ def test_a_saved_file_completes_as_its_run_does(run, tmp_path):
 
 
 def test_runs_and_files_of_another_kind_are_refused(run, digits_run, tmp_path, capsys):
-    with pytest.raises(UserError, match="is the run of a dcgan, not of a context-encoder"):
+    with pytest.raises(UserError, match="holds a run of kind dcgan, not context-encoder"):
         ce.load(digits_run.run)
     assert main.main(["sample", "--prior", str(run), "--out", str(tmp_path / "x.png")]) == 2
-    assert "is the run of a context-encoder, which has no prior" in capsys.readouterr().err
+    assert "holds a run of kind context-encoder, which has no prior" in capsys.readouterr().err
     assert train(digits_run.data, digits_run.run) == 2
-    assert "is the run of a dcgan" in capsys.readouterr().err
+    assert "holds a run of kind dcgan" in capsys.readouterr().err
     with pytest.raises(UserError, match="its format is 'dcgan_jax prior', not 'dcgan_jax context encoder'"):
         from dcgan_jax.priors.files import packaged_priors
 

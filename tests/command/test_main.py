@@ -203,6 +203,8 @@ def test_choices_of_options_match_the_modules():
         ("inpaint --prior PRIOR --images DATA --masks center --out new --window 4", "`window`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset yeh", "unknown preset 'yeh'"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --preset best", "this prior has no encoder"),
+        ("evaluate --prior PRIOR --data DATA --methods best --out new", "this prior has no encoder"),
+        ("inpaint --prior PRIOR --images DATA --masks none.png --out new", "'none.png', which does not exist"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --batch-size 0", "`batch_size`"),
         ("inpaint --prior PRIOR --images DATA --masks center --out new --count -1", "`count`"),
         ("evaluate --prior PRIOR --data here --out new", "not a prepared set"),
