@@ -24,7 +24,7 @@ class Preempted(RuntimeError):
     signal = "SIGTERM"
 
 
-class Interrupted(Preempted):
+class Interrupted(KeyboardInterrupt):
     """Ctrl+C stopped a training run, which saved its state. The same command resumes it."""
 
     exit_status = 130

@@ -1,13 +1,14 @@
 """`python -m experiments.gaussian_field --data SET --prior PRIOR`: a blend that knows the statistics of a set.
 
-Images of a set are modelled as a Gaussian field: each value, less the mean image there, is a linear function of the
-values before it in raster order within two pixels, plus normal noise (Vecchia 1988). Each place has its own function,
-which least squares finds from the training images. So the precision matrix Q of the field is sparse. In the hole
+Images of a set are modelled as a Gaussian field: each value, less the mean image there, is a linear function of ten
+pixels that come before it in raster order, and of the same pixel's earlier channels, plus normal noise (Vecchia 1988).
+Each place has its own function, which least squares finds from the training images. So the precision matrix Q of the
+field is sparse. In the hole
 
     argmin (x - mean)' Q (x - mean) + weight |x - G|^2,  x = image on the known pixels,
 
-takes the place of the other blends. G is the completion of the preset "fast". With weight 0 it is the best linear
-estimate, without a generator. The program prints the mean PSNR of the hole in dB.
+takes the place of the other blends. G is the completion of the preset "fast". With weight 0 it is the mean of the
+field given the known pixels, without a generator. The program prints the mean PSNR of the hole in dB.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import warnings
 
 from dcgan_jax.command.parser import make_parser
 from dcgan_jax.command.programs import keep_programs
-from dcgan_jax.errors import DivergedError, Preempted, UserError
+from dcgan_jax.errors import DivergedError, Interrupted, Preempted, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     | 3 | the training diverged |
     | 70 | a bug, in a job of several processes |
     | 75 | SIGTERM stopped a training run; the same command resumes it |
-    | 130 | Ctrl+C. It saves a training run; the same command resumes it |
+    | 130 | Ctrl+C. The first one saves a training run that is not part of a job; the same command resumes it |
     """
     options = make_parser().parse_args(arguments)
     warnings.formatwarning = lambda message, *_, **__: f"dcgan-jax: {message}\n"
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # The subcommand's module imports JAX, which is slow, so it is imported only here.
         status = pkgutil.resolve_name(f"dcgan_jax.command.{options.command}")(options)
-    except (UserError, DivergedError, Preempted) as error:
+    except (UserError, DivergedError, Preempted, Interrupted) as error:
         print(f"dcgan-jax: {error}", file=sys.stderr)
         status = error.exit_status
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dcgan_jax.baselines.config import ContextEncoderConfig
 from dcgan_jax.command.options import (
@@ -25,6 +25,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses unknown options here, so that the message names the help of the subcommand."""
+        found, unknown = super().parse_known_args(*arguments)
+        if unknown:
+            self.error(f"there is no {' '.join(unknown)}")
+        return found, unknown
 
 
 def make_parser() -> argparse.ArgumentParser:

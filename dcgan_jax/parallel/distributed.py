@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -147,27 +146,36 @@ def wait_for_all() -> None:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], type[Preempted] | None]]:
+def stop_signal() -> Iterator[Callable[[int], type[Preempted | Interrupted] | None]]:
     """Within the block SIGTERM does not end the program. All processes stop after the same step.
 
-    In a job of one process, the first Ctrl+C does not end the program either; the second one does. The program's own
-    handler of a signal is not replaced, nor is an ignored signal.
+    In a process that has not joined a job, the first Ctrl+C does not end the program either; the second one does. The
+    program's own handler of a signal is not replaced, nor is an ignored signal.
 
     Yields:
-        A function: number of steps done -> the error to stop with now, or None. Call it after every step.
+        A function: number of steps done -> the error to stop with now, or None. Call it after every step. It raises
+        KeyboardInterrupt after a second Ctrl+C.
     """
     if jax.distributed.is_initialized():
         yield lambda step: Preempted if multihost_utils.reached_preemption_sync_point(step) else None
         return
-    received: list[type[Preempted]] = []
+    received: list[type[Preempted | Interrupted]] = []
 
     def terminate(*_: Any) -> None:
         received.append(Preempted)
 
     def interrupt(*_: Any) -> None:
         received.append(Interrupted)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        warnings.warn("stopping after this step; Ctrl+C once more stops at once, without saving", stacklevel=2)
+        if received.count(Interrupted) > 1:
+            raise KeyboardInterrupt
+        # Not a warning, which may be an error, or be shown only once.
+        with contextlib.suppress(OSError, RuntimeError):
+            print("dcgan-jax: stopping after this step; Ctrl+C once more stops without saving", file=sys.stderr)
+
+    def stop(step: int) -> type[Preempted | Interrupted] | None:
+        if received.count(Interrupted) > 1:  # the handler's error may have been lost in a callback of JAX
+            raise KeyboardInterrupt
+        return received[0] if received else None
 
     with contextlib.ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():  # only the main thread may install a handler
@@ -178,7 +186,7 @@ def stop_signal() -> Iterator[Callable[[int], type[Preempted] | None]]:
                 if signal.getsignal(number) is default:
                     signal.signal(number, handler)
                     stack.callback(signal.signal, number, default)
-        yield lambda step: received[0] if received else None
+        yield stop
 
 
 def leave(status: int) -> int:

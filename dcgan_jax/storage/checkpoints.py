@@ -62,9 +62,11 @@ class CheckpointWriter:
             self._open.callback(self._manager.close)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            self.wait()
+            # Ctrl+C may have come while Orbax writes. Then `wait` would do again what Orbax's thread is doing.
+            if kind is None or not issubclass(kind, KeyboardInterrupt):
+                self.wait()
         finally:
             self._open.close()
 

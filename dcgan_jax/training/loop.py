@@ -55,7 +55,8 @@ def train(
         DivergedError: a loss or a state to be saved is not finite, and all `rollbacks` of the configuration are used.
             The last checkpoint is finite.
         Preempted: the process received SIGTERM. The state is saved.
-        Interrupted: the same after Ctrl+C, in a job of one process. A second Ctrl+C raises KeyboardInterrupt at once.
+        Interrupted: the same after Ctrl+C, in a process that has not joined a job. It is a KeyboardInterrupt. A second
+            Ctrl+C raises a plain one, without saving.
     """
     # ---------------------------------------------------------------- inputs
     prepared = open_prepared(data)
