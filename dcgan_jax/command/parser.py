@@ -26,9 +26,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
-    def parse_known_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses unknown options here, so that the message names the help of the subcommand."""
-        found, unknown = super().parse_known_args(*arguments)
+        found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"there is no {' '.join(unknown)}")
         return found, unknown
