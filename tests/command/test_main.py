@@ -244,12 +244,21 @@ def test_wrong_input_is_one_line(digits_run, prior_file, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     "command",
-    ["", "paint", "train --data a", "train --data a --run b --image-size 31", "sample --prior a --out b --count many"],
+    [
+        "",
+        "paint",
+        "train --data a",
+        "train --data a --run b --image-size 31",
+        "train --data a --run b --nope 3",
+        "sample --prior a --out b --count many",
+    ],
 )
-def test_unparsable_commands_exit_with_2(capsys, command):
+def test_unparsable_commands_are_one_line_that_names_the_help(capsys, command):
     with pytest.raises(SystemExit) as exit:
         main(*command.split())
-    assert exit.value.code == 2 and "error: " in capsys.readouterr().err
+    error, name = capsys.readouterr().err, command.split()[:1] if command.split()[:1] != ["paint"] else []
+    assert exit.value.code == 2 and "error: " in error
+    assert error.endswith(f"; see {' '.join(['dcgan-jax', *name])} --help\n") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(("error", "status"), [(DivergedError("loss is not finite"), 3), (KeyboardInterrupt(), 130)])
